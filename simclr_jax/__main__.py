@@ -1,0 +1,33 @@
+"""python -m simclr_jax VERB ...: finds the verb's module in cli/."""
+
+import importlib
+import sys
+
+from simclr_jax.core.errors import nearest
+
+VERBS = {
+    "train": "pretrains, from a recipe in configs/; resumes a run that was stopped",
+    "evaluate": "judges the encoder of a run: kNN, linear probe, label efficiency",
+    "embed": "writes the features of any images",
+    "report": "writes one page that shows a run: D/report.html",
+}
+USAGE = "usage: python -m simclr_jax VERB [--help] [--flags]\n\n" + "\n".join(
+    f"  {verb:<10}{does}" for verb, does in VERBS.items()
+)
+
+
+def main() -> int:
+    """Runs the verb that the command line names; returns its exit code."""
+    if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
+        print(USAGE)
+        return 0 if len(sys.argv) > 1 else 2
+    verb = sys.argv[1]
+    if verb not in VERBS:
+        print(f"error: unknown verb {verb!r}.{nearest(verb, VERBS)}\n{USAGE}", file=sys.stderr)
+        return 2
+    module = importlib.import_module(f"simclr_jax.cli.{verb}")
+    return module.main(sys.argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Augmentation on device: crops, colours and blur of one image, and policies for a batch."""

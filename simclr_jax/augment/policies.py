@@ -1,0 +1,184 @@
+"""Augmentation policies: from a batch of canvases to its views, on device, inside the step.
+
+A builder takes the settings and returns `augment(key, batch) -> views`, float32
+[b, v, size, size, 3] in [0, 1], for any number of devices: each image has its own key,
+from its row in the global batch, and no image looks at another. Pixels are not
+normalised by a mean and standard deviation anywhere; the networks take them in [0, 1].
+"""
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, UInt8
+
+from simclr_jax.augment import blur as blurring
+from simclr_jax.augment import color, geometry
+from simclr_jax.core.errors import UserError, nearest
+from simclr_jax.core.rng import per_example
+from simclr_jax.core.types import Batch, PRNGKey, Views
+
+Augment: TypeAlias = Callable[[PRNGKey, Batch], Views]
+Canvas: TypeAlias = UInt8[Array, "canvas_h canvas_w 3"]
+Size: TypeAlias = Int[Array, "2"]
+View: TypeAlias = Float[Array, "3 h w"]
+
+# The official code neither crops nor resizes test images up to this size in pixels.
+MAX_UNCROPPED = 32
+
+
+def simclr(
+    *,
+    size: int,
+    color_strength: float = 1.0,
+    blur: bool = True,
+    min_area: float = 0.08,
+    flip: bool = True,
+    jitter: str = "v2",
+) -> Augment:
+    """Returns SimCLR's policy: two views by random crop, mirror, colour and blur.
+
+    Args:
+      size: height and width of a view in pixels; at least 20 with blur.
+      color_strength: scales the colour jitter, in [0, 1.25]; at 0 there is neither jitter
+        nor grayscale.
+      blur: whether to blur half of the views, with 2 * (size // 20) + 1 taps.
+      min_area: smallest crop as a fraction of the image, in (0, 1]. Below 0.1 it makes small
+        crops more frequent, but none is smaller than 0.1 (`geometry.random_crop_box`).
+      flip: whether to mirror half of the views; not for digits or text.
+      jitter: brightness of SimCLRv2's code ("v2", a factor) or of v1's ("v1", a summand).
+
+    Raises:
+      UserError: if an argument is out of range.
+
+    Source: Chen et al. 2020, https://arxiv.org/abs/2002.05709, Appendix A, and the official
+    code (google-research/simclr, tf2/data_util.py). Deviation: `blur.random_blur`.
+    """
+    _check_crop(size, min_area)
+    if not 0 <= color_strength <= color.MAX_STRENGTH:
+        raise UserError(
+            f"color_strength={color_strength} must be between 0 (no colour change) and "
+            f"{color.MAX_STRENGTH}, where contrast and saturation, drawn from "
+            f"1 -/+ 0.8 * color_strength, would become negative; ImageNet uses 1, CIFAR-10 0.5."
+        )
+    if jitter not in color.JITTERS:
+        raise UserError(
+            f"jitter={jitter!r} is unknown; it must be one of {color.JITTERS}."
+            f"{nearest(jitter, color.JITTERS)}"
+        )
+    radius = size // 20  # half of the official kernel_size, a tenth of the view
+    if blur and radius < 1:
+        raise UserError(
+            f"blur=True does nothing to views of size={size}: the kernel spans a tenth of the "
+            f"view, which is less than 2 pixels. Use blur=False, or a size of at least 20."
+        )
+
+    def view(key: PRNGKey, canvas: Canvas, valid: Size) -> View:
+        cut_key, color_key, blur_key = jax.random.split(key, 3)
+        image = _random_cut(cut_key, canvas, valid, size=size, min_area=min_area, flip=flip)
+        if color_strength > 0:
+            image = color.random_color(color_key, image, strength=color_strength, jitter=jitter)
+        image = jnp.clip(image, 0, 1)
+        if blur:
+            image = jnp.clip(blurring.random_blur(blur_key, image, radius=radius), 0, 1)
+        return image
+
+    return _per_view(view, num_views=2)
+
+
+def simclr_cifar(
+    *, size: int, color_strength: float = 0.5, min_area: float = 0.08, flip: bool = True
+) -> Augment:
+    """Returns SimCLR's policy for images of about 32 pixels: weaker colours and no blur.
+
+    Arguments are those of `simclr`. The crop is the same, with no padding before it.
+
+    Source: Chen et al. 2020, https://arxiv.org/abs/2002.05709, Appendix B.9.
+    """
+    return simclr(
+        size=size, color_strength=color_strength, blur=False, min_area=min_area, flip=flip
+    )
+
+
+def finetune(*, size: int, min_area: float = 0.08, flip: bool = True) -> Augment:
+    """Returns one view by random crop and mirror, for training with labels.
+
+    Arguments are those of `simclr`.
+    """
+    _check_crop(size, min_area)
+
+    def view(key: PRNGKey, canvas: Canvas, valid: Size) -> View:
+        image = _random_cut(key, canvas, valid, size=size, min_area=min_area, flip=flip)
+        return jnp.clip(image, 0, 1)
+
+    return _per_view(view, num_views=1)
+
+
+def evaluation(*, size: int) -> Augment:
+    """Returns one view that is always the same; the key is ignored.
+
+    Args:
+      size: height and width of the view in pixels. Above 32, the view is the central square
+        of 87.5 % of the shorter side, resized. Up to 32, it is the whole image: pixel for
+        pixel if the image is size x size, which the official code requires; another image
+        is resized here, and loses its aspect ratio if it is not square.
+    """
+    _check_size(size)
+    box = geometry.center_crop_box if size > MAX_UNCROPPED else geometry.whole_box
+
+    def view(key: PRNGKey, canvas: Canvas, valid: Size) -> View:
+        del key
+        return jnp.clip(geometry.crop_resize(canvas, box(valid), shape=(size, size)), 0, 1)
+
+    return _per_view(view, num_views=1)
+
+
+POLICIES: dict[str, Callable[..., Augment]] = {
+    "simclr": simclr,
+    "simclr_cifar": simclr_cifar,
+    "finetune": finetune,
+    "eval": evaluation,
+}
+
+
+def _random_cut(
+    key: PRNGKey, canvas: Canvas, valid: Size, *, size: int, min_area: float, flip: bool
+) -> View:
+    crop_key, flip_key = jax.random.split(key)
+    box = geometry.random_crop_box(crop_key, valid, min_area=min_area)
+    mirror = jax.random.bernoulli(flip_key) if flip else False
+    return geometry.crop_resize(canvas, box, shape=(size, size), mirror=mirror)
+
+
+def _per_view(view: Callable[[PRNGKey, Canvas, Size], View], *, num_views: int) -> Augment:
+    """Lifts a function of one image to all views of a batch."""
+
+    def augment(key: PRNGKey, batch: Batch) -> Views:
+        images, sizes = batch["image"], batch["size"]
+        if images.dtype != jnp.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+            raise ValueError(
+                f"Augmentation needs uint8 images of shape [b, height, width, 3], got "
+                f"{images.dtype} {list(images.shape)}."
+            )
+        fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
+        keys = jax.vmap(fold, in_axes=(0, None))(
+            per_example(key, images.shape[0]), jnp.arange(num_views)
+        )  # [b, v]
+        views = jax.vmap(jax.vmap(view, in_axes=(0, None, None)))(keys, images, sizes)
+        return views.transpose(0, 1, 3, 4, 2)
+
+    return augment
+
+
+def _check_size(size: int) -> None:
+    if size < 1:
+        raise UserError(f"size={size} must be a positive number of pixels, such as 32 or 224.")
+
+
+def _check_crop(size: int, min_area: float) -> None:
+    _check_size(size)
+    if not 0 < min_area <= 1:
+        raise UserError(
+            f"min_area={min_area} must be a fraction of the image in (0, 1]; SimCLR uses 0.08."
+        )

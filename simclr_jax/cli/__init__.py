@@ -1,0 +1,1 @@
+"""The verbs of `python -m simclr_jax`, one module each."""

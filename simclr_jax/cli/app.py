@@ -1,0 +1,82 @@
+"""What every verb shares: flags, logging, the compilation cache and exit codes."""
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+import jax
+from absl import flags
+from absl import logging as absl_logging
+from etils import epath
+
+from simclr_jax.core.errors import UserError
+from simclr_jax.train.health import NonFiniteError
+from simclr_jax.train.hooks import Terminated
+
+DONE, FAILED, USER_MISTAKE, TERMINATED = 0, 1, 2, 143
+
+
+def run(main: Callable[[], None], argv: Sequence[str], *, required: Sequence[str]) -> int:
+    """Parses the flags, calls `main` and turns its outcome into an exit code.
+
+    Args:
+      main: the verb; it reads its flags.
+      argv: the verb's name and its arguments.
+      required: names of flags that must be given.
+
+    Returns:
+      0 done; 1 failed; 2 the user's mistake; 143 stopped by SIGTERM after a checkpoint.
+    """
+    _set_up_logging()
+    _set_up_compilation_cache()
+    try:
+        _parse(argv, required)
+        main()
+    except UserError as error:
+        return _complain(error, USER_MISTAKE)
+    except NonFiniteError as error:
+        return _complain(error, FAILED)
+    except Terminated as stopped:
+        logging.getLogger(__name__).info("%s", stopped)
+        return TERMINATED
+    return DONE
+
+
+def _parse(argv: Sequence[str], required: Sequence[str]) -> None:
+    try:
+        rest = flags.FLAGS(argv)
+    except (flags.Error, ValueError, TypeError, LookupError, AttributeError, OSError) as error:
+        # Besides unknown flags: a config file that is not there, an unknown variant, a key or
+        # a type that does not fit its config. All are told by the message.
+        raise UserError(error.args[0] if error.args else str(error)) from error
+    if rest[1:]:
+        raise UserError(f"Unexpected arguments {rest[1:]}; every option starts with --.")
+    for name in required:
+        if flags.FLAGS[name].value is None:
+            raise UserError(f"--{name} is missing: {flags.FLAGS[name].help}")
+
+
+def _complain(error: Exception, code: int) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return code
+
+
+def _set_up_logging() -> None:
+    absl_logging.set_verbosity(absl_logging.WARNING)  # orbax tells each step of each save
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+    log = logging.getLogger("simclr_jax")
+    log.handlers = [handler]
+    log.setLevel(logging.INFO)
+    log.propagate = False
+
+
+def _set_up_compilation_cache() -> None:
+    """Keeps compiled programs between runs, in a directory that only this user can write."""
+    if jax.config.jax_compilation_cache_dir is None:
+        base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+        cache = epath.Path(base).expanduser() / "simclr_jax" / "compiled"
+        cache.mkdir(parents=True, exist_ok=True, mode=0o700)
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

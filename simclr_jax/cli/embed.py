@@ -1,0 +1,61 @@
+"""Writes the features of any images, as the encoder of a run sees them.
+
+python -m simclr_jax embed --workdir=runs/mine --data=folder --path=photos --output=photos.npz
+"""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+
+import numpy as np
+from absl import flags
+from etils import epath
+
+from simclr_jax.cli import app, trained
+from simclr_jax.core.errors import UserError
+from simclr_jax.data.quarantine import Quarantine
+from simclr_jax.evals.features import extract_features
+
+WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.")
+DATA = flags.DEFINE_string("data", None, "digits, folder or tfds/NAME; the run's own if left out.")
+PATH = flags.DEFINE_string("path", None, "The folder, or the directory of prepared data sets.")
+SPLIT = flags.DEFINE_string("split", None, "Which images of it; a folder's are 'all'.")
+OUTPUT = flags.DEFINE_string("output", None, "The .npz file to write.")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the verb; returns its exit code."""
+    return app.run(_embed, argv, required=("workdir", "output"))
+
+
+def _embed() -> None:
+    output = epath.Path(OUTPUT.value)
+    if output.suffix != ".npz" or not output.parent.exists():
+        raise UserError(f"--output={output} must end in .npz, in a directory that exists.")
+    run = trained.load(WORKDIR.value)
+    dataset, source = run.parts.dataset, run.parts.source
+    if DATA.value is not None:
+        dataset = dataclasses.replace(
+            dataset, name=DATA.value, path=PATH.value, labels_from_folders=False
+        )
+        source = dataset.open(SPLIT.value or ("all" if DATA.value == "folder" else "test"))
+    elif SPLIT.value is not None:
+        source = dataset.open(SPLIT.value)
+    unreadable = Quarantine()
+    batches = dataset.eval_batches(source, quarantine=unreadable)
+    features = extract_features(run.encode, batches, run.parts.mesh)
+    names = np.array([source[int(i)].name for i in features.ids])
+    unfinished = output.with_suffix(f".{os.getpid()}.tmp")
+    with unfinished.open("wb") as file:
+        np.savez(
+            file,
+            ids=features.ids,
+            names=names,
+            features=features.features,
+            **({"labels": features.labels} if source.class_names else {}),
+        )
+    unfinished.replace(output)
+    n, d = features.features.shape
+    print(f"{output}: features [{n}, {d}] of {source.name}; {unreadable.count} unreadable images.")
+    for entry in unreadable.entries.values():
+        print(f"  unreadable: {entry.name}: {entry.reason}")

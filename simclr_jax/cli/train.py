@@ -1,0 +1,29 @@
+"""Trains what a config describes; resumes a run that was stopped.
+
+python -m simclr_jax train --config=configs/simclr_digits.py --workdir=runs/digits
+python -m simclr_jax train --config=configs/simclr_cifar10.py:small --workdir=runs/cifar
+"""
+
+from collections.abc import Sequence
+
+from absl import flags
+from ml_collections import config_flags
+
+from simclr_jax import build
+from simclr_jax.cli import app
+from simclr_jax.train.loop import fit
+
+CONFIG = config_flags.DEFINE_config_file(
+    "config", help_string="Recipe, such as configs/simclr_digits.py[:variant]."
+)
+WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run: checkpoints, metrics.")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the verb; returns its exit code."""
+    return app.run(_train, argv, required=("config", "workdir"))
+
+
+def _train() -> None:
+    with build.run(CONFIG.value.to_dict(), WORKDIR.value) as run:
+        fit(run.state, run.step, run.batches, num_steps=run.num_steps, hooks=run.hooks)

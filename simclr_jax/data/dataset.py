@@ -1,0 +1,90 @@
+"""The images of a run: where they come from, how many at a time, in which size."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from simclr_jax.data.load import Batches, eval_batches, train_batches
+from simclr_jax.data.quarantine import Quarantine
+from simclr_jax.data.records import Source
+from simclr_jax.data.sources import open_source
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """The images of a run, read by every process in its share.
+
+    Attributes:
+      name: "digits", "folder" or "tfds/NAME".
+      batch_size: images in the global batch, over all devices.
+      canvas: side in px of the square that every image is fitted into on the host, by
+        scaling it down only.
+      split: of the images to train on; see `sources.open_source`.
+      test_split: of the images to judge on; None if there are none.
+      path: the folder, or the directory that holds prepared TFDS data sets.
+      labels_from_folders: whether class subfolders of a folder are its labels.
+      num_threads: threads that read and decode, per process; one per CPU core if None.
+    """
+
+    name: str
+    batch_size: int
+    canvas: int
+    split: str
+    test_split: str | None = None
+    path: str | None = None
+    labels_from_folders: bool = False
+    num_threads: int | None = None
+
+    def open(self, split: str) -> Source:
+        """Opens one split.
+
+        Raises:
+          UserError: if it is not there.
+        """
+        return open_source(
+            self.name, split=split, path=self.path, labels_from_folders=self.labels_from_folders
+        )
+
+    def train_batches(
+        self,
+        source: Source,
+        *,
+        seed: int,
+        first_step: int,
+        num_steps: int,
+        quarantine: Quarantine,
+    ) -> Batches:
+        """Yields this process's rows of the shuffled global batches; see `load.train_batches`."""
+        return train_batches(
+            source,
+            batch_size=self.batch_size,
+            canvas=self.canvas,
+            seed=seed,
+            first_step=first_step,
+            num_steps=num_steps,
+            quarantine=quarantine,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            num_threads=self.num_threads,
+        )
+
+    def eval_batches(
+        self,
+        source: Source,
+        *,
+        indices: Sequence[int] | np.ndarray | None = None,
+        quarantine: Quarantine | None = None,
+    ) -> Batches:
+        """Yields this process's rows of all, or some, images once; see `load.eval_batches`."""
+        return eval_batches(
+            source,
+            batch_size=self.batch_size,
+            canvas=self.canvas,
+            indices=indices,
+            quarantine=quarantine,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            num_threads=self.num_threads,
+        )

@@ -1,0 +1,201 @@
+"""Encoded images to uint8 canvases: bytes or arrays in, one fixed shape out.
+
+Pillow only: OpenCV returns a truncated JPEG without an error, half of it grey. The header is
+judged before a pixel is decoded, so that a file of a few kilobytes cannot claim gigabytes.
+"""
+
+import io
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from simclr_jax.core.errors import UserError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+MAX_PIXELS = 178_956_970  # where Pillow, too, refuses by default: 512 MiB as RGB
+# Hamming is a filter for scaling down: sharper than a triangle of the same cost, and without
+# negative lobes, so that edges get no halos.
+_FILTER = Image.Resampling.HAMMING
+_REDUCING_GAP = 2.0  # cheap decoding and box averaging stop at twice the size asked for
+_ORIENTATION_TAG = 0x0112
+_ORIENTATIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class UnreadableImageError(ValueError):
+    """One image that cannot be read; the run goes on without it.
+
+    Attributes:
+      reason: what is wrong with it, for people.
+      name: which image, "" where the raiser does not know.
+    """
+
+    def __init__(self, reason: str, name: str = ""):
+        super().__init__(f"{name}: {reason}" if name else reason)
+        self.reason = reason
+        self.name = name
+
+
+def decode(
+    image: bytes | np.ndarray, *, canvas: int
+) -> tuple[UInt8[np.ndarray, "C C 3"], tuple[int, int]]:
+    """Returns an image at the top left of a black canvas, and its (height, width) there.
+
+    An image larger than the canvas is scaled down until its longer side fits, with an
+    antialiasing filter; a smaller one is never scaled up. The aspect is kept, save that no side
+    becomes shorter than 1. EXIF orientation is applied. Greyscale and palette become RGB,
+    alpha is dropped (as TensorFlow's and torchvision's readers do), 16 bits are scaled to 8,
+    and of an animation the first frame is taken.
+
+    Args:
+      image: an encoded file of one of `FORMATS`, or uint8 of shape [h, w], [h, w, 1] or [h, w, 3].
+      canvas: side of the canvas in pixels.
+
+    Raises:
+      UnreadableImageError: if the bytes are no complete image of a known format, or claim
+        more than `MAX_PIXELS` pixels, or if an array has no pixels.
+      UserError: if an array has another dtype or shape; then all its neighbours have, too.
+    """
+    if isinstance(image, bytes):
+        pixels = _decode_bytes(image, canvas)
+    else:
+        pixels = _check_array(image)
+        size = fitted_size(pixels.shape[0], pixels.shape[1], canvas)
+        if size != pixels.shape[:2]:
+            pixels = np.asarray(_resize(Image.fromarray(pixels), size))
+        if pixels.ndim == 2:
+            pixels = pixels[:, :, None]  # broadcasts over the canvas's three channels
+    height, width = pixels.shape[:2]
+    out = np.zeros((canvas, canvas, 3), np.uint8)
+    out[:height, :width] = pixels
+    return out, (height, width)
+
+
+def image_size(image: bytes | np.ndarray) -> tuple[int, int]:
+    """Returns (height, width) from the header alone, before any EXIF rotation."""
+    if isinstance(image, bytes):
+        width, height = _open(image).size
+        return height, width
+    return image.shape[0], image.shape[1]
+
+
+def fitted_size(height: int, width: int, canvas: int) -> tuple[int, int]:
+    """Returns the (height, width), in pixels, at which an image lies on its canvas."""
+    longer = max(height, width)
+    if longer <= canvas:
+        return height, width
+    # Integers round alike on every machine; halves go up.
+    fit = lambda side: max(1, (2 * side * canvas + longer) // (2 * longer))
+    return fit(height), fit(width)
+
+
+def _open(data: bytes) -> Image.Image:
+    """Reads the header, and refuses what must not be decoded."""
+    if not data:
+        raise UnreadableImageError("empty (0 bytes)")
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        raise UnreadableImageError(str(error)) from error
+    except Image.UnidentifiedImageError as error:
+        raise UnreadableImageError(
+            f"no image that Pillow reads as one of {', '.join(FORMATS)}; "
+            f"it starts with {data[:12]!r}"
+        ) from error
+    except Exception as error:  # hostile bytes: any exception can come out of a parser
+        raise UnreadableImageError(f"broken header: {error}") from error
+    width, height = image.size
+    if not 0 < width * height <= MAX_PIXELS:
+        raise UnreadableImageError(
+            f"{width} x {height} pixels; an image must have between 1 and {MAX_PIXELS:,} pixels"
+        )
+    return image
+
+
+def _decode_bytes(data: bytes, canvas: int) -> UInt8[np.ndarray, "h w 3"]:
+    image = _open(data)
+    kind = image.format
+    height, width = fitted_size(image.height, image.width, canvas)
+    try:
+        # A JPEG can be decoded at 1/2, 1/4 or 1/8 for a fraction of the time; Pillow takes the
+        # smallest that is not below the size asked for.
+        image.draft(None, (round(_REDUCING_GAP * width), round(_REDUCING_GAP * height)))
+        image.load()
+        orientation = _orientation(image)  # after load(): Pillow has turned a TIFF by itself
+        image = _resize(_to_rgb(image), (height, width))
+        if orientation in _ORIENTATIONS:
+            image = image.transpose(_ORIENTATIONS[orientation])
+        return np.asarray(image)
+    except UnreadableImageError:
+        raise
+    except Exception as error:  # as above: truncated data alone raises five kinds
+        raise UnreadableImageError(f"broken {kind} data: {error}") from error
+
+
+def _orientation(image: Image.Image) -> int:
+    """Returns the EXIF orientation; 1 (upright) where a camera wrote nonsense."""
+    try:
+        return image.getexif().get(_ORIENTATION_TAG, 1)
+    except Exception:  # broken metadata must not cost the image
+        return 1
+
+
+def _resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    height, width = size
+    if image.size == (width, height):
+        return image
+    return image.resize((width, height), _FILTER, reducing_gap=_REDUCING_GAP)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I;16"):
+        # Pillow's own conversion clips: every value above 255 would become white.
+        values = np.asarray(image).astype(np.uint32)
+        image = Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        raise UnreadableImageError(
+            f"{_describe_values(np.asarray(image))}; images must have 8 or 16 bits a channel"
+        )
+    elif image.mode in ("P", "PA"):
+        image = image.convert("RGBA")  # a palette's own transparency is resolved only this way
+    return image.convert("RGB")
+
+
+def _check_array(image: np.ndarray) -> UInt8[np.ndarray, "..."]:
+    """Returns uint8 [h, w] or [h, w, 3], or says what the array is instead."""
+    if image.dtype != np.uint8:
+        raise UserError(
+            f"Images must be uint8 from 0 to 255, got {_describe_values(image)}. Convert them "
+            "first, for values in [0, 1] with np.round(255 * x).astype(np.uint8)."
+        )
+    if image.ndim == 3 and image.shape[2] == 1:
+        image = image[:, :, 0]
+    if image.ndim != 2 and not (image.ndim == 3 and image.shape[2] == 3):
+        raise UserError(
+            f"Images must have shape [h, w], [h, w, 1] or [h, w, 3], got {list(image.shape)}."
+        )
+    if image.size == 0:
+        raise UnreadableImageError(f"an array of shape {list(image.shape)} has no pixels")
+    return image
+
+
+def _describe_values(values: np.ndarray) -> str:
+    """Returns dtype, range and NaNs of an array, such as "float32 from 0 to 1, with 3 NaN"."""
+    text = f"{values.dtype} of shape {list(values.shape)}"
+    if not np.issubdtype(values.dtype, np.number) or values.size == 0:
+        return text
+    finite = values[np.isfinite(values)]
+    if finite.size:
+        text += f" from {finite.min():g} to {finite.max():g}"
+    num_nan = int(np.isnan(values).sum())
+    return f"{text}, with {num_nan} NaN" if num_nan else text

@@ -1,0 +1,115 @@
+"""A folder of one's own images as a data set."""
+
+import collections
+import os
+from collections.abc import Callable, Sequence
+
+from simclr_jax.core.errors import UserError, nearest
+from simclr_jax.data.decode import UnreadableImageError
+from simclr_jax.data.records import Record, digest
+
+EXTENSIONS = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
+)
+
+
+class Folder:
+    """Any tree of image files, listed once in sorted order and read lazily.
+
+    Files count by extension (`EXTENSIONS`, in either case). Hidden files and folders are left
+    out; links to folders are followed, except back to a folder that they are in.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], split: str = "all", labels_from_folders: bool = False
+    ):
+        self._root = os.path.expanduser(path)
+        self.name = f"folder {self._root}"
+        if not os.path.isdir(self._root):
+            what = "is a file" if os.path.exists(self._root) else "does not exist"
+            raise UserError(
+                f"The image folder {self._root} {what}; path must name a directory of images."
+            )
+        top = "" if split == "all" else f"{split.rstrip('/')}/"
+        if top.startswith("/") or not os.path.isdir(os.path.join(self._root, top)):
+            folders = sorted(e.name for e in os.scandir(self._root) if e.is_dir())
+            raise UserError(
+                f"{self._root} has no folder for split={split!r}; split='all' takes every image "
+                f"in it. Its folders: {_shorten(folders) or 'none'}.{nearest(split, folders)}"
+            )
+        self._files, others = _list_images(self._root, top)
+        if not self._files:
+            seen = [f"{count} {kind}" for kind, count in others.most_common()] or ["no files"]
+            raise UserError(
+                f"No images in {os.path.join(self._root, top)}: looked in all its folders for "
+                f"files ending in {', '.join(sorted(EXTENSIONS))}; found {_shorten(seen)}."
+            )
+        self.class_names: tuple[str, ...] = ()
+        self._labels = [-1] * len(self._files)
+        if labels_from_folders:
+            self._label_by_folder(top)
+        self.fingerprint = digest([*self._files, *self.class_names])
+
+    def _label_by_folder(self, top: str) -> None:
+        inside = [file.removeprefix(top).rpartition("/")[0] for file in self._files]
+        classes = [folder.partition("/")[0] for folder in inside]
+        if "" in classes:
+            raise UserError(
+                f"labels_from_folders needs every image in a class folder, but "
+                f"{self._files[classes.index('')]!r} lies directly in "
+                f"{os.path.join(self._root, top)}."
+            )
+        self.class_names = tuple(sorted(set(classes)))
+        index = {name: k for k, name in enumerate(self.class_names)}
+        self._labels = [index[name] for name in classes]
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, index: int, /) -> Record:
+        name = self._files[index]
+        try:
+            with open(os.path.join(self._root, name), "rb") as file:
+                return Record(file.read(), self._labels[index], name)
+        except OSError as error:
+            raise UnreadableImageError(f"cannot be read: {error.strerror}", name) from error
+
+
+def _list_images(root: str, top: str) -> tuple[list[str], collections.Counter[str]]:
+    """Returns the sorted image paths below root/top, relative to root, and what else is there."""
+    files: list[str] = []
+    others: collections.Counter[str] = collections.Counter()
+    pending: list[tuple[str, tuple[tuple[int, int], ...]]] = [(top, ())]
+    while pending:
+        prefix, ancestors = pending.pop()
+        here = os.path.join(root, prefix)
+        try:
+            stat = os.stat(here)
+            identity = (stat.st_dev, stat.st_ino)
+            if identity in ancestors:
+                continue  # a link back up
+            with os.scandir(here) as entries:
+                listing = [e for e in entries if not e.name.startswith(".")]
+        except OSError as error:
+            raise UserError(f"Cannot list the image folder {here}: {error.strerror}.") from error
+        for entry in listing:
+            extension = os.path.splitext(entry.name)[1].lower()
+            if _is(entry.is_dir):
+                pending.append((f"{prefix}{entry.name}/", (*ancestors, identity)))
+            elif _is(entry.is_file) and extension in EXTENSIONS:  # no pipes, no devices
+                files.append(prefix + entry.name)
+            else:
+                others[extension or "without extension"] += 1
+    return sorted(files), others
+
+
+def _is(test: Callable[[], bool]) -> bool:
+    try:
+        return test()
+    except OSError:  # a link to itself, or a disk that went away
+        return False
+
+
+def _shorten(names: Sequence[str], limit: int = 8) -> str:
+    more = f", and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more

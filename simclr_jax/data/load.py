@@ -1,0 +1,272 @@
+"""Batches of one process, decoded by grain's threads in the global order.
+
+What grain sees as one element is a chunk of a few dozen rows: one by one, its bookkeeping
+would cost more than decoding a small image, and whole batches would leave threads idle at the
+start. Threads only, no worker processes: Pillow decodes outside Python's global lock. The
+position is the step number alone, so there is no iterator state to save.
+"""
+
+import contextlib
+import dataclasses
+import math
+import os
+from collections.abc import Callable, Generator, Sequence
+from typing import TypeAlias
+
+import grain
+import numpy as np
+
+from simclr_jax.core.errors import UserError
+from simclr_jax.data.decode import UnreadableImageError, decode
+from simclr_jax.data.order import Order, process_rows
+from simclr_jax.data.quarantine import Quarantine, Unreadable
+from simclr_jax.data.records import Record, Source
+
+HostBatch: TypeAlias = dict[str, np.ndarray]
+Batches: TypeAlias = Generator[HostBatch, None, None]
+
+CHUNK_ROWS = 32
+MAX_TRIES = 100
+
+
+def train_batches(
+    source: Source,
+    *,
+    batch_size: int,
+    canvas: int,
+    seed: int,
+    first_step: int,
+    num_steps: int,
+    quarantine: Quarantine | None = None,
+    process_index: int = 0,
+    process_count: int = 1,
+    num_threads: int | None = None,
+) -> Batches:
+    """Yields this process's rows of global batches `first_step` to `num_steps` - 1.
+
+    Each is {"image": uint8 [b, canvas, canvas, 3], "size": int32 [b, 2], "label": int32 [b],
+    "id": int64 [b]}, with b = batch_size / process_count. An unreadable image is replaced by
+    the next readable one of the source, by index; which one depends on nothing else.
+
+    Args:
+      source: the data set.
+      batch_size: rows of the global batch.
+      canvas: side in pixels of the square that each image is fitted into.
+      seed: of the shuffle.
+      first_step: optimizer steps taken already.
+      num_steps: optimizer steps of the whole run, counted from step 0.
+      quarantine: where unreadable images are noted.
+      process_index: this process.
+      process_count: processes that share each global batch.
+      num_threads: decoding threads; one per CPU core if None.
+
+    Raises:
+      UserError: while iterating, if `MAX_TRIES` images in a row cannot be read.
+    """
+    if not 0 <= first_step <= num_steps:
+        raise ValueError(f"first_step must be from 0 to num_steps={num_steps}, got {first_step}.")
+    order = Order(len(source), batch_size, seed, process_index, process_count)
+    layout = _Layout(batch_size // process_count, num_steps - first_step)
+
+    def read_chunk(index: int) -> "_Chunk":
+        step, rows = layout.rows(index)
+        chunk = _Chunk.empty(rows.stop - rows.start, canvas)
+        ids = order.ids(first_step + step)[rows]
+        for row, (i, record) in enumerate(zip(ids, _records(source, ids), strict=True)):
+            _fill_with_readable(chunk, row, source, int(i), record)
+        return chunk
+
+    return _stream(read_chunk, layout, quarantine or Quarantine(), num_threads)
+
+
+def eval_batches(
+    source: Source,
+    *,
+    batch_size: int,
+    canvas: int,
+    indices: Sequence[int] | np.ndarray | None = None,
+    quarantine: Quarantine | None = None,
+    process_index: int = 0,
+    process_count: int = 1,
+    num_threads: int | None = None,
+) -> Batches:
+    """Yields every example once, in order, in batches of one shape.
+
+    Batches are those of `train_batches` with "valid", bool [b]. Rows that fill up the last
+    batch are not valid and have id -1; unreadable images are not valid and keep their id. Both
+    are black, with label -1. All processes yield the same number of batches.
+
+    Args:
+      source: the data set.
+      batch_size: rows of the global batch.
+      canvas: side in pixels of the square that each image is fitted into.
+      indices: the examples to read, in this order; all if None.
+      quarantine: where unreadable images are noted.
+      process_index: this process.
+      process_count: processes that share each global batch.
+      num_threads: decoding threads; one per CPU core if None.
+
+    Raises:
+      UserError: at the end, if not one image could be read.
+    """
+    ids = np.arange(len(source)) if indices is None else np.asarray(indices, np.int64)
+    if ids.size and not 0 <= ids.min() <= ids.max() < len(source):
+        raise ValueError(
+            f"indices must be from 0 to {len(source) - 1}, got {ids.min()} to {ids.max()}."
+        )
+    mine = process_rows(batch_size, process_index, process_count)
+    num_batches = math.ceil(len(ids) / batch_size)
+    padded = np.full(num_batches * batch_size, -1, np.int64)
+    padded[: len(ids)] = ids
+    layout = _Layout(len(mine), num_batches)
+
+    def read_chunk(index: int) -> "_Chunk":
+        step, rows = layout.rows(index)
+        chunk = _Chunk.empty(rows.stop - rows.start, canvas)
+        chunk.batch["valid"] = np.zeros(rows.stop - rows.start, bool)
+        chunk_ids = padded[step * batch_size + mine[rows]]
+        chunk_ids = chunk_ids[chunk_ids >= 0]  # padding is at the end
+        for row, (i, record) in enumerate(zip(chunk_ids, _records(source, chunk_ids), strict=True)):
+            chunk.batch["id"][row] = i  # also if it turns out unreadable
+            chunk.batch["valid"][row] = _fill(chunk, row, source, int(i), record)
+        return chunk
+
+    quarantine = quarantine or Quarantine()
+    batches = _stream(read_chunk, layout, quarantine, num_threads)
+    return _require_one_valid(batches, source, len(ids), quarantine)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Layout:
+    """How a process's rows of each batch are cut into chunks."""
+
+    num_rows: int
+    num_batches: int
+
+    @property
+    def chunks_per_batch(self) -> int:
+        return math.ceil(self.num_rows / CHUNK_ROWS)
+
+    def rows(self, index: int) -> tuple[int, slice]:
+        """Returns batch number and rows of chunk `index`."""
+        step, chunk = divmod(index, self.chunks_per_batch)
+        start = chunk * CHUNK_ROWS
+        return step, slice(start, min(start + CHUNK_ROWS, self.num_rows))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Chunk:
+    """Rows of a batch, and the images that could not be read on the way, in order."""
+
+    batch: HostBatch
+    unreadable: list[Unreadable]
+
+    @classmethod
+    def empty(cls, num_rows: int, canvas: int) -> "_Chunk":
+        batch = {
+            "image": np.zeros((num_rows, canvas, canvas, 3), np.uint8),
+            "size": np.full((num_rows, 2), canvas, np.int32),
+            "label": np.full(num_rows, -1, np.int32),
+            "id": np.full(num_rows, -1, np.int64),
+        }
+        return cls(batch, [])
+
+
+class _Chunks:
+    """What grain asks of a data source: a length, and elements by index from any thread."""
+
+    def __init__(self, num_chunks: int, read: Callable[[int], _Chunk]):
+        self._num_chunks = num_chunks
+        self._read = read
+
+    def __len__(self) -> int:
+        return self._num_chunks
+
+    def __getitem__(self, index: int) -> _Chunk:
+        return self._read(index)
+
+
+def _stream(
+    read_chunk: Callable[[int], _Chunk],
+    layout: _Layout,
+    quarantine: Quarantine,
+    num_threads: int | None,
+) -> Batches:
+    """Yields batches put together from chunks that grain's threads read ahead."""
+    if not layout.num_batches:
+        return
+    threads = os.cpu_count() or 1 if num_threads is None else num_threads
+    options = grain.ReadOptions(
+        num_threads=threads,
+        # One batch ahead, and for small batches still work for every thread.
+        prefetch_buffer_size=max(layout.chunks_per_batch, 2 * threads),
+    )
+    source = _Chunks(layout.num_batches * layout.chunks_per_batch, read_chunk)
+    chunks = iter(grain.MapDataset.source(source).to_iter_dataset(options))
+    try:
+        for _ in range(layout.num_batches):
+            parts = [next(chunks) for _ in range(layout.chunks_per_batch)]
+            for part in parts:
+                for unreadable in part.unreadable:
+                    quarantine.add(unreadable)
+            yield {name: np.concatenate([p.batch[name] for p in parts]) for name in parts[0].batch}
+    finally:
+        chunks.close()  # drops what is queued; a thread ends after the chunk it is at
+
+
+def _require_one_valid(
+    batches: Batches, source: Source, num_examples: int, quarantine: Quarantine
+) -> Batches:
+    num_seen = num_valid = 0
+    with contextlib.closing(batches):
+        for batch in batches:
+            num_seen += int((batch["id"] >= 0).sum())
+            num_valid += int(batch["valid"].sum())
+            yield batch
+    # A process that saw only a part cannot tell, and must not leave the others waiting.
+    if num_valid == 0 and num_seen == num_examples > 0:
+        last = next(reversed(quarantine.entries.values()))
+        raise UserError(
+            f"None of {num_examples} images of {source.name} can be read; the last one, "
+            f"{last.name}: {last.reason}."
+        )
+
+
+def _records(source: Source, ids: np.ndarray) -> Sequence[Record | None]:
+    """Reads records at once where the source can, and leaves None where it cannot."""
+    read_many = getattr(source, "__getitems__", None)
+    return [None] * len(ids) if read_many is None else read_many(ids.tolist())
+
+
+def _fill_with_readable(
+    chunk: _Chunk, row: int, source: Source, i: int, record: Record | None
+) -> None:
+    """Fills a row with image i of the source, or with the first readable one after it."""
+    tries = min(MAX_TRIES, len(source))
+    for k in range(tries):
+        if _fill(chunk, row, source, (i + k) % len(source), record if k == 0 else None):
+            return
+    last = chunk.unreadable[-1]
+    raise UserError(
+        f"{tries} of {len(source)} images of {source.name}, one after the other from number {i} "
+        f"on, cannot be read; the last one, {last.name}: {last.reason}."
+    )
+
+
+def _fill(chunk: _Chunk, row: int, source: Source, i: int, record: Record | None) -> bool:
+    """Fills a row with image i of the source, or notes why not and returns False."""
+    canvas = chunk.batch["image"].shape[1]
+    try:
+        record = source[i] if record is None else record
+        image, size = decode(record.image, canvas=canvas)
+    except UnreadableImageError as error:
+        name = error.name or (record.name if record else f"{source.name}/{i}")
+        chunk.unreadable.append(Unreadable(i, name, error.reason))
+        return False
+    except UserError as error:
+        raise UserError(f"Image {i} of {source.name}: {error}") from error
+    chunk.batch["image"][row] = image
+    chunk.batch["size"][row] = size
+    chunk.batch["label"][row] = record.label
+    chunk.batch["id"][row] = i
+    return True

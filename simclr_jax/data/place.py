@@ -1,0 +1,58 @@
+"""Host batches to global arrays, a few batches ahead of the step that needs them."""
+
+import collections
+from collections.abc import Iterator, Mapping
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from simclr_jax.core.types import Batch
+
+# JAX has no int64 unless asked, and no step reads them.
+HOST_ONLY = frozenset({"id"})
+
+
+def place_batches(
+    batches: Iterator[Mapping[str, np.ndarray]], mesh: Mesh, *, depth: int = 2
+) -> Iterator[Batch]:
+    """Yields batches as global arrays whose rows are split over all axes of the mesh.
+
+    Transfers run while the device computes: JAX starts them and returns, so with a depth of 2
+    the next batch travels during the step on this one. There is no thread here; closing the
+    result, or running it out, closes `batches`.
+
+    Args:
+      batches: this process's rows of each global batch, as `load.train_batches` yields them;
+        the rows of process p are block p of the global batch, so the devices of a process must
+        be neighbours in the mesh.
+      mesh: device mesh over all processes; its size must divide the global batch.
+      depth: batches placed or on their way, the one handed out included; at least 1.
+    """
+    if depth < 1:
+        raise ValueError(f"place_batches needs a depth of at least 1, got {depth}.")
+    return _placed(batches, NamedSharding(mesh, P(mesh.axis_names)), depth)
+
+
+def _placed(
+    batches: Iterator[Mapping[str, np.ndarray]], sharding: NamedSharding, depth: int
+) -> Iterator[Batch]:
+    queue: collections.deque[Batch] = collections.deque()
+    try:
+        for batch in batches:
+            queue.append(
+                {
+                    name: jax.make_array_from_process_local_data(sharding, rows)
+                    for name, rows in batch.items()
+                    if name not in HOST_ONLY
+                }
+            )
+            if len(queue) >= depth:
+                yield queue.popleft()
+        while queue:
+            yield queue.popleft()
+    finally:
+        close = getattr(batches, "close", None)
+        if close is not None:
+            close()

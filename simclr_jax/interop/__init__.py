@@ -1,0 +1,1 @@
+"""Doors to other frameworks: names, and later weights, in and out."""

@@ -1,0 +1,1 @@
+"""Losses: pure functions of embeddings and labels on global arrays."""

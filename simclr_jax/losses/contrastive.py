@@ -1,0 +1,84 @@
+"""Contrastive losses on global arrays.
+
+Each loss is a pure function of embeddings. None knows of devices: under `jit`,
+rows stay sharded along the batch and XLA gathers the one [n, d] operand that
+every row must see.
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from simclr_jax.core.types import Metrics, Scalar
+
+
+def l2_normalize(x: Float[Array, "*b d"], eps: float = 1e-12) -> Float[Array, "*b d"]:
+    """Scales each row to unit length; a row shorter than sqrt(eps) stays short and finite."""
+    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), eps))
+
+
+def nt_xent(z: Float[Array, "b v d"], *, temperature: float) -> Scalar:
+    """Normalized temperature-scaled cross entropy over all 2b views (SimCLR, Eq. 1).
+
+    Row 2i + v is view v of image i, so the positive of row r is row r ^ 1, its
+    negatives are the other 2b - 2 rows, and it is never compared with itself.
+
+    Args:
+      z: projections of both views of every image in the global batch, [b, 2, d], any scale.
+      temperature: divides the cosine similarity; dimensionless, > 0, 0.1 on ImageNet.
+
+    Returns:
+      Mean loss per view in nats; log(2b - 1) when all similarities are equal.
+      The official TF code sums the two views instead, so it reports twice this
+      value (google-research/simclr, tf2/objective.py).
+
+    Raises:
+      ValueError: if z is not [b, 2, d].
+
+    Source: Chen et al. 2020, https://arxiv.org/abs/2002.05709, Section 2.1.
+    """
+    _check_two_views(z, "nt_xent")
+    z = l2_normalize(_at_least_float32(z)).reshape(-1, z.shape[-1])  # [n, d]
+    logits = jnp.matmul(z, z.T, precision=jax.lax.Precision.HIGHEST) / temperature  # [n, n]
+    logits = jnp.where(jnp.eye(z.shape[0], dtype=bool), -jnp.inf, logits)
+    positives = jnp.arange(z.shape[0]) ^ 1
+    return optax.softmax_cross_entropy_with_integer_labels(logits, positives).mean()
+
+
+def contrastive_metrics(z: Float[Array, "b v d"], *, temperature: float) -> Metrics:
+    """How well the first view of each image finds its second among all b second views.
+
+    As the official code measures it: one direction, b candidates, views of the same
+    side never compared (tf2/metrics.py).
+
+    Args:
+      z: projections, [b, 2, d], as for `nt_xent`.
+      temperature: divides the cosine similarity.
+
+    Returns:
+      "contrastive_accuracy": share of images whose own second view is the most similar,
+      in [0, 1]; "contrastive_entropy": mean entropy in nats of the softmax over
+      candidates, log(b) when it cannot tell them apart.
+
+    Raises:
+      ValueError: if z is not [b, 2, d].
+    """
+    _check_two_views(z, "contrastive_metrics")
+    z = jax.lax.stop_gradient(l2_normalize(_at_least_float32(z)))
+    logits = z[:, 0] @ z[:, 1].T / temperature  # [b, b]
+    log_p = jax.nn.log_softmax(logits)
+    accuracy = (jnp.argmax(logits, axis=-1) == jnp.arange(z.shape[0])).mean()
+    return {
+        "contrastive_accuracy": accuracy,
+        "contrastive_entropy": -(jnp.exp(log_p) * log_p).sum(-1).mean(),
+    }
+
+
+def _check_two_views(z: Float[Array, "..."], name: str) -> None:
+    if z.ndim != 3 or z.shape[1] != 2:
+        raise ValueError(f"{name} needs z of shape [b, 2, d], got {z.shape}.")
+
+
+def _at_least_float32(z: Float[Array, "..."]) -> Float[Array, "..."]:
+    return z.astype(jnp.promote_types(z.dtype, jnp.float32))

@@ -1,0 +1,64 @@
+"""Heads on top of an encoder: the projector of SimCLR."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from simclr_jax.models.layers import at_least_float32, norm
+
+
+class Projector(nn.Module):
+    """The MLP between the representation and the contrastive loss; dropped after pretraining.
+
+    Every dense layer lacks a bias and is followed by BatchNorm; all but the last by a relu.
+    The last BatchNorm scales but does not shift.
+
+    Attributes:
+      num_layers: dense layers; 2 in SimCLR, 3 in SimCLRv2, 1 for a linear projection.
+      hidden_dim: width of all layers but the last; as wide as the representation if None.
+      output_dim: width of the projection.
+      dtype: type of matrix products and activations.
+
+    Source: Chen et al. 2020, https://arxiv.org/abs/2006.10029, Section 2. The papers give
+    neither BatchNorm nor initialisation: both are the official code's.
+    """
+
+    num_layers: int = 3
+    hidden_dim: int | None = None
+    output_dim: int = 128
+    dtype: DTypeLike = jnp.float32
+
+    def __post_init__(self):
+        if self.num_layers < 1:
+            raise ValueError(
+                f"Projector num_layers must be at least 1 (2 in SimCLR, 3 in SimCLRv2), "
+                f"got {self.num_layers}; for no projector, use None in its place."
+            )
+        if self.output_dim < 1 or (self.hidden_dim is not None and self.hidden_dim < 1):
+            raise ValueError(
+                f"Projector widths must be at least 1 (hidden_dim=None, output_dim=128 are "
+                f"SimCLR's), got hidden_dim={self.hidden_dim}, output_dim={self.output_dim}."
+            )
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(
+        self, representation: Float[Array, "n d"], *, train: bool
+    ) -> tuple[Float[Array, "n _"], ...]:
+        """Returns what each layer puts out, after its relu; the projection is the last."""
+        x = representation
+        outputs = []
+        for i in range(1, self.num_layers + 1):
+            last = i == self.num_layers
+            x = nn.Dense(
+                self.output_dim if last else self.hidden_dim or representation.shape[-1],
+                use_bias=False,
+                dtype=self.dtype,
+                kernel_init=nn.initializers.normal(0.01),
+                name=f"dense{i}",
+            )(x)
+            x = norm(train=train, dtype=self.dtype, use_bias=not last, name=f"norm{i}")(x)
+            x = x if last else nn.relu(x)
+            outputs.append(x.astype(at_least_float32(self.dtype)))
+        return tuple(outputs)

@@ -1,0 +1,105 @@
+"""Convolution, BatchNorm and selective-kernel layers as SimCLR's ResNets use them."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+
+def at_least_float32(dtype: DTypeLike) -> Any:
+    """Returns the type for statistics and sums: float32, or `dtype` where it is wider."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+def conv(features: int, kernel: int, *, strides: int = 1, dtype: DTypeLike, name: str) -> nn.Conv:
+    """Returns a square convolution without bias, zero-padded by `kernel // 2` on every side.
+
+    With a stride, "SAME" would pad even inputs only at the bottom right; the official code
+    pads both sides. Initialisation is LeCun's, not He's, as in the official code.
+    """
+    return nn.Conv(
+        features,
+        (kernel, kernel),
+        strides=strides,
+        padding=kernel // 2,
+        use_bias=False,
+        dtype=dtype,
+        kernel_init=nn.initializers.lecun_normal(),
+        name=name,
+    )
+
+
+def norm(
+    *, train: bool, dtype: DTypeLike, name: str, zero_scale: bool = False, use_bias: bool = True
+) -> nn.BatchNorm:
+    """Returns BatchNorm over all rows and pixels; statistics are float32, the output `dtype`.
+
+    It names no mesh axis: under `jit` on a batch that is sharded over devices, the mean is
+    over the global batch, which is SimCLR's global BatchNorm. The biased variance serves
+    both the normalisation and the running average.
+    """
+    return nn.BatchNorm(
+        use_running_average=not train,
+        momentum=0.9,
+        epsilon=1e-5,
+        dtype=dtype,
+        use_bias=use_bias,
+        scale_init=nn.initializers.zeros if zero_scale else nn.initializers.ones,
+        name=name,
+    )
+
+
+class SelectiveKernel(nn.Module):
+    """Two parallel 3x3 convolutions, mixed per channel by what the whole image holds.
+
+    Takes the place of the 3x3 convolution and its BatchNorm in a bottleneck block. As in
+    SimCLRv2, both kernels are 3x3 and dense; Li et al. dilate or group them.
+
+    Attributes:
+      features: channels of each of the two streams, and of the output.
+      ratio: width of the squeezed descriptor relative to `features`; never below 32 channels.
+      strides: stride of the convolutions.
+      dtype: type of convolutions and activations.
+
+    Source: Li et al. 2019, https://arxiv.org/abs/1903.06586, Section 3.1.
+    """
+
+    features: int
+    ratio: int | float
+    strides: int = 1
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "n h w c"], *, train: bool
+    ) -> Float[Array, "n out_h out_w features"]:
+        """Returns the mixed streams."""
+        f, dtype = self.features, self.dtype
+        x = conv(2 * f, 3, strides=self.strides, dtype=dtype, name="conv")(x)
+        x = nn.relu(norm(train=train, dtype=dtype, name="norm")(x))
+        streams = x.reshape(*x.shape[:-1], 2, f)  # [n, h, w, 2, f]
+        squeezed = streams.sum(axis=-2).mean(axis=(1, 2), keepdims=True)  # [n, 1, 1, f]
+        squeezed = conv(max(int(f * self.ratio), 32), 1, dtype=dtype, name="squeeze_conv")(squeezed)
+        squeezed = nn.relu(norm(train=train, dtype=dtype, name="squeeze_norm")(squeezed))
+        logits = conv(2 * f, 1, dtype=dtype, name="select_conv")(squeezed)
+        logits = logits.reshape(*logits.shape[:-1], 2, f).astype(at_least_float32(dtype))
+        weights = nn.softmax(logits, axis=-2)  # [n, 1, 1, 2, f]: the two streams compete
+        return (streams * weights.astype(dtype)).sum(axis=-2)
+
+
+def average_pool_2x2(
+    x: Float[Array, "n h w c"], *, strides: int
+) -> Float[Array, "n out_h out_w c"]:
+    """Averages 2x2 windows, as ResNet-D does before the convolution of a shortcut.
+
+    With stride 2 a row and a column of zeros are added at the bottom right, which count in the
+    average where the size is odd. With stride 1 the windows at that edge average the real
+    pixels only, which is what repeating them does. Both follow the official code.
+    """
+    h, w = x.shape[1:3]
+    mode = "edge" if strides == 1 else "constant"
+    x = jnp.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)), mode=mode)
+    corners = [x[:, i : i + h : strides, j : j + w : strides] for i in (0, 1) for j in (0, 1)]
+    return (corners[0] + corners[1] + corners[2] + corners[3]) / 4

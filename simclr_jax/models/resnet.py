@@ -1,0 +1,210 @@
+"""ResNet encoders of SimCLR and SimCLRv2: depth 18 to 200, any width, selective kernels.
+
+He et al. 2015, https://arxiv.org/abs/1512.03385
+He et al. 2018, https://arxiv.org/abs/1812.01187 (ResNet-D stem and shortcuts)
+Chen et al. 2020, https://arxiv.org/abs/2006.10029 (SimCLRv2, wider and with selective kernels)
+"""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from simclr_jax.models.layers import (
+    SelectiveKernel,
+    at_least_float32,
+    average_pool_2x2,
+    conv,
+    norm,
+)
+
+STAGE_SIZES = {
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+    200: (3, 24, 36, 3),
+}
+BOTTLENECK_DEPTHS = frozenset({50, 101, 152, 200})
+# An image must keep at least 2x2 pixels before each layer that halves it, or that layer
+# would see nothing but padding beside one pixel: more than half of the total stride.
+SMALLEST_IMAGE_PX = {"imagenet": 17, "cifar": 5}
+
+
+class ResNet(nn.Module):
+    """A residual network that maps images to one vector each.
+
+    Attributes:
+      depth: layers with weights, a key of `STAGE_SIZES`.
+      width: multiplies the channels of every layer; 1, 2, 3 or 4 in the papers, at least 1/32.
+      sk_ratio: width of a selective kernel's descriptor, 0.0625 in SimCLRv2; 0 turns selective
+        kernels and the ResNet-D stem and shortcuts off. Depths 18 and 34 take the ResNet-D
+        changes only, as in the official code.
+      stem: "imagenet" (divides the image by 4) or "cifar" (keeps its size; for up to about
+        32 px, where it also replaces the stem of ResNet-D).
+      dtype: type of convolutions and activations, float32 or bfloat16. Parameters, BatchNorm
+        statistics and the returned representation are float32 in both cases.
+    """
+
+    depth: int
+    width: int | float = 1
+    sk_ratio: int | float = 0.0
+    stem: str = "imagenet"
+    dtype: DTypeLike = jnp.float32
+
+    def __post_init__(self):
+        if self.depth not in STAGE_SIZES:
+            raise ValueError(f"ResNet depth must be one of {[*STAGE_SIZES]}, got {self.depth}.")
+        if not self.width >= 1 / 32:
+            raise ValueError(
+                f"ResNet width multiplies 32 channels or more and must leave at least one, so "
+                f"it must be 1/32 or larger (1 is the standard), got {self.width}."
+            )
+        if not 0 <= self.sk_ratio <= 1:
+            raise ValueError(
+                f"ResNet sk_ratio must lie in [0, 1] (0 is off, 0.0625 is SimCLRv2's), "
+                f"got {self.sk_ratio}."
+            )
+        if self.stem not in SMALLEST_IMAGE_PX:
+            raise ValueError(
+                f"ResNet stem must be one of {[*SMALLEST_IMAGE_PX]}, got {self.stem!r}."
+            )
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, images: Float[Array, "n h w c"], *, train: bool) -> Float[Array, "n d"]:
+        """Returns the representation of each image.
+
+        Args:
+          images: pixels in [0, 1], without mean or variance normalisation.
+          train: normalise with the statistics of this batch and move the running ones.
+
+        Raises:
+          ValueError: if the images are too small for the stem and the four stages.
+        """
+        _check_image_size(images.shape[1:3], self.stem)
+        x = self._stem(images.astype(self.dtype), train=train)
+        for i, num_blocks in enumerate(STAGE_SIZES[self.depth]):
+            x = Stage(
+                features=int(64 * 2**i * self.width),
+                num_blocks=num_blocks,
+                strides=1 if i == 0 else 2,
+                bottleneck=self.depth in BOTTLENECK_DEPTHS,
+                sk_ratio=self.sk_ratio,
+                dtype=self.dtype,
+                name=f"stage{i + 1}",
+            )(x, train=train)
+        return x.mean(axis=(1, 2), dtype=at_least_float32(self.dtype))
+
+    def _stem(self, x: Array, *, train: bool) -> Array:
+        def conv_norm_relu(x, width, kernel, strides, suffix=""):
+            features = int(width * self.width)
+            x = conv(
+                features, kernel, strides=strides, dtype=self.dtype, name=f"stem_conv{suffix}"
+            )(x)
+            return nn.relu(norm(train=train, dtype=self.dtype, name=f"stem_norm{suffix}")(x))
+
+        if self.stem == "cifar":
+            return conv_norm_relu(x, 64, 3, 1)
+        if self.sk_ratio == 0:
+            x = conv_norm_relu(x, 64, 7, 2)
+        else:
+            x = conv_norm_relu(x, 32, 3, 2, "1")
+            x = conv_norm_relu(x, 32, 3, 1, "2")
+            x = conv_norm_relu(x, 64, 3, 1, "3")
+        # "SAME" pads an even image at the bottom right only, unlike torchvision.
+        return nn.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding="SAME")
+
+
+class Stage(nn.Module):
+    """Residual blocks of one width; the first one changes size and channels."""
+
+    features: int
+    num_blocks: int
+    strides: int
+    bottleneck: bool
+    sk_ratio: int | float
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "n h w c"], *, train: bool
+    ) -> Float[Array, "n out_h out_w out_c"]:
+        """Returns the output of the last block."""
+        for i in range(self.num_blocks):
+            x = ResidualBlock(
+                features=self.features,
+                strides=self.strides if i == 0 else 1,
+                project=i == 0,  # also where the shapes agree: stage 1 of depth 18 and 34
+                bottleneck=self.bottleneck,
+                sk_ratio=self.sk_ratio,
+                dtype=self.dtype,
+                name=f"block{i}",
+            )(x, train=train)
+        return x
+
+
+class ResidualBlock(nn.Module):
+    """A branch of two 3x3 convolutions, or of 1x1, 3x3, 1x1, added to a shortcut.
+
+    Attributes:
+      features: channels of the 3x3 convolutions; a bottleneck puts out four times as many.
+      strides: stride of the first 3x3 convolution and of the shortcut.
+      project: whether the shortcut is a 1x1 convolution or the input itself.
+      bottleneck: which of the two branches.
+      sk_ratio: see `ResNet`.
+      dtype: type of convolutions and activations.
+    """
+
+    features: int
+    strides: int
+    project: bool
+    bottleneck: bool
+    sk_ratio: int | float
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "n h w c"], *, train: bool
+    ) -> Float[Array, "n out_h out_w out_c"]:
+        """Returns relu(shortcut + branch); the branch starts as zero at initialisation."""
+        f, s = self.features, self.strides
+        if self.bottleneck:
+            layers = ((f, 1, 1), (f, 3, s), (4 * f, 1, 1))
+        else:
+            layers = ((f, 3, s), (f, 3, 1))
+        y = x
+        for i, (features, kernel, strides) in enumerate(layers, start=1):
+            if self.bottleneck and kernel == 3 and self.sk_ratio > 0:
+                y = SelectiveKernel(f, self.sk_ratio, strides, self.dtype, name="sk")(
+                    y, train=train
+                )
+                continue
+            last = i == len(layers)
+            y = conv(features, kernel, strides=strides, dtype=self.dtype, name=f"conv{i}")(y)
+            y = norm(train=train, dtype=self.dtype, zero_scale=last, name=f"norm{i}")(y)
+            y = y if last else nn.relu(y)
+        return nn.relu(self._shortcut(x, layers[-1][0], train=train) + y)
+
+    def _shortcut(self, x: Array, features: int, *, train: bool) -> Array:
+        if not self.project:
+            return x
+        strides = self.strides
+        if self.sk_ratio > 0:  # ResNet-D: average before, rather than skip three pixels in four
+            x, strides = average_pool_2x2(x, strides=strides), 1
+        x = conv(features, 1, strides=strides, dtype=self.dtype, name="shortcut_conv")(x)
+        return norm(train=train, dtype=self.dtype, name="shortcut_norm")(x)
+
+
+def _check_image_size(size: tuple[int, ...], stem: str) -> None:
+    smallest = SMALLEST_IMAGE_PX[stem]
+    if min(size) >= smallest:
+        return
+    cure = f"use at least {smallest} px on each side"
+    if stem == "imagenet":
+        cure += f", or stem='cifar', which takes {SMALLEST_IMAGE_PX['cifar']} px and more"
+    raise ValueError(
+        f"Images of {size[0]}x{size[1]} px are too small for ResNet with stem={stem!r}: the last "
+        f"stage would halve a single pixel. Instead, {cure}."
+    )

@@ -1,0 +1,84 @@
+"""Learning-rate schedule and step counts of the SimCLR papers."""
+
+import math
+
+import jax.numpy as jnp
+import optax
+
+
+def num_train_steps(num_examples: int, batch_size: int, epochs: int) -> int:
+    """Returns the optimizer steps of a run; the official code adds one to the full batches."""
+    if epochs < 1:
+        raise ValueError(f"epochs={epochs}; a run needs at least 1.")
+    return num_examples * epochs // batch_size + 1
+
+
+def num_warmup_steps(num_examples: int, batch_size: int, warmup_epochs: float) -> int:
+    """Returns the steps of linear warm-up, rounded as the official code rounds them."""
+    return round(warmup_epochs * num_examples // batch_size)
+
+
+def peak_rate(base_lr: float, batch_size: int, scaling: str) -> float:
+    """Returns the learning rate after warm-up.
+
+    Args:
+      base_lr: the rate as papers quote it.
+      batch_size: images in the global batch.
+      scaling: "linear", base_lr * batch_size / 256; "sqrt", base_lr * sqrt(batch_size)
+        (SimCLR, Appendix B.1); "none", base_lr itself (usual for AdamW).
+
+    Raises:
+      ValueError: if scaling is none of the three.
+    """
+    if scaling == "linear":
+        return base_lr * batch_size / 256
+    if scaling == "sqrt":
+        return base_lr * math.sqrt(batch_size)
+    if scaling == "none":
+        return base_lr
+    raise ValueError(f"scaling={scaling!r}; it must be 'linear', 'sqrt' or 'none'.")
+
+
+def warmup_cosine(*, peak: float, total_steps: int, warmup_steps: int) -> optax.Schedule:
+    """Linear warm-up from 0, then half a cosine down to 0 (Loshchilov & Hutter 2017).
+
+    Step 0 has rate 0 when there is a warm-up, step `warmup_steps` has the peak, and
+    every step from `total_steps` on has 0. All counts are optimizer steps.
+
+    Raises:
+      ValueError: if the warm-up is negative or not shorter than the run.
+    """
+    if not 0 <= warmup_steps < total_steps:
+        raise ValueError(
+            f"A warm-up of {warmup_steps} steps does not fit into a run of {total_steps}; "
+            "lower warmup_epochs or raise epochs."
+        )
+
+    def schedule(count):
+        warm = peak * count / max(warmup_steps, 1)
+        done = jnp.clip((count - warmup_steps) / (total_steps - warmup_steps), 0.0, 1.0)
+        cosine = peak * 0.5 * (1.0 + jnp.cos(jnp.pi * done))
+        return jnp.where(count < warmup_steps, warm, cosine)
+
+    return schedule
+
+
+def recipe_schedule(
+    num_examples: int,
+    batch_size: int,
+    epochs: int,
+    *,
+    base_lr: float,
+    scaling: str = "linear",
+    warmup_epochs: float = 10.0,
+) -> optax.Schedule:
+    """Returns the schedule of a run that is described in epochs; see the functions above.
+
+    Raises:
+      ValueError: if an argument of theirs is out of range.
+    """
+    return warmup_cosine(
+        peak=peak_rate(base_lr, batch_size, scaling),
+        total_steps=num_train_steps(num_examples, batch_size, epochs),
+        warmup_steps=num_warmup_steps(num_examples, batch_size, warmup_epochs),
+    )

@@ -1,0 +1,1 @@
+"""The device mesh, and where each array lives on it."""

@@ -1,0 +1,66 @@
+"""What a report is made of: plain data, read from a workdir by the command line."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+
+
+@dataclasses.dataclass(frozen=True)
+class Embedding:
+    """Test images as the trained encoder sees them.
+
+    Attributes:
+      features: one row per image, any scale; compared by cosine.
+      labels: index into the report's class names, -1 where unknown.
+      names: what to call each image, such as a file name; any characters.
+      thumbnails: one small picture per image, for the nearest neighbours.
+    """
+
+    features: Float[np.ndarray, "n d"]
+    labels: Int[np.ndarray, " n"]
+    names: Sequence[str]
+    thumbnails: UInt8[np.ndarray, "n h w 3"]
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportContents:
+    """Everything that `write_report` shows; an empty part is explained on the page.
+
+    Attributes:
+      title: heading of the page, such as "SimCLR on digits".
+      dataset: name of the training images, or the folder that they came from.
+      num_images: training images per epoch.
+      encoder: description in words, such as "ResNet-18, width 0.5, CIFAR stem".
+      num_params: parameters of the encoder, without the projector.
+      epochs: passes over the training images so far.
+      batch_size: images (pairs of views) in the global batch.
+      devices: description in words, such as "1 x cpu".
+      wall_seconds: time spent in training, None if unknown.
+      labels_used: which labels pretraining saw.
+      config: the resolved config, nested.
+      metrics: rows of `metrics.jsonl`; any key may be missing from any row.
+      results: rows of `results.json`.
+      class_names: names by label, empty if the data has none.
+      embedding: features of test images, None if not computed.
+      view_pairs: augmented pairs, two views of each of m training images.
+    """
+
+    title: str
+    dataset: str
+    num_images: int
+    encoder: str
+    num_params: int
+    epochs: float | int
+    batch_size: int
+    devices: str
+    wall_seconds: float | int | None = None
+    labels_used: str = "none"
+    config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    metrics: Sequence[Mapping[str, Any]] = ()
+    results: Sequence[Mapping[str, Any]] = ()
+    class_names: Sequence[str] = ()
+    embedding: Embedding | None = None
+    view_pairs: UInt8[np.ndarray, "m 2 h w 3"] | None = None

@@ -1,0 +1,181 @@
+"""The report of one run: a single HTML file that loads nothing and runs nothing.
+
+The page carries a Content-Security-Policy that forbids scripts and any request, so a file name
+made to attack a reader has nothing to reach even if escaping had a hole.
+"""
+
+import importlib.resources
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from simclr_jax.core.errors import UserError
+from simclr_jax.report import markup, results, training
+from simclr_jax.report.contents import Embedding, ReportContents
+from simclr_jax.report.embedding import map_section, neighbors_section
+
+__all__ = ["Embedding", "ReportContents", "render", "write_report"]
+
+MAX_PAIRS = 12
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+def write_report(contents: ReportContents, path: str | os.PathLike[str]) -> None:
+    """Writes the report to `path`; an existing file is replaced only by a complete one.
+
+    Raises:
+      UserError: if the file cannot be written there.
+    """
+    text = render(contents)
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    except OSError as error:
+        raise UserError(
+            f"Cannot write the report {str(path)!r}: {error.strerror}. Give the path of a file in"
+            " a directory that exists and is writable, with room for about 1 MB."
+        ) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def render(contents: ReportContents) -> str:
+    """Returns the report as one HTML document."""
+    style = importlib.resources.files("simclr_jax.report").joinpath("style.css").read_text("utf-8")
+    title = markup.escape(contents.title)
+    body = "\n".join(
+        (
+            _header(contents),
+            results.results_section(contents.results, len(contents.class_names)),
+            training.training_section(contents.metrics),
+            map_section(contents.embedding, contents.class_names),
+            neighbors_section(contents.embedding, contents.class_names),
+            _pairs_section(contents.view_pairs),
+            _config_section(contents.config),
+        )
+    )
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{title}</title>
+<style>
+{style}</style>
+</head>
+<body>
+<main>
+{body}
+</main>
+</body>
+</html>
+"""
+
+
+def config_text(config: Mapping[str, Any], indent: str = "") -> str:
+    """Returns a nested config as indented "key: value" lines; plain text."""
+    lines = []
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            lines.append(f"{indent}{key}:\n{config_text(value, indent + '  ')}")
+        else:
+            lines.append(f"{indent}{key}: {json.dumps(value, default=str, ensure_ascii=False)}")
+    return "\n".join(lines)
+
+
+def _header(contents: ReportContents) -> str:
+    finding = results.headline(contents.results) or "No finding yet: the encoder was not judged."
+    facts = {
+        "Trained on": f"{contents.dataset}, {markup.count(contents.num_images)} images",
+        "Labels used": contents.labels_used,
+        "Encoder": f"{contents.encoder}, {markup.count(contents.num_params)} parameters",
+        "Training": f"{contents.epochs:g} epochs, batch {markup.count(contents.batch_size)}",
+        "Time": "unknown" if contents.wall_seconds is None else duration(contents.wall_seconds),
+        "Devices": contents.devices,
+    }
+    rows = "\n".join(
+        f"<div><dt>{name}</dt><dd>{markup.escape(value)}</dd></div>"
+        for name, value in facts.items()
+    )
+    return (
+        f"<header>\n<h1>{markup.escape(contents.title)}</h1>\n"
+        f'<p class="headline">{finding}</p>\n{_key_figures(contents)}\n'
+        f'<dl class="facts">\n{rows}\n</dl>\n</header>'
+    )
+
+
+def _key_figures(contents: ReportContents) -> str:
+    """Returns the few numbers to remember, each with what it is compared with."""
+    tiles = []
+    judged = [row for row in contents.results if row["features"] == "encoder"]
+    for protocol in results.PROTOCOLS:
+        rows = sorted(
+            (row for row in judged if row["protocol"] == protocol),
+            key=lambda row: row["num_train"],
+        )
+        for row in rows[:1] + rows[1:][-1:]:  # fewest and most labels
+            what = f"{results.protocol_name(protocol)}, {markup.count(row['num_train'])} labels"
+            tiles.append((markup.percent(row["top1"]), what))
+    loss = training.series(contents.metrics, "loss")
+    chance = training.series(contents.metrics, "loss_chance")
+    if loss is not None:
+        beside = f" (chance {chance.y[-1]:.3g})" if chance is not None else ""
+        tiles.append((f"{loss.y[-1]:.3g}", f"final loss{beside}"))
+    speed = training.series(contents.metrics, "pairs_per_second")
+    if speed is not None:
+        tiles.append((markup.count(float(np.median(speed.y))), "image pairs per second"))
+    items = "".join(f"<li><strong>{value}</strong>{what}</li>" for value, what in tiles)
+    return f'<ul class="figures">{items}</ul>' if tiles else ""
+
+
+def duration(seconds: float | int) -> str:
+    """Returns a time as "8 min 12 s", "3 h 5 min" or "2 d 4 h"."""
+    left = round(seconds)
+    for (size, unit), (small, small_unit) in (
+        ((86400, "d"), (3600, "h")),
+        ((3600, "h"), (60, "min")),
+        ((60, "min"), (1, "s")),
+    ):
+        if left >= size:
+            return f"{left // size} {unit} {left % size // small} {small_unit}"
+    return f"{left} s"
+
+
+def _pairs_section(pairs: UInt8[np.ndarray, "m 2 h w 3"] | None) -> str:
+    heading = ("views", "What the encoder was trained to match")
+    if pairs is None or not len(pairs):
+        return markup.section(*heading, markup.missing("No augmented views were drawn."))
+    cards = "".join(
+        "<li>"
+        + "".join(
+            markup.picture(view, f"Pair {i + 1}, view {v + 1}") for v, view in enumerate(pair)
+        )
+        + "</li>"
+        for i, pair in enumerate(pairs[:MAX_PAIRS])
+    )
+    return markup.section(
+        *heading,
+        '<p class="note">Two random views of each of some training images, as the encoder sees'
+        " them. You should be able to tell that both show the same thing, and not from colour"
+        " alone: a pair you cannot match teaches nothing, a pair of equal pictures as little.</p>",
+        f'<ul class="pairs">{cards}</ul>',
+    )
+
+
+def _config_section(config: Mapping[str, Any]) -> str:
+    heading = ("config", "Settings")
+    if not config:
+        return markup.section(*heading, markup.missing("The config of this run was not found."))
+    text = markup.escape(config_text(config))
+    return markup.section(
+        *heading, f"<details><summary>The resolved config</summary><pre>{text}</pre></details>"
+    )

@@ -1,0 +1,196 @@
+"""The finding in one sentence, and accuracy over the number of labels as chart and table."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from simclr_jax.report import figures, markup
+from simclr_jax.report.figures import Curve
+
+Row: TypeAlias = Mapping[str, Any]
+# Name in results.json -> (name on the page, colour, marker), best expected first.
+FEATURES = {
+    "encoder": ("trained encoder", "encoder", "o"),
+    "pixels": ("raw pixels", "pixels", "s"),
+    "random_encoder": ("untrained encoder", "random", "^"),
+}
+PROTOCOLS = {"linear": "linear probe", "knn": "kNN"}
+NOT_JUDGED = (
+    "The encoder has not been judged yet: run <code>python -m simclr_jax evaluate</code> on this"
+    " workdir, then make the report again. It needs labelled images."
+)
+
+
+def features_name(features: str) -> str:
+    """Returns what the page calls a kind of features; plain text."""
+    return FEATURES[features][0] if features in FEATURES else features
+
+
+def protocol_name(protocol: str) -> str:
+    """Returns what the page calls a protocol; plain text."""
+    return PROTOCOLS.get(protocol, protocol)
+
+
+def few_label_rows(results: Sequence[Row]) -> list[Row]:
+    """Returns rows of one protocol at the fewest labels, the trained encoder's first.
+
+    The protocol is the linear probe if it ran. Empty if no encoder was judged.
+    """
+    judged = [row for row in results if row["features"] == "encoder"]
+    if not judged:
+        return []
+    order = list(PROTOCOLS)
+    rank = lambda row: order.index(row["protocol"]) if row["protocol"] in order else len(order)
+    best = min(judged, key=lambda row: (rank(row), row["num_train"]))
+    others = [
+        row
+        for row in results
+        if row["features"] != "encoder"
+        and (row["protocol"], row["num_train"]) == (best["protocol"], best["num_train"])
+    ]
+    return [best, *others]
+
+
+def headline(results: Sequence[Row]) -> str:
+    """Returns the finding as one sentence of HTML, "" if there is none yet."""
+    rows = few_label_rows(results)
+    if not rows:
+        return ""
+    best, *others = rows
+    name = markup.escape(protocol_name(best["protocol"]))
+    article = "a " if best["protocol"] == "linear" else ""
+    sentence = (
+        f"With {markup.count(best['num_train'])} labels, {article}{name} on the trained encoder's"
+        f" features classifies <strong>{markup.percent(best['top1'])}</strong> of the test"
+        " images correctly"
+    )
+    rivals = ", ".join(
+        f"{markup.escape(features_name(row['features']))}: {markup.percent(row['top1'])}"
+        for row in others
+    )
+    return sentence + (f" ({rivals})." if rivals else ".")
+
+
+def results_section(results: Sequence[Row], num_classes: int) -> str:
+    """Returns the section; `num_classes` gives the accuracy of a guess, 0 if unknown."""
+    if not results:
+        return markup.section("results", "What it learned", markup.missing(NOT_JUDGED))
+    kinds = _kinds(results)
+    items = [
+        (f"var(--{color})", marker, features_name(kind)) for kind, (color, marker) in kinds.items()
+    ]
+    protocols = sorted({row["protocol"] for row in results}, key=_position(PROTOCOLS))
+    charts = "\n".join(
+        _chart(f"labels{i}", protocol, results, num_classes) for i, protocol in enumerate(protocols)
+    )
+    draws = sorted({row["draws"] for row in results if row.get("draws", 1) > 1})
+    spread = (
+        f"&plusmn; is the standard deviation over {' or '.join(map(str, draws))} draws of the"
+        " labelled images; a row without it was measured once. "
+        if draws
+        else ""
+    )
+    tests = sorted({row["num_test"] for row in results if "num_test" in row})
+    on_what = f"Top-1 accuracy in % on {' or '.join(map(markup.count, tests))} test images. "
+    return markup.section(
+        "results",
+        "What it learned",
+        "<p>The encoder is frozen. A linear probe fits one layer to the labels; kNN fits nothing"
+        " and lets the nearest labelled images vote. Raw pixels and the same network before"
+        " training show what is there without pretraining.</p>",
+        markup.legend(items),
+        f'<div class="charts">\n{charts}\n</div>',
+        _table(results, protocols, list(kinds)),
+        f'<p class="note">{on_what if tests else ""}{spread}Bold: best of its column and'
+        " protocol.</p>",
+    )
+
+
+def _position(known: Mapping[str, Any]) -> Any:
+    order = list(known)
+    return lambda name: (order.index(name) if name in order else len(order), name)
+
+
+def _kinds(results: Sequence[Row]) -> dict[str, tuple[str, str]]:
+    """Returns colour and marker of each kind of features present, in the page's order."""
+    present = sorted({row["features"] for row in results}, key=_position(FEATURES))
+    return {kind: FEATURES.get(kind, ("", "ink", "D"))[1:] for kind in present}
+
+
+def _tick(row: Row) -> str:
+    share = f"\n{100 * row['label_fraction']:g} %" if "label_fraction" in row else ""
+    return markup.count(row["num_train"]) + share
+
+
+def _chart(name: str, protocol: str, results: Sequence[Row], num_classes: int) -> str:
+    rows = [row for row in results if row["protocol"] == protocol]
+    curves = []
+    # Reversed: the trained encoder is drawn last, on top.
+    for kind, (color, marker) in reversed(_kinds(rows).items()):
+        points = sorted(
+            (row["num_train"], 100 * row["top1"], 100 * (row.get("top1_std") or 0.0))
+            for row in rows
+            if row["features"] == kind
+        )
+        x, y, error = np.array(points, np.float64).T
+        curves.append(Curve(x, y, color, marker, error=error))
+    title = f"Test accuracy, {markup.escape(protocol_name(protocol))}"
+    svg = figures.label_chart(
+        name,
+        f"Accuracy of {protocol_name(protocol)} over the number of labels",
+        curves,
+        ticks=sorted({row["num_train"]: _tick(row) for row in rows}.items()),
+        chance=100 / num_classes if num_classes else None,
+    )
+    kinds = {row["features"] for row in rows}
+    caption = []
+    if {"encoder", "pixels"} <= kinds:
+        caption.append("Blue circles above orange squares: the features beat raw pixels.")
+    if {"encoder", "random_encoder"} <= kinds:
+        caption.append("The gap down to the grey triangles is what training added.")
+    return markup.figure(title, svg, " ".join(caption))
+
+
+def _table(results: Sequence[Row], protocols: Sequence[str], kinds: Sequence[str]) -> str:
+    cells = {(row["protocol"], row["features"], row["num_train"]): row for row in results}
+    columns = sorted({row["num_train"]: row for row in results}.items())
+    lines = []
+    for protocol in protocols:
+        present = [kind for kind in kinds if any(key[:2] == (protocol, kind) for key in cells)]
+        best = {
+            size: max(
+                (cells[key]["top1"] for key in cells if key[0] == protocol and key[2] == size),
+                default=None,
+            )
+            for size, _ in columns
+        }
+        lines.append(
+            f'<tr class="group"><th colspan="{len(columns) + 1}" scope="rowgroup">'
+            f"{markup.escape(protocol_name(protocol))}</th></tr>"
+        )
+        for kind in present:
+            values = "".join(
+                _cell(cells.get((protocol, kind, size)), best[size]) for size, _ in columns
+            )
+            lines.append(
+                f'<tr><th scope="row">{markup.escape(features_name(kind))}</th>{values}</tr>'
+            )
+    heads = "".join(
+        f'<th scope="col">{_tick(row).replace(chr(10), "<br>")}</th>' for _, row in columns
+    )
+    return (
+        '<div class="scroll"><table>\n<thead><tr><th scope="col">Top-1, %,<br>by labels</th>'
+        f"{heads}</tr></thead>\n<tbody>\n" + "\n".join(lines) + "\n</tbody></table></div>"
+    )
+
+
+def _cell(row: Row | None, best: float | None) -> str:
+    if row is None:
+        return '<td class="number">&ndash;</td>'
+    value = f"{100 * row['top1']:.1f}"
+    if row["top1"] == best:
+        value = f"<strong>{value}</strong>"
+    if row.get("top1_std") and row.get("draws", 1) > 1:
+        value += f' <span class="spread">&plusmn;&nbsp;{100 * row["top1_std"]:.1f}</span>'
+    return f'<td class="number">{value}</td>'

@@ -1,0 +1,145 @@
+"""The section on training: loss against chance, accuracies, learning rate, throughput."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from simclr_jax.report import figures, markup
+from simclr_jax.report.figures import Curve
+
+MAX_POINTS = 300  # on a curve; a longer run is averaged down to this
+
+
+class Series(NamedTuple):
+    """One metric over time."""
+
+    x: Float[np.ndarray, " n"]
+    y: Float[np.ndarray, " n"]
+    unit: str  # of x: "epoch", or "step" where a row has no epoch
+
+
+def series(metrics: Sequence[Mapping[str, Any]], key: str) -> Series | None:
+    """Returns the finite values of one metric in order of step, None if it has none.
+
+    A step that was logged twice (a run that was resumed) counts once, as logged last.
+    """
+    rows = {
+        row["step"]: row
+        for row in metrics
+        if "step" in row and isinstance(row.get(key), int | float) and np.isfinite(row[key])
+    }
+    if not rows:
+        return None
+    ordered = [rows[step] for step in sorted(rows)]
+    unit = "epoch" if all("epoch" in row for row in ordered) else "step"
+    x = np.array([row[unit] for row in ordered], np.float64)
+    y = np.array([row[key] for row in ordered], np.float64)
+    if len(x) > MAX_POINTS:
+        x, y = (
+            np.array([part.mean() for part in np.array_split(values, MAX_POINTS)])
+            for values in (x, y)
+        )
+    return Series(x, y, unit)
+
+
+def training_section(metrics: Sequence[Mapping[str, Any]]) -> str:
+    """Returns the section, with one chart for each metric that was logged."""
+    charts = [
+        chart
+        for chart in (_loss(metrics), _accuracy(metrics), _rate(metrics), _throughput(metrics))
+        if chart
+    ]
+    if not charts:
+        body = markup.missing("No metrics yet: they appear once training has logged a step.")
+    else:
+        body = '<div class="charts">\n' + "\n".join(charts) + "\n</div>"
+    return markup.section("training", "Training", body)
+
+
+def _loss(metrics: Sequence[Mapping[str, Any]]) -> str:
+    loss, chance = series(metrics, "loss"), series(metrics, "loss_chance")
+    if loss is None:
+        return ""
+    curves = [Curve(loss.x, loss.y, "encoder")]
+    caption = f"Ends at {loss.y[-1]:.3g}. "
+    if chance is None:
+        caption += "No chance level was logged for this method."
+    else:
+        note = f"chance: {chance.y[-1]:.3g}"
+        curves.append(Curve(chance.x, chance.y, "muted", line="--", note=note))
+        if loss.y[-1] < chance.y[-1]:
+            caption += (
+                "Look for a curve that falls below the dashed chance line, ln(2b &minus; 1)"
+                " for a batch of b images: then two views of one image are told from the rest."
+            )
+        else:
+            caption += (
+                "It has not fallen below the dashed chance line, ln(2b &minus; 1) for a batch"
+                " of b images: nothing has been learned yet."
+            )
+    svg = figures.line_chart(
+        "loss", "Training loss and its chance level", curves, x_label=loss.unit
+    )
+    return markup.figure("Loss, nats per view", svg, caption)
+
+
+def _accuracy(metrics: Sequence[Mapping[str, Any]]) -> str:
+    pairs, knn = series(metrics, "contrastive_accuracy"), series(metrics, "knn_top1")
+    curves, items, caption = [], [], []
+    if knn is not None:
+        curves.append(Curve(knn.x, 100 * knn.y, "pixels", marker="s"))
+        items.append(("var(--pixels)", "s", "online kNN, held-out images"))
+        caption.append(
+            f"Online kNN ends at {markup.percent(knn.y[-1])}: it should climb as the loss falls."
+        )
+    if pairs is not None:
+        curves.append(Curve(pairs.x, 100 * pairs.y, "encoder"))
+        items.append(("var(--encoder)", "-", "pairs matched in the batch"))
+        caption.append("Pairs matched: how often a view's nearest in the batch is its partner.")
+    if not curves:
+        return ""
+    if knn is None:
+        caption.append("No online kNN ran in this training.")
+    unit = next(known.unit for known in (pairs, knn) if known is not None)
+    svg = figures.line_chart(
+        "accuracy", "Accuracy during training", curves, x_label=unit, from_zero=True
+    )
+    return markup.figure("Accuracy, %", markup.legend(items) + svg, " ".join(caption))
+
+
+def _rate(metrics: Sequence[Mapping[str, Any]]) -> str:
+    rate = series(metrics, "lr")
+    if rate is None:
+        return ""
+    svg = figures.line_chart(
+        "rate",
+        "Learning rate",
+        [Curve(rate.x, rate.y, "encoder")],
+        x_label=rate.unit,
+        from_zero=True,
+    )
+    caption = (
+        f"Peaks at {rate.y.max():.3g}, ends at {rate.y[-1]:.2g}. Where the loss jumps as the rate"
+        " peaks, a lower rate or a longer warm-up helps."
+    )
+    return markup.figure("Learning rate", svg, caption)
+
+
+def _throughput(metrics: Sequence[Mapping[str, Any]]) -> str:
+    speed = series(metrics, "pairs_per_second")
+    if speed is None:
+        return ""
+    svg = figures.line_chart(
+        "throughput",
+        "Image pairs per second",
+        [Curve(speed.x, speed.y, "encoder")],
+        x_label=speed.unit,
+        from_zero=True,
+    )
+    caption = (
+        f"Median {markup.count(float(np.median(speed.y)))} pairs/s. Flat is good; a dip is"
+        " compilation, a checkpoint, an evaluation, or another program on the machine."
+    )
+    return markup.figure("Throughput, image pairs per second", svg, caption)

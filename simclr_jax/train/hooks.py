@@ -1,0 +1,143 @@
+"""Hooks of the loop: metrics and progress, and an orderly stop on SIGTERM."""
+
+import datetime
+import logging
+import signal
+import sys
+import time
+
+import jax
+import optax
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from simclr_jax.core.state import TrainState
+from simclr_jax.core.types import Metrics
+from simclr_jax.train.checkpoint import SaveCheckpoint
+from simclr_jax.train.metrics import MetricsWriter
+
+log = logging.getLogger(__name__)
+SECONDS_BETWEEN_LINES = 10.0  # of plain progress in a log file
+
+
+class Terminated(Exception):  # noqa: N818 - it is no error: the run was asked to stop
+    """The run stopped on SIGTERM, after a checkpoint at `step`."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"Stopped by SIGTERM after a checkpoint at step {step}.")
+        self.step = step
+
+
+class StopOnSigterm:
+    """Hook: after SIGTERM, finishes the step, saves a checkpoint and raises `Terminated`."""
+
+    def __init__(self, save_checkpoint: SaveCheckpoint) -> None:
+        self._save_checkpoint = save_checkpoint
+        self._asked = False
+        signal.signal(signal.SIGTERM, self._on_signal)
+
+    def _on_signal(self, signum: int, frame: object) -> None:
+        del signum, frame
+        self._asked = True
+
+    def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
+        """Stops the run if SIGTERM has come since the last step."""
+        if self._asked:
+            self._save_checkpoint.save(step, state, metrics)
+            raise Terminated(step)
+
+
+class LogMetrics:
+    """Hook: writes metrics every `every` steps, and shows progress with the time left.
+
+    On a terminal progress is a bar that stays at the bottom; in a log file it is a plain
+    line every ten seconds or so.
+    """
+
+    def __init__(
+        self,
+        writer: MetricsWriter,
+        schedule: optax.Schedule,
+        *,
+        every: int,
+        first_step: int,
+        num_steps: int,
+        batch_size: int,
+        num_examples: int,
+    ) -> None:
+        self._writer = writer
+        self._schedule = schedule
+        self._every = every
+        self._num_steps = num_steps
+        self._batch_size = batch_size
+        self._num_examples = num_examples
+        self._seconds_before = writer.last_row.get("seconds", 0.0)  # of a resumed run
+        self._start = self._logged_at = self._printed_at = time.monotonic()
+        self._first_step = self._logged_step = first_step
+        self._bar: Progress | None = None
+        if sys.stderr.isatty():
+            columns = (
+                TextColumn("step"),
+                MofNCompleteColumn(),
+                BarColumn(),
+                TextColumn("{task.fields[note]}"),
+                TimeRemainingColumn(),
+            )
+            self._bar = Progress(*columns, console=Console(stderr=True))
+            self._task = self._bar.add_task("", total=num_steps, completed=first_step, note="")
+            self._bar.start()
+
+    def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
+        """Logs and shows what is due at this step."""
+        del state
+        last = step == self._num_steps
+        # The first step's line shows at once that the run is alive, and how long it compiled.
+        due = step % self._every == 0 or last or step == self._first_step + 1
+        if due or self._writer.pending:
+            self._log(step, metrics, last=last)
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step)
+
+    def close(self) -> None:
+        """Takes the bar off the terminal."""
+        if self._bar is not None:
+            self._bar.stop()
+
+    def _log(self, step: int, metrics: Metrics, *, last: bool) -> None:
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        now = time.monotonic()  # after the wait for the device
+        timed: dict[str, float] = {}
+        if self._logged_step > self._first_step:  # the first step's time is that of the compiler
+            seconds = now - self._logged_at - self._writer.pending.get("eval_seconds", 0.0)
+            timed["pairs_per_second"] = (step - self._logged_step) * self._batch_size / seconds
+        row = self._writer.write(
+            step,
+            {
+                "epoch": step * self._batch_size / self._num_examples,
+                **values,
+                "lr": float(self._schedule(step - 1)),
+                **timed,
+                "seconds": self._seconds_before + now - self._start,
+            },
+        )
+        self._logged_step, self._logged_at = step, now
+        note = _note(row)
+        if self._bar is not None:
+            self._bar.update(self._task, note=note)
+        elif not timed or last or now - self._printed_at >= SECONDS_BETWEEN_LINES:
+            self._printed_at = now
+            if timed:
+                left = (self._num_steps - step) * self._batch_size / timed["pairs_per_second"]
+                note += f"  left {datetime.timedelta(seconds=round(left))}"
+            log.info("step %d/%d  %s", step, self._num_steps, note)
+
+
+def _note(row: dict[str, float]) -> str:
+    parts = [f"epoch {row['epoch']:.1f}", f"loss {row['loss']:.3f}"]
+    if "loss_chance" in row:
+        parts.append(f"(chance {row['loss_chance']:.3f})")
+    if "knn_top1" in row:
+        parts.append(f"kNN {row['knn_top1']:.1%}")
+    if "pairs_per_second" in row:
+        parts.append(f"{row['pairs_per_second']:.0f} images/s")
+    return "  ".join(parts)

@@ -1,0 +1,65 @@
+"""The one loop: pretraining, fine-tuning and distillation differ only in `step`."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeAlias
+
+import jax
+
+from simclr_jax.core.state import TrainState
+from simclr_jax.core.types import Batch, Metrics
+from simclr_jax.train.step import TrainStep
+
+Hook: TypeAlias = Callable[[int, TrainState, Metrics], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class RunLength:
+    """How long a run is, how often it reports, and from which seed it starts.
+
+    Attributes:
+      epochs: passes over the training images.
+      seed: of the parameters, the order of images and the augmentations.
+      log_every: steps between two lines of metrics.
+      checkpoint_every: steps between two checkpoints; the last step is always saved.
+      keep_checkpoints: how many of the newest checkpoints stay.
+    """
+
+    epochs: int
+    seed: int = 0
+    log_every: int = 50
+    checkpoint_every: int = 1000
+    keep_checkpoints: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "log_every", "checkpoint_every", "keep_checkpoints"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}; it must be at least 1.")
+
+
+def fit(
+    state: TrainState,
+    step: TrainStep,
+    batches: Iterator[Batch],
+    *,
+    num_steps: int,
+    hooks: Sequence[Hook] = (),
+) -> TrainState:
+    """Runs `step` until `num_steps` optimizer steps have been taken in total.
+
+    Args:
+      state: a fresh or a restored state; the loop starts at `state.step`.
+      step: compiled train step, which may donate its state.
+      batches: global batches from step `state.step` on, already placed on the mesh.
+      num_steps: total steps of the run, counted from step 0, not from `state`.
+      hooks: called in order after every step with (steps taken, state, metrics).
+        A hook reads; only the step writes. Metrics are still on the device. A hook
+        stops the run by raising.
+    """
+    first = int(jax.device_get(state.step))
+    for i in range(first, num_steps):
+        with jax.profiler.StepTraceAnnotation("train", step_num=i):
+            state, metrics = step(state, next(batches))
+        for hook in hooks:
+            hook(i + 1, state, metrics)
+    return state

@@ -1,0 +1,79 @@
+"""Where metrics go: D/metrics.jsonl (one object a logged step) and D/tensorboard/."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from etils import epath
+from jaxtyping import UInt8
+from tensorboardX import SummaryWriter
+
+
+class MetricsWriter:
+    """Collects the values of a step and writes them as one line and one set of scalars.
+
+    After a resume the lines behind the checkpoint are dropped, so that no step appears
+    twice, and so is a line that a killed process left half written.
+    """
+
+    def __init__(self, workdir: str, *, first_step: int) -> None:
+        """Opens the files of a run that starts, or goes on, at `first_step`."""
+        self._path = epath.Path(workdir) / "metrics.jsonl"
+        rows = [row for row in read_metrics(workdir) if row["step"] <= first_step]
+        rewritten = self._path.with_suffix(".tmp")
+        rewritten.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        rewritten.replace(self._path)
+        self.last_row: dict[str, Any] = rows[-1] if rows else {}
+        self._file = self._path.open("a")
+        self._board = SummaryWriter(
+            str(epath.Path(workdir) / "tensorboard"), purge_step=first_step + 1
+        )
+        self.pending: dict[str, float] = {}  # waits for `write`
+
+    def add(self, **values: float) -> None:
+        """Adds values to the line of the current step, which `write` closes.
+
+        "eval_seconds" is time that training stood still; it does not count as throughput.
+        """
+        self.pending |= values
+
+    def write(self, step: int, values: Mapping[str, float]) -> dict[str, Any]:
+        """Writes the line of `step`: `values` and what was added before. Returns it."""
+        row = {"step": step, **values, **self.pending}
+        self.pending = {}
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        for name, value in row.items():
+            if name != "step":
+                self._board.add_scalar(name, value, step)
+        return row
+
+    def write_image(self, name: str, image: np.ndarray, step: int) -> None:
+        """Shows one uint8 [h, w, 3] picture in TensorBoard."""
+        self._board.add_image(name, image, step, dataformats="HWC")
+
+    def close(self) -> None:
+        """Flushes and closes both files."""
+        self._file.close()
+        self._board.close()
+
+
+def read_metrics(workdir: str) -> list[dict[str, Any]]:
+    """Returns the rows of D/metrics.jsonl; a torn last line is left out."""
+    path = epath.Path(workdir) / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            if number != len(lines):
+                raise ValueError(f"{path}, line {number}, is not JSON: {line[:80]!r}") from None
+    return rows
+
+
+def view_sheet(pairs: UInt8[np.ndarray, "m 2 h w 3"]) -> UInt8[np.ndarray, "rows columns 3"]:
+    """Lays augmented pairs out as a picture: one pair a column, its two views below each other."""
+    m, v, h, w, c = pairs.shape
+    return pairs.transpose(1, 2, 0, 3, 4).reshape(v * h, m * w, c)

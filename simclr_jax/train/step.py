@@ -1,0 +1,69 @@
+"""The one train step: augment, loss, gradient, update. Every method runs through it."""
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from simclr_jax.core import rng
+from simclr_jax.core.state import TrainState
+from simclr_jax.core.types import Batch, Metrics, PRNGKey
+from simclr_jax.methods.base import Method
+
+TrainStep: TypeAlias = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+
+
+def init_state(
+    method: Method, tx: optax.GradientTransformation, root: PRNGKey, batch: Batch
+) -> TrainState:
+    """Builds step 0. Pure, so callers run it under `jit` or `eval_shape`."""
+    key = rng.stream(root, "init", 0)
+    variables = method.init(key, method.augment(key, batch))
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=variables.params,
+        batch_stats=variables.batch_stats,
+        opt_state=tx.init(variables.params),
+        method_state=variables.method_state,
+    )
+
+
+def make_train_step(method: Method, tx: optax.GradientTransformation, root: PRNGKey) -> TrainStep:
+    """Returns the unjitted step (state, batch) -> (state, metrics).
+
+    If the loss or a gradient is not finite, the state comes back unchanged and
+    "health/finite" is False: the caller decides what to do, and nothing is lost.
+    """
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        views = method.augment(rng.stream(root, "augment", state.step), batch)
+        key = rng.stream(root, "method", state.step)
+
+        def loss_fn(params):
+            return method.loss(params, state, views, batch["label"], key)
+
+        (loss, out), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        updated = state.replace(
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            batch_stats=out.batch_stats,
+            opt_state=opt_state,
+        )
+        updated = updated.replace(method_state=method.after_update(updated, out.carry))
+
+        norm = optax.tree.norm(grads)
+        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+        # The selection fuses into the update: it reads no more than the update itself.
+        state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, state)
+        health = {
+            "health/finite": finite,
+            "norm/grads": norm,
+            "norm/params": optax.tree.norm(state.params),
+            "norm/updates": optax.tree.norm(updates),
+        }
+        return state, {**out.metrics, **health}
+
+    return train_step

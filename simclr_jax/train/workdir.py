@@ -1,0 +1,65 @@
+"""The directory of a run: its config, and the rule that one directory is one run."""
+
+import json
+from typing import Any
+
+from etils import epath
+
+from simclr_jax.core.errors import UserError
+
+# Changing these does not change what is learned, so a resumed run may.
+FREE_TO_CHANGE = {"run.log_every", "run.checkpoint_every", "run.keep_checkpoints"}
+
+
+def load_config(workdir: str) -> dict[str, Any]:
+    """Reads D/config.json.
+
+    Raises:
+      UserError: if the directory holds no run.
+    """
+    path = epath.Path(workdir) / "config.json"
+    if not path.exists():
+        raise UserError(
+            f"{workdir} holds no run: {path} does not exist. "
+            f"Train first: python -m simclr_jax train --config=... --workdir={workdir}"
+        )
+    return json.loads(path.read_text())
+
+
+def claim(workdir: str, config: dict[str, Any]) -> None:
+    """Makes the directory and writes D/config.json, or checks that it is this run's already.
+
+    Raises:
+      UserError: if the directory cannot be written, or holds a run with another config.
+    """
+    path = epath.Path(workdir) / "config.json"
+    config = json.loads(json.dumps(config))  # tuples become lists, as they will when read
+    if path.exists():
+        differences = [
+            f"  {key}: {old!r} there, {new!r} here"
+            for key, old, new in _differences(load_config(workdir), config)
+            if key not in FREE_TO_CHANGE
+        ]
+        if differences:
+            raise UserError(
+                f"{workdir} holds a run with another config:\n"
+                + "\n".join(differences)
+                + "\nUse another --workdir, or the values of that run to resume it."
+            )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_suffix(".tmp")
+        unfinished.write_text(json.dumps(config, indent=2) + "\n")
+        unfinished.replace(path)
+    except OSError as error:
+        raise UserError(f"Cannot write to --workdir={workdir}: {error}.") from error
+
+
+def _differences(old: Any, new: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return [] if old == new else [(prefix, old, new)]
+    rows = []
+    for key in sorted(old.keys() | new.keys()):
+        path = f"{prefix}.{key}" if prefix else key
+        rows += _differences(old.get(key, "(absent)"), new.get(key, "(absent)"), path)
+    return rows

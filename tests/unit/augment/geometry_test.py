@@ -1,0 +1,174 @@
+"""Crop boxes against samples of TensorFlow's, resizing against the official code."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from simclr_jax.augment import geometry
+
+SHAPES = [(32, 32), (224, 224), (200, 300), (375, 500)]
+NUM_DRAWS = 20_000
+# Two-sample Kolmogorov-Smirnov distance that 20,000 draws of ours and 10,000 of the
+# reference's exceed once in 1,000 if they come from one distribution.
+KS_BOUND = 1.95 * np.sqrt(1 / 20_000 + 1 / 10_000)
+
+crop_resize = jax.jit(geometry.crop_resize, static_argnames="shape")
+
+
+@functools.cache
+def boxes(height: int, width: int, num_draws: int = NUM_DRAWS, min_area: float = 0.08):
+    keys = jax.random.split(jax.random.key(height), num_draws)
+    size = jnp.array([height, width])
+    draw = jax.vmap(lambda key: geometry.random_crop_box(key, size, min_area=min_area))
+    return np.asarray(jax.jit(draw)(keys)).T.astype(np.int64)
+
+
+def statistics(box: np.ndarray, height: int, width: int) -> dict[str, np.ndarray]:
+    y, x, h, w = box
+    tall, wide = h < height, w < width  # the others can only start at zero
+    return {
+        "area": h * w,
+        "height": h,
+        "width": w,
+        "aspect": w / h,
+        "y": y,
+        "x": x,
+        "relative y": y[tall] / (height - h[tall]),
+        "relative x": x[wide] / (width - w[wide]),
+    }
+
+
+def distances(ours: np.ndarray, theirs: np.ndarray, shape: tuple[int, int]) -> dict[str, float]:
+    ours, theirs = statistics(ours, *shape), statistics(theirs, *shape)
+    return {name: stats.ks_2samp(ours[name], theirs[name]).statistic for name in ours}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_crops_are_distributed_as_the_reference_samples(crop_samples, shape):
+    found = distances(boxes(*shape), crop_samples["{}x{}".format(*shape)], shape)
+    assert max(found.values()) < KS_BOUND, found
+
+
+def torchvision_boxes(height: int, width: int, *, log_aspect: bool) -> np.ndarray:
+    """RandomResizedCrop: uniform area in [0.08, 1], (log-)uniform aspect, inclusive offsets."""
+    rng = np.random.default_rng(0)
+    area = rng.uniform(0.08, 1, 4 * NUM_DRAWS) * height * width
+    low, high = 3 / 4, 4 / 3
+    aspect = rng.uniform(low, high, area.size)
+    if log_aspect:
+        aspect = np.exp(rng.uniform(np.log(low), np.log(high), area.size))
+    h, w = np.rint(np.sqrt(area / aspect)), np.rint(np.sqrt(area * aspect))
+    fits = (h <= height) & (w <= width)
+    h, w = h[fits][:NUM_DRAWS], w[fits][:NUM_DRAWS]
+    y, x = rng.integers(0, height - h + 1), rng.integers(0, width - w + 1)
+    return np.stack([y, x, h, w]).astype(np.int64)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("log_aspect", [True, False])
+def test_the_bound_would_catch_the_sampler_of_torchvision(crop_samples, shape, log_aspect):
+    theirs = crop_samples["{}x{}".format(*shape)]
+    found = distances(torchvision_boxes(*shape, log_aspect=log_aspect), theirs, shape)
+    assert found["area"] > 5 * KS_BOUND
+    assert found["height"] > 5 * KS_BOUND
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_crops_obey_the_limits_of_the_reference(shape):
+    height, width = shape
+    y, x, h, w = boxes(*shape)
+    assert (h * w / (height * width)).min() >= 0.1
+    assert (h * w / (height * width)).min() < 0.11
+    assert min(y.min(), x.min()) == 0
+    assert h.max() <= height
+    assert w.max() <= width
+    # The offset's bound is exclusive: only a crop of full height reaches the last row.
+    assert (y + h)[h < height].max() == height - 1
+    assert (x + w)[w < width].max() == width - 1
+
+
+def test_crops_are_no_smaller_than_the_area_asked_for():
+    _, _, h, w = boxes(40, 48, 2000, 0.5)
+    assert 0.5 <= (h * w).min() / (40 * 48) < 0.52
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (10, 200), (200, 10)])
+def test_an_image_that_no_allowed_crop_fits_is_taken_whole(shape):
+    box = boxes(*shape, num_draws=20)
+    np.testing.assert_array_equal(box.T, np.tile([0, 0, *shape], (20, 1)))
+
+
+@pytest.mark.parametrize("name", ["smooth", "noise"])
+@pytest.mark.parametrize("shape", [(24, 20), (64, 64)])
+def test_resize_matches_the_official_code(golden, check, name, shape):
+    image = jnp.asarray(golden[f"{name}/uint8"])
+    got = crop_resize(image, geometry.whole_box(jnp.array(image.shape[:2])), shape=shape)
+    check(got, "{}/bicubic_{}x{}".format(name, *shape), 1e-3)
+
+
+@pytest.mark.parametrize("name", ["smooth", "noise"])
+@pytest.mark.parametrize("size", [24, 64])
+def test_center_crop_matches_the_official_code(golden, check, name, size):
+    image = jnp.asarray(golden[f"{name}/uint8"])
+    box = geometry.center_crop_box(jnp.array(image.shape[:2]))
+    got = crop_resize(image, box, shape=(size, size))
+    check(jnp.clip(got, 0, 1), f"{name}/eval_{size}", 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("size", "box"),
+    [
+        ((500, 375), (86, 24, 328, 328)),  # 0.875 * 375 = 328.125
+        ((33, 40), (2, 6, 29, 29)),  # 28.875; margins 4 and 11
+        ((36, 60), (2, 14, 32, 32)),  # 31.5 goes to the even 32
+        ((44, 44), (3, 3, 38, 38)),  # 38.5 goes to the even 38
+        ((1, 3), (0, 1, 1, 1)),
+    ],
+)
+def test_center_crop_rounds_as_the_reference_does(size, box):
+    np.testing.assert_array_equal(geometry.center_crop_box(jnp.array(size)), box)
+
+
+CANVAS = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("box", [(0, 0, 40, 48), (3, 7, 21, 30), (30, 40, 10, 8), (5, 5, 1, 1)])
+def test_equals_a_resize_of_the_cut_alone(box):
+    y, x, h, w = box
+    got = crop_resize(jnp.asarray(CANVAS), jnp.array(box), shape=(16, 24))
+    cut = CANVAS[y : y + h, x : x + w] / np.float32(255)
+    want = jax.image.resize(cut, (16, 24, 3), "cubic", antialias=False)
+    np.testing.assert_allclose(got, want.transpose(2, 0, 1), atol=1e-5)
+
+
+def test_sees_nothing_outside_the_box():
+    box = jnp.array([4, 6, 20, 25])
+    other = 255 - CANVAS
+    other[4:24, 6:31] = CANVAS[4:24, 6:31]
+    np.testing.assert_array_equal(
+        crop_resize(jnp.asarray(CANVAS), box, shape=(16, 16)),
+        crop_resize(jnp.asarray(other), box, shape=(16, 16)),
+    )
+
+
+def test_a_resize_to_the_same_size_changes_no_pixel():
+    got = crop_resize(jnp.asarray(CANVAS), jnp.array([0, 0, 40, 48]), shape=(40, 48))
+    np.testing.assert_array_equal(got, CANVAS.transpose(2, 0, 1) / np.float32(255))
+
+
+def test_mirror_swaps_left_and_right():
+    cut = functools.partial(crop_resize, jnp.asarray(CANVAS), jnp.array([3, 7, 21, 30]))
+    plain, mirrored = cut(shape=(16, 16)), cut(shape=(16, 16), mirror=True)
+    np.testing.assert_array_equal(mirrored, plain[:, :, ::-1])
+
+
+def test_resize_overshoots_and_is_not_clipped():
+    edge = np.zeros((8, 8, 3), np.uint8)
+    edge[:, 4:] = 255
+    got = np.asarray(crop_resize(jnp.asarray(edge), jnp.array([0, 0, 8, 8]), shape=(16, 16)))
+    assert got.max() > 1.03
+    assert got.min() < -0.03

@@ -1,0 +1,181 @@
+"""Policies on whole batches: shapes, keys, sharding, evaluation views, bad arguments."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from simclr_jax.augment import policies
+
+SIZE = 24
+
+
+def make_batch(num_images: int = 16, canvas: int = 32) -> dict[str, jax.Array]:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (num_images, canvas, canvas, 3), dtype=np.uint8)
+    sizes = rng.integers(20, canvas + 1, (num_images, 2), dtype=np.int32)
+    return {"image": jnp.asarray(images), "size": jnp.asarray(sizes)}
+
+
+@pytest.fixture(scope="module")
+def batch():
+    return make_batch()
+
+
+@pytest.fixture(scope="module")
+def simclr():
+    return jax.jit(policies.simclr(size=SIZE))
+
+
+@pytest.fixture(scope="module")
+def views(simclr, batch):
+    return np.asarray(simclr(jax.random.key(0), batch))
+
+
+def test_gives_two_views_in_the_unit_range(views):
+    assert views.shape == (16, 2, SIZE, SIZE, 3)
+    assert views.dtype == np.float32
+    assert views.min() >= 0
+    assert views.max() <= 1
+
+
+def test_one_key_gives_one_result_and_another_key_another(simclr, batch, views):
+    np.testing.assert_array_equal(simclr(jax.random.key(0), batch), views)
+    assert np.abs(simclr(jax.random.key(1), batch) - views).max(axis=(1, 2, 3, 4)).min() > 0.1
+
+
+def test_every_image_and_view_has_its_own_draw(simclr, batch):
+    same = {name: jnp.broadcast_to(rows[:1], rows.shape) for name, rows in batch.items()}
+    rows = np.asarray(simclr(jax.random.key(0), same)).reshape(32, -1)
+    difference = np.abs(rows[:, None] - rows[None]).max(-1)
+    assert (difference + np.eye(32)).min() > 0.1
+
+
+def test_a_row_depends_on_its_own_image_and_index_only(simclr, batch, views):
+    changed = {**batch, "image": batch["image"].at[1:].set(0)}
+    np.testing.assert_array_equal(simclr(jax.random.key(0), changed)[0], views[0])
+
+
+def test_sees_nothing_outside_the_valid_size(simclr, batch, views):
+    row, column = np.indices((32, 32))
+    height, width = np.asarray(batch["size"]).T[:, :, None, None]
+    outside = ((row >= height) | (column >= width))[..., None]
+    changed = {**batch, "image": jnp.where(outside, 255 - batch["image"], batch["image"])}
+    assert outside.any()
+    np.testing.assert_array_equal(simclr(jax.random.key(0), changed), views)
+
+
+def test_eight_devices_agree_with_one_and_do_not_communicate(simclr, batch, views):
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    sharded = jax.device_put(batch, NamedSharding(mesh, P("data")))
+    compiled = simclr.lower(jax.random.key(0), sharded).compile()
+    got = compiled(jax.random.key(0), sharded)
+    assert got.sharding.is_equivalent_to(NamedSharding(mesh, P("data")), got.ndim)
+    np.testing.assert_allclose(got, views, rtol=0, atol=2e-6)
+    hlo = compiled.as_text()
+    for collective in ("all-gather", "all-reduce", "all-to-all", "collective-permute"):
+        assert collective not in hlo
+
+
+def test_finetune_is_one_crop_with_unchanged_colours():
+    flat = jnp.broadcast_to(jnp.array([10, 100, 200], jnp.uint8), (4, 32, 32, 3))
+    augment = jax.jit(policies.finetune(size=SIZE))
+    got = augment(jax.random.key(0), {"image": flat, "size": jnp.full((4, 2), 32)})
+    assert got.shape == (4, 1, SIZE, SIZE, 3)
+    want = np.broadcast_to(np.array([10, 100, 200]) / 255, got.shape)
+    np.testing.assert_allclose(got, want, atol=1e-6)
+
+
+def brighter_right(num_images: int) -> dict[str, jax.Array]:
+    """Images that grow brighter from left to right, whatever the crop."""
+    ramp = jnp.broadcast_to(jnp.arange(32, dtype=jnp.uint8)[:, None] * 8, (num_images, 32, 32, 3))
+    return {"image": ramp, "size": jnp.full((num_images, 2), 32)}
+
+
+@pytest.mark.parametrize(("flip", "frequency"), [(True, 0.5), (False, 0.0)])
+def test_mirrors_half_of_the_views_unless_told_not_to(flip, frequency):
+    augment = jax.jit(policies.finetune(size=8, flip=flip))
+    views = np.asarray(augment(jax.random.key(0), brighter_right(2000)))
+    mirrored = views[..., 0, 0] > views[..., -1, 0]
+    assert abs(mirrored.mean() - frequency) <= (0.05 if flip else 0)  # 4 standard errors
+
+
+def test_color_strength_zero_leaves_the_colours_alone():
+    flat = jnp.broadcast_to(jnp.array([10, 100, 200], jnp.uint8), (64, 16, 16, 3))
+    augment = jax.jit(policies.simclr(size=16, color_strength=0, blur=False))
+    got = augment(jax.random.key(0), {"image": flat, "size": jnp.full((64, 2), 16)})
+    want = np.broadcast_to(np.array([10, 100, 200]) / 255, got.shape)
+    np.testing.assert_allclose(got, want, atol=1e-6)
+
+
+def test_simclr_cifar_is_half_the_strength_and_no_blur(batch):
+    key = jax.random.key(3)
+    got = jax.jit(policies.simclr_cifar(size=16))(key, batch)
+    want = jax.jit(policies.simclr(size=16, color_strength=0.5, blur=False))(key, batch)
+    np.testing.assert_array_equal(got, want)
+
+
+def evaluate(image: np.ndarray, *, size: int) -> np.ndarray:
+    """The evaluation view of one image that stands on a larger canvas of white."""
+    height, width = image.shape[:2]
+    canvas = np.full((1, 70, 70, 3), 255, np.uint8)
+    canvas[0, :height, :width] = image
+    batch = {"image": jnp.asarray(canvas), "size": jnp.array([[height, width]])}
+    views = jax.jit(policies.evaluation(size=size))(jax.random.key(0), batch)
+    assert views.shape == (1, 1, size, size, 3)
+    return np.asarray(views[0, 0])
+
+
+def test_evaluation_up_to_32_px_returns_the_pixels(golden, check):
+    got = evaluate(golden["noise/uint8"], size=32)
+    np.testing.assert_array_equal(got, golden["noise/uint8"] / np.float32(255))
+    check(got.transpose(2, 0, 1), "noise/eval_nocrop_32", 1e-6)
+
+
+@pytest.mark.parametrize("name", ["smooth", "noise"])
+def test_evaluation_above_32_px_matches_the_official_code(golden, check, name):
+    got = evaluate(golden[f"{name}/uint8"], size=64)
+    check(got.transpose(2, 0, 1), f"{name}/eval_64", 1e-3)
+
+
+def test_evaluation_up_to_32_px_resizes_the_whole_image(golden):
+    image = golden["smooth/uint8"]
+    cubic = jax.image.resize(image / np.float32(255), (32, 32, 3), "cubic", antialias=False)
+    np.testing.assert_allclose(evaluate(image, size=32), jnp.clip(cubic, 0, 1), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", policies.POLICIES)
+def test_names_a_size_that_is_not_positive(name):
+    with pytest.raises(ValueError, match="size=0 must be a positive number of pixels"):
+        policies.POLICIES[name](size=0)
+
+
+@pytest.mark.parametrize("name", ["simclr", "simclr_cifar", "finetune"])
+@pytest.mark.parametrize("min_area", [0.0, 1.5, -0.1])
+def test_names_an_impossible_area(name, min_area):
+    with pytest.raises(ValueError, match=rf"min_area={min_area} must be .* in \(0, 1\]"):
+        policies.POLICIES[name](size=32, min_area=min_area)
+
+
+@pytest.mark.parametrize("strength", [-0.1, 1.26])
+def test_names_the_limit_of_the_color_strength(strength):
+    with pytest.raises(ValueError, match=rf"color_strength={strength} .* 0 .* and 1.25"):
+        policies.simclr(size=32, color_strength=strength)
+
+
+def test_names_the_known_jitters():
+    with pytest.raises(ValueError, match="'v3' is unknown; it must be one of .* Did you mean"):
+        policies.simclr(size=32, jitter="v3")
+
+
+def test_refuses_a_blur_that_would_do_nothing():
+    with pytest.raises(ValueError, match="blur=True does nothing to views of size=19"):
+        policies.simclr(size=19)
+
+
+def test_names_images_that_are_not_bytes():
+    batch = {"image": jnp.zeros((2, 8, 8, 3)), "size": jnp.full((2, 2), 8)}
+    with pytest.raises(ValueError, match=r"uint8 images .* got float32 \[2, 8, 8, 3\]"):
+        policies.evaluation(size=8)(jax.random.key(0), batch)

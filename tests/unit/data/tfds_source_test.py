@@ -1,0 +1,148 @@
+"""Prepared TFDS directories: written here by hand, read back without TensorFlow or network."""
+
+import io
+import json
+import sys
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from array_record.python.array_record_module import ArrayRecordWriter
+from PIL import Image
+
+from simclr_jax.core.errors import UserError
+from simclr_jax.data.decode import decode
+from simclr_jax.data.sources import open_source
+
+FEATURES = {
+    "image": tfds.features.Image(shape=(4, 6, 3), encoding_format="png"),
+    "label": tfds.features.ClassLabel(names=["cat", "dog"]),
+    "thumbnail": tfds.features.Image(shape=(1, 1, 3), encoding_format="png"),
+}
+
+
+def pixels(i: int) -> np.ndarray:
+    return np.random.default_rng(i).integers(0, 256, (4, 6, 3), np.uint8)
+
+
+def example(i: int) -> dict:
+    file = io.BytesIO()
+    Image.fromarray(pixels(i)).save(file, "PNG")
+    return {"image": file.getvalue(), "label": i % 2, "thumbnail": b"never decoded"}
+
+
+def prepare(data_dir, *, version="1.0.0", features=FEATURES, file_format="array_record", count=10):
+    """Writes data_dir/pets/VERSION as `tfds build` leaves it, with a train and a test split."""
+    directory = data_dir / "pets" / version
+    directory.mkdir(parents=True)
+    readable = all(FEATURES.get(key) is feature for key, feature in features.items())
+    features = tfds.features.FeaturesDict(features)
+    features.save_config(directory)
+    splits = {"train": range(count), "test": range(count, count + 2)}
+    for split, numbers in splits.items():
+        path = directory / f"pets-{split}.{file_format}-00000-of-00001"
+        writer = ArrayRecordWriter(str(path), "group_size:1")
+        for i in numbers:
+            kept = {key: value for key, value in example(i).items() if key in features}
+            writer.write(features.serialize_example(kept) if readable else b"")
+        writer.close()
+    info = {
+        "name": "pets",
+        "version": version,
+        "fileFormat": file_format,
+        "splits": [
+            {
+                "name": split,
+                "shardLengths": [str(len(numbers))],
+                "numBytes": "1",
+                "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+            }
+            for split, numbers in splits.items()
+        ],
+    }
+    (directory / "dataset_info.json").write_text(json.dumps(info))
+    return data_dir
+
+
+def test_reads_encoded_images_and_labels_lazily(tmp_path):
+    source = open_source("tfds/pets", split="train", path=prepare(tmp_path))
+    assert len(source) == 10
+    assert source.class_names == ("cat", "dog")
+    assert isinstance(source[3].image, bytes)
+    np.testing.assert_array_equal(decode(source[3].image, canvas=6)[0][:4], pixels(3))
+    assert (source[3].label, source[3].name) == (1, "tfds/pets/train/3")
+    assert source.__getitems__([3, 0]) == [source[3], source[0]]
+    assert "tensorflow" not in sys.modules
+
+
+def test_understands_parts_and_sums_of_splits(tmp_path):
+    prepare(tmp_path)
+    half = open_source("tfds/pets", split="train[50%:]+test", path=str(tmp_path))
+    got = [decode(half[i].image, canvas=6)[0][:4] for i in range(len(half))]
+    np.testing.assert_array_equal(got, [pixels(i) for i in range(5, 12)])
+    whole = open_source("tfds/pets", split="train", path=tmp_path)
+    assert half.fingerprint != whole.fingerprint
+
+
+def test_takes_the_newest_version_or_the_one_asked_for(tmp_path):
+    for version, count in (("1.9.0", 9), ("1.10.0", 10)):
+        prepare(tmp_path, version=version, count=count)
+    sizes = [
+        len(open_source(name, split="train", path=tmp_path))
+        for name in ("tfds/pets", "tfds/pets:1.9.0")
+    ]
+    assert sizes == [10, 9]
+
+
+def test_images_without_labels_are_unlabelled(tmp_path):
+    features = {"image": FEATURES["image"]}
+    source = open_source("tfds/pets", split="train", path=prepare(tmp_path, features=features))
+    assert source[0].label == -1
+    assert source.class_names == ()
+
+
+def test_names_the_splits(tmp_path):
+    prepare(tmp_path)
+    for split in ("trian", "train[:0]", "train[:"):
+        with pytest.raises(UserError, match=r"'train' \(10\), 'test' \(2\), and parts"):
+            open_source("tfds/pets", split=split, path=tmp_path)
+    with pytest.raises(UserError, match="Did you mean 'train'"):
+        open_source("tfds/pets", split="trian", path=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["pets", "pets:2.0.0", "pets/small"])
+def test_missing_data_set_gives_the_command_that_prepares_it(tmp_path, name):
+    command = f"tfds build {name} --data_dir={tmp_path} --file_format=array_record"
+    with pytest.raises(UserError, match=command):
+        open_source(f"tfds/{name}", split="train", path=tmp_path)
+    prepare(tmp_path)
+    if name != "pets":
+        with pytest.raises(UserError, match=command):
+            open_source(f"tfds/{name}", split="train", path=tmp_path)
+
+
+def test_missing_directory_is_not_made(tmp_path):
+    with pytest.raises(UserError, match="Nothing is downloaded unasked"):
+        open_source("tfds/mnist", split="train", path=tmp_path / "none")
+    assert not list(tmp_path.iterdir())
+
+
+def test_tfrecord_directory_gives_the_command_that_converts_it(tmp_path):
+    prepare(tmp_path, file_format="tfrecord")
+    directory = tmp_path / "pets" / "1.0.0"
+    command = f"convert_format --dataset_version_dir={directory} --out_file_format=array_record"
+    with pytest.raises(UserError, match=f"as tfrecord, (.|\n)*{command}"):
+        open_source("tfds/pets", split="train", path=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        ({"label": FEATURES["label"]}, "no single image feature"),
+        ({"a": FEATURES["image"], "b": FEATURES["image"]}, "its features: a, b"),
+        ({"image": tfds.features.Image(shape=(4, 6, 1), dtype=np.float32)}, "are float32"),
+    ],
+)
+def test_refuses_features_that_it_would_misread(tmp_path, features, message):
+    with pytest.raises(UserError, match=message):
+        open_source("tfds/pets", split="train", path=prepare(tmp_path, features=features))

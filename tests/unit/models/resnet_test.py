@@ -1,0 +1,249 @@
+"""ResNet: exact sizes, names, initialisation, types, limits and sharding."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from simclr_jax.core.tree import path_name
+from simclr_jax.models.resnet import ResidualBlock, ResNet
+
+SK = 0.0625
+
+# depth, width, sk_ratio, stem, trainable, moving: counts of the official code.
+COUNTS = [
+    (50, 1, 0, "imagenet", 23508032, 53120),
+    (50, 1, SK, "imagenet", 35215584, 61824),
+    (50, 2, 0, "imagenet", 93907072, 106240),
+    (50, 2, SK, "imagenet", 140306048, 122816),
+    (50, 3, 0, "imagenet", 211197120, 159360),
+    (50, 3, SK, "imagenet", 315493600, 184000),
+    (101, 1, 0, "imagenet", 42500160, 105344),
+    (101, 1, SK, "imagenet", 64662304, 123840),
+    (101, 2, 0, "imagenet", 169771136, 210688),
+    (101, 2, SK, "imagenet", 257132224, 245760),
+    (101, 3, 0, "imagenet", 381812928, 316032),
+    (101, 3, SK, "imagenet", 578260288, 368416),
+    (152, 1, 0, "imagenet", 58143808, 151424),
+    (152, 1, SK, "imagenet", 88940896, 178688),
+    (152, 2, 0, "imagenet", 232253568, 302848),
+    (152, 2, SK, "imagenet", 353398528, 354368),
+    (152, 3, 0, "imagenet", 522329280, 454272),
+    (152, 3, SK, "imagenet", 794704160, 531200),
+    (50, 4, 0, "imagenet", 375378176, 212480),
+    (18, 1, 0, "cifar", 11173056, 9728),
+    (34, 1, 0, "cifar", 21281216, 17152),
+    (50, 1, 0, "cifar", 23500352, 53120),
+    (18, 1, 0, "imagenet", 11180736, 9728),
+    (18, 1, SK, "imagenet", 11199968, 9856),
+    (34, 1, 0, "imagenet", 21288896, 17152),
+    (34, 1, SK, "imagenet", 21308128, 17280),
+]
+
+
+def shapes(encoder: ResNet, size_px: int = 32):
+    images = jnp.zeros((1, size_px, size_px, 3))
+    return jax.eval_shape(lambda key: encoder.init(key, images, train=False), jax.random.key(0))
+
+
+def paths(tree) -> dict:
+    return {path_name(path): x for path, x in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def small(**kwargs) -> ResNet:
+    return ResNet(**{"depth": 18, "width": 0.125, "stem": "cifar"} | kwargs)
+
+
+def alive_variables(encoder: ResNet):
+    """Random variables with which all branches take part: a zero scale would hide them."""
+    rng = np.random.default_rng(0)
+
+    def draw(path, x):
+        if path_name(path).endswith("kernel"):
+            return rng.normal(scale=np.prod(x.shape[:-1]) ** -0.5, size=x.shape).astype(x.dtype)
+        offset = 0.5 if path_name(path).endswith(("scale", "var")) else 0
+        return (offset + 0.2 * rng.uniform(size=x.shape)).astype(x.dtype)
+
+    return jax.tree_util.tree_map_with_path(draw, shapes(encoder))
+
+
+def images(rows: int):
+    pixels = np.random.default_rng(1).uniform(size=(rows, 8, 8, 3))
+    return jnp.asarray(pixels, jnp.float32)
+
+
+@pytest.mark.parametrize(("depth", "width", "sk_ratio", "stem", "trainable", "moving"), COUNTS)
+def test_has_exactly_the_official_number_of_parameters(
+    depth, width, sk_ratio, stem, trainable, moving
+):
+    variables = shapes(ResNet(depth, width, sk_ratio, stem))
+    assert sum(x.size for x in jax.tree.leaves(variables["params"])) == trainable
+    assert sum(x.size for x in jax.tree.leaves(variables["batch_stats"])) == moving
+
+
+def test_depth_200_is_depth_101_with_more_of_the_same_blocks():
+    """No published count exists: stage 2 grows by 20 blocks, stage 3 by 13."""
+    count = lambda tree: sum(x.size for x in jax.tree.leaves(tree))
+    small, large = (shapes(ResNet(depth))["params"] for depth in (101, 200))
+    blocks = 20 * count(small["stage2"]["block1"]) + 13 * count(small["stage3"]["block1"])
+    assert count(large) == count(small) + blocks
+
+
+def test_names_blocks_and_layers_by_their_place():
+    params = shapes(ResNet(50, sk_ratio=SK))["params"]
+    assert {f"stem_conv{i}" for i in (1, 2, 3)} < params.keys()
+    assert params["stage3"].keys() == {f"block{i}" for i in range(6)}
+    ends = {"conv1", "norm1", "sk", "conv3", "norm3"}
+    assert params["stage1"]["block0"].keys() == ends | {"shortcut_conv", "shortcut_norm"}
+    assert params["stage1"]["block1"].keys() == ends
+    plain = shapes(ResNet(50))["params"]
+    assert plain["stage3"]["block0"]["conv2"]["kernel"].shape == (3, 3, 256, 256)
+    assert {"stem_conv", "stem_norm"} < plain.keys()
+
+
+def test_only_norms_hold_scales_and_biases():
+    params = paths(shapes(ResNet(50, sk_ratio=SK))["params"])
+    norms = {name for name in params if re.fullmatch(r".*norm[^/]*/(scale|bias)", name)}
+    assert {name for name in params if not name.endswith("/kernel")} == norms
+
+
+def test_selective_kernels_leave_basic_blocks_alone():
+    params = paths(shapes(ResNet(34, sk_ratio=SK))["params"])
+    assert not [name for name in params if "/sk/" in name]
+    assert "stem_conv3/kernel" in params
+
+
+def test_cifar_stem_replaces_the_stem_of_resnet_d():
+    params = shapes(ResNet(50, sk_ratio=SK, stem="cifar"))["params"]
+    assert params["stem_conv"]["kernel"].shape == (3, 3, 3, 64)
+
+
+@pytest.mark.parametrize(("bottleneck", "last"), [(False, "norm2"), (True, "norm3")])
+def test_every_block_starts_as_its_shortcut(bottleneck, last):
+    block = ResidualBlock(8, 2, project=True, bottleneck=bottleneck, sk_ratio=SK, dtype="float32")
+    init = jax.jit(lambda key: block.init(key, images(1)[..., :1], train=False))
+    scales = {
+        name: x for name, x in paths(init(jax.random.key(0))["params"]).items() if "scale" in name
+    }
+    for name, value in scales.items():
+        wanted = 0.0 if name == f"{last}/scale" else 1.0
+        np.testing.assert_array_equal(value, wanted, err_msg=name)
+    assert f"{last}/scale" in scales
+    assert "shortcut_norm/scale" in scales
+
+
+def test_fractional_width_truncates_channels():
+    params = shapes(ResNet(18, width=0.3))["params"]
+    assert params["stem_conv"]["kernel"].shape[-1] == 19
+    assert params["stage4"]["block0"]["conv1"]["kernel"].shape[-1] == 153
+
+
+def test_bfloat16_stays_close_to_float32():
+    variables = alive_variables(small())
+
+    @jax.jit
+    def both(x):
+        got, state = small(dtype="bfloat16").apply(
+            variables,
+            x,
+            train=False,
+            capture_intermediates=lambda module, _: module.name == "stage2",
+            mutable=["intermediates"],
+        )
+        inner = state["intermediates"]["stage2"]["__call__"][0]
+        return got, inner, small().apply(variables, x, train=False)
+
+    got, inner, wanted = both(images(4))
+    assert got.dtype == jnp.float32
+    assert inner.dtype == jnp.bfloat16
+    error = float(jnp.abs(got - wanted).max() / jnp.abs(wanted).max())
+    assert 0 < error < 0.03
+
+
+def test_bfloat16_keeps_parameters_and_statistics_in_float32():
+    leaves = jax.tree.leaves(shapes(small(dtype="bfloat16")))
+    assert all(x.dtype == jnp.float32 for x in leaves)
+
+
+def test_inference_looks_at_one_image_at_a_time_and_training_does_not():
+    encoder = small()
+    variables = alive_variables(encoder)
+
+    @jax.jit
+    def both(x):
+        trained, _ = encoder.apply(variables, x, train=True, mutable=["batch_stats"])
+        return encoder.apply(variables, x, train=False), trained
+
+    inferred, trained = both(images(4))
+    other_inferred, other_trained = both(images(4).at[1:].multiply(0.5))
+    np.testing.assert_allclose(inferred[0], other_inferred[0], rtol=1e-5, atol=1e-6)
+    assert float(jnp.abs(trained[0] - other_trained[0]).max()) > 0.1
+
+
+def test_eight_devices_share_one_batchnorm():
+    encoder = small()
+    variables = alive_variables(encoder)
+
+    @jax.jit
+    def step(x):
+        z, updated = encoder.apply(variables, x, train=True, mutable=["batch_stats"])
+        return (z**2).mean(), updated["batch_stats"]
+
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    # Brighter from device to device: local statistics would differ from global ones.
+    x = images(16) * jnp.linspace(0.1, 1, 16).reshape(16, 1, 1, 1)
+    loss, stats = step(x)
+    sharded_loss, sharded_stats = step(jax.device_put(x, NamedSharding(mesh, P("data"))))
+    np.testing.assert_allclose(sharded_loss, loss, rtol=1e-4)
+    compare = lambda got, want: np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+    jax.tree.map(compare, sharded_stats, stats)
+
+
+@pytest.mark.parametrize(("stem", "smallest"), [("imagenet", 17), ("cifar", 5)])
+def test_smallest_image_keeps_2x2_pixels_before_the_last_stage(stem, smallest):
+    encoder = ResNet(18, width=0.125, stem=stem)
+
+    def stage3(key):
+        x = jnp.zeros((1, smallest, smallest, 3))
+        _, state = encoder.init_with_output(
+            key,
+            x,
+            train=False,
+            capture_intermediates=lambda module, _: module.name == "stage3",
+            mutable=["params", "batch_stats", "intermediates"],
+        )
+        return state["intermediates"]["stage3"]["__call__"][0]
+
+    assert jax.eval_shape(stage3, jax.random.key(0)).shape[1:3] == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("stem", "shape", "message"),
+    [
+        ("imagenet", (1, 16, 64, 3), r"16x64 px.*at least 17 px.*stem='cifar'.* 5 px"),
+        ("cifar", (1, 4, 4, 3), r"4x4 px.*stem='cifar'.*at least 5 px"),
+    ],
+)
+def test_names_the_size_that_the_stem_cannot_take(stem, shape, message):
+    with pytest.raises(ValueError, match=message):
+        ResNet(18, stem=stem).init(jax.random.key(0), jnp.zeros(shape), train=False)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"depth": 51}, r"\[18, 34, 50, 101, 152, 200\], got 51"),
+        ({"width": 0}, "1/32 or larger.*got 0"),
+        ({"width": -1}, "1/32 or larger.*got -1"),
+        ({"width": float("nan")}, "1/32 or larger.*got nan"),
+        ({"sk_ratio": -0.5}, r"\[0, 1\].*got -0.5"),
+        ({"stem": "svhn"}, r"\['imagenet', 'cifar'\], got 'svhn'"),
+    ],
+)
+def test_names_the_bad_argument(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        small(**kwargs)
