@@ -127,7 +127,9 @@ def parts(config: Mapping[str, Any], mesh: Mesh) -> Parts:
         return eval_views(jax.random.key(0), batch)[:, 0]
 
     def encode(variables: Mapping[str, Any], batch: Batch) -> jax.Array:
-        return model.apply(variables, images(batch), method="encode")
+        representations = model.apply(variables, images(batch), method="encode")
+        assert isinstance(representations, jax.Array)  # nothing is mutable here
+        return representations
 
     def pixels(batch: Batch) -> jax.Array:
         return images(batch).reshape(batch["image"].shape[0], -1)

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from simclr_jax.augment import blur as blurring
 from simclr_jax.augment import color, geometry
-from simclr_jax.core.errors import UserError, nearest
+from simclr_jax.core.errors import UserError
 from simclr_jax.core.rng import per_example
 from simclr_jax.core.types import Batch, PRNGKey, Views
 
@@ -64,8 +64,8 @@ def simclr(
         )
     if jitter not in color.JITTERS:
         raise UserError(
-            f"jitter={jitter!r} is unknown; it must be one of {color.JITTERS}."
-            f"{nearest(jitter, color.JITTERS)}"
+            f"jitter={jitter!r} is unknown; it must be 'v2' (brightness is a factor) or 'v1' "
+            f"(brightness is added)."
         )
     radius = size // 20  # half of the official kernel_size, a tenth of the view
     if blur and radius < 1:

@@ -53,7 +53,7 @@ def _parse(argv: Sequence[str], required: Sequence[str]) -> None:
     if rest[1:]:
         raise UserError(f"Unexpected arguments {rest[1:]}; every option starts with --.")
     for name in required:
-        if flags.FLAGS[name].value is None:
+        if not flags.FLAGS[name].value:
             raise UserError(f"--{name} is missing: {flags.FLAGS[name].help}")
 
 
@@ -74,7 +74,7 @@ def _set_up_logging() -> None:
 
 def _set_up_compilation_cache() -> None:
     """Keeps compiled programs between runs, in a directory that only this user can write."""
-    if jax.config.jax_compilation_cache_dir is None:
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
         cache = epath.Path(base).expanduser() / "simclr_jax" / "compiled"
         cache.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -4,7 +4,6 @@ python -m simclr_jax embed --workdir=runs/mine --data=folder --path=photos --out
 """
 
 import dataclasses
-import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,11 +15,11 @@ from simclr_jax.core.errors import UserError
 from simclr_jax.data.quarantine import Quarantine
 from simclr_jax.evals.features import extract_features
 
-WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.")
+WORKDIR = flags.DEFINE_string("workdir", "", "Directory of the run.")
 DATA = flags.DEFINE_string("data", None, "digits, folder or tfds/NAME; the run's own if left out.")
 PATH = flags.DEFINE_string("path", None, "The folder, or the directory of prepared data sets.")
 SPLIT = flags.DEFINE_string("split", None, "Which images of it; a folder's are 'all'.")
-OUTPUT = flags.DEFINE_string("output", None, "The .npz file to write.")
+OUTPUT = flags.DEFINE_string("output", "", "The .npz file to write.")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -45,15 +44,9 @@ def _embed() -> None:
     batches = dataset.eval_batches(source, quarantine=unreadable)
     features = extract_features(run.encode, batches, run.parts.mesh)
     names = np.array([source[int(i)].name for i in features.ids])
-    unfinished = output.with_suffix(f".{os.getpid()}.tmp")
+    unfinished = output.with_suffix(".tmp")
     with unfinished.open("wb") as file:
-        np.savez(
-            file,
-            ids=features.ids,
-            names=names,
-            features=features.features,
-            **({"labels": features.labels} if source.class_names else {}),
-        )
+        np.savez(file, names=names, **features._asdict())
     unfinished.replace(output)
     n, d = features.features.shape
     print(f"{output}: features [{n}, {d}] of {source.name}; {unreadable.count} unreadable images.")

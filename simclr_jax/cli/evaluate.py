@@ -20,13 +20,13 @@ from simclr_jax.core.errors import UserError, nearest
 from simclr_jax.core.types import Batch
 from simclr_jax.evals.features import extract_features
 from simclr_jax.evals.label_efficiency import label_efficiency
-from simclr_jax.evals.representation import effective_rank, uniformity
+from simclr_jax.evals.representation import effective_rank
 
 log = logging.getLogger(__name__)
 PROTOCOLS = ("knn", "linear")
 FEATURES = ("pixels", "random_encoder", "encoder")
 
-WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.")
+WORKDIR = flags.DEFINE_string("workdir", "", "Directory of the run.")
 PROTOCOL = flags.DEFINE_list("protocol", PROTOCOLS, f"Any of {', '.join(PROTOCOLS)}.")
 FRACTIONS = flags.DEFINE_list("fractions", ["0.01", "0.1", "1"], "Shares of the labels to use.")
 KINDS = flags.DEFINE_list("features", FEATURES, f"Any of {', '.join(FEATURES)}.")

@@ -23,7 +23,7 @@ from simclr_jax.train.metrics import read_metrics
 MAX_IMAGES = 1000  # in the map and among the neighbours
 THUMBNAIL_PX = 64
 
-WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.")
+WORKDIR = flags.DEFINE_string("workdir", "", "Directory of the run.")
 
 
 def main(argv: Sequence[str]) -> int:

@@ -16,7 +16,7 @@ from simclr_jax.train.loop import fit
 CONFIG = config_flags.DEFINE_config_file(
     "config", help_string="Recipe, such as configs/simclr_digits.py[:variant]."
 )
-WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run: checkpoints, metrics.")
+WORKDIR = flags.DEFINE_string("workdir", "", "Directory of the run: checkpoints, metrics.")
 
 
 def main(argv: Sequence[str]) -> int:

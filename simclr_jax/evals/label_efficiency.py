@@ -12,7 +12,7 @@ from simclr_jax.evals.knn import knn_predict
 from simclr_jax.evals.linear import linear_probe, predict
 
 # Test accuracy for each draw of labels, and the settings that a reader of the row needs.
-_Verdict: TypeAlias = tuple[list[float], dict[str, float]]
+_Verdict: TypeAlias = tuple[list[float], dict[str, int | float]]
 
 
 def balanced_subset(

@@ -27,10 +27,10 @@ STRENGTHS = tuple(10.0 ** (1 - i / 2) for i in range(15))
 _DEFAULT_L2 = 0.01
 _FOLDS = 5
 # Held-out rows that make the choice of strength stable; folds are added until there are as many.
-_HELD_OUT_ROWS = 1000
+_HELD_OUT_ROWS = 500
 _MEAN_SQUARED_NORM = 100.0
 _MAX_ITERATIONS = 500
-_GRADIENT_TOLERANCE = 1e-4
+_GRADIENT_TOLERANCE = 1e-5
 
 
 class LinearProbe(NamedTuple):
@@ -58,7 +58,7 @@ def linear_probe(
     """Fits a probe whose strength is chosen on held-out parts of the training labels.
 
     Each class is dealt evenly into five parts (fewer if no class has five labels), and one
-    part at a time is held out until 1000 rows have been, so few labels get cross-validation
+    part at a time is held out until 500 rows have been, so few labels get cross-validation
     and many a single held-out fifth. The strength with the lowest held-out cross entropy
     wins (accuracy is too coarse for 40 labels), and the probe is fitted again on all labels.
     With one label for each class nothing can be held out, and l2 is 0.01.

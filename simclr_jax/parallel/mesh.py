@@ -1,13 +1,14 @@
 """Device mesh, and the split of the global batch over it."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
 
-def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
     """Returns a mesh with the one axis "data" over `devices` (default: all of the run).
 
     Devices of one process are neighbours, so the rows that a process loads are one block of

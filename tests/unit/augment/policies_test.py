@@ -104,17 +104,17 @@ def test_mirrors_half_of_the_views_unless_told_not_to(flip, frequency):
 
 def test_color_strength_zero_leaves_the_colours_alone():
     flat = jnp.broadcast_to(jnp.array([10, 100, 200], jnp.uint8), (64, 16, 16, 3))
-    augment = jax.jit(policies.simclr(size=16, color_strength=0, blur=False))
+    augment = jax.jit(policies.simclr(size=16, color_strength=0.0, blur=False))
     got = augment(jax.random.key(0), {"image": flat, "size": jnp.full((64, 2), 16)})
     want = np.broadcast_to(np.array([10, 100, 200]) / 255, got.shape)
     np.testing.assert_allclose(got, want, atol=1e-6)
 
 
 def test_simclr_cifar_is_half_the_strength_and_no_blur(batch):
-    key = jax.random.key(3)
-    got = jax.jit(policies.simclr_cifar(size=16))(key, batch)
-    want = jax.jit(policies.simclr(size=16, color_strength=0.5, blur=False))(key, batch)
-    np.testing.assert_array_equal(got, want)
+    trace = lambda augment: str(jax.make_jaxpr(augment)(jax.random.key(0), batch))
+    got = trace(policies.simclr_cifar(size=SIZE))
+    assert got == trace(policies.simclr(size=SIZE, color_strength=0.5, blur=False))
+    assert got != trace(policies.simclr(size=SIZE, color_strength=1.0, blur=False))
 
 
 def evaluate(image: np.ndarray, *, size: int) -> np.ndarray:
@@ -130,7 +130,7 @@ def evaluate(image: np.ndarray, *, size: int) -> np.ndarray:
 
 def test_evaluation_up_to_32_px_returns_the_pixels(golden, check):
     got = evaluate(golden["noise/uint8"], size=32)
-    np.testing.assert_array_equal(got, golden["noise/uint8"] / np.float32(255))
+    np.testing.assert_allclose(got, golden["noise/uint8"] / 255, rtol=1.2e-7)  # one rounding
     check(got.transpose(2, 0, 1), "noise/eval_nocrop_32", 1e-6)
 
 
@@ -166,7 +166,7 @@ def test_names_the_limit_of_the_color_strength(strength):
 
 
 def test_names_the_known_jitters():
-    with pytest.raises(ValueError, match="'v3' is unknown; it must be one of .* Did you mean"):
+    with pytest.raises(ValueError, match=r"jitter='v3' is unknown; it must be 'v2' .* or 'v1'"):
         policies.simclr(size=32, jitter="v3")
 
 

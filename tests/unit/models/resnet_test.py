@@ -76,7 +76,11 @@ def images(rows: int):
     return jnp.asarray(pixels, jnp.float32)
 
 
-@pytest.mark.parametrize(("depth", "width", "sk_ratio", "stem", "trainable", "moving"), COUNTS)
+@pytest.mark.parametrize(
+    ("depth", "width", "sk_ratio", "stem", "trainable", "moving"),
+    # The deep ones take a second each to trace.
+    [pytest.param(*row, marks=[pytest.mark.reference] * (row[0] > 50)) for row in COUNTS],
+)
 def test_has_exactly_the_official_number_of_parameters(
     depth, width, sk_ratio, stem, trainable, moving
 ):

@@ -1,0 +1,55 @@
+"""SimCLR on CIFAR-10, with the CIFAR stem and without blur.
+
+Chen et al. 2020, https://arxiv.org/abs/2002.05709, Appendix B.9, and the README of the official
+code. Linear-probe top-1 on the test images:
+
+  variant  network             batch  epochs  published                        here
+  r18      ResNet-18            512    1000   about 91 % (official README)     not run
+  r50      ResNet-50           1024    1000   94.0 % (paper, best of a sweep)  not run
+  small    ResNet-18, 1/4 wide  256      15   none: made for two CPU cores     see README.md
+
+CIFAR-10 must be prepared as ArrayRecord; --config.data.path is the directory of TFDS data sets.
+
+  python -m simclr_jax train --config=configs/simclr_cifar10.py:small --workdir=runs/cifar10
+  python -m simclr_jax evaluate --workdir=runs/cifar10 --protocol=knn --fractions=1
+"""
+
+from ml_collections import ConfigDict, config_dict
+
+
+def get_config(variant: str = "r18") -> ConfigDict:
+    """Returns variant "r18", "r50" (published) or "small" (40 minutes on two CPU cores)."""
+    if variant not in ("r18", "r50", "small"):
+        raise ValueError(f"Unknown variant {variant!r}; this recipe knows r18, r50, small.")
+    config = ConfigDict()
+    config.run = dict(seed=0, epochs=1000, log_every=50, checkpoint_every=1000)
+    config.data = dict(
+        name="tfds/cifar10",
+        split="train",
+        test_split="test",
+        path=config_dict.placeholder(str),
+        batch_size=512,
+        canvas=32,
+    )
+    config.augment = dict(name="simclr_cifar", size=32, color_strength=0.5)
+    config.encoder = dict(name="resnet", depth=18, width=1.0, stem="cifar", dtype="float32")
+    config.heads = dict(projector=dict(num_layers=3, output_dim=128))
+    config.method = dict(name="simclr", temperature=0.5)
+    config.optim = dict(name="lars", weight_decay=1e-4)
+    # Peak 1.0 * 512 / 256 = 2.0.
+    config.schedule = dict(base_lr=1.0, scaling="linear", warmup_epochs=10.0)
+    config.evals = dict(knn=dict(every_epochs=50.0, k=200, temperature=0.1))
+    if variant == "r50":
+        config.data.batch_size = 1024
+        config.encoder.depth = 50
+        config.heads.projector.num_layers = 2
+    if variant == "small":
+        config.run.update(epochs=15, log_every=20, checkpoint_every=500)
+        config.data.batch_size = 256
+        config.encoder.width = 0.25
+        config.heads.projector.update(num_layers=2, output_dim=64)
+        config.method.temperature = 0.2
+        config.optim = dict(name="adamw", weight_decay=1e-4)
+        config.schedule = dict(base_lr=2e-3, scaling="none", warmup_epochs=1.0)
+        config.evals.knn.update(every_epochs=5.0, k=20, max_train=10_000)
+    return config

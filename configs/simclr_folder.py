@@ -1,0 +1,48 @@
+"""SimCLR on a folder of your own images, without labels.
+
+Chen et al. 2020, https://arxiv.org/abs/2002.05709. The temperature and the rate are those that
+the authors advise for small batches (google-research/simclr, issue 166). There is no published
+number: what to expect depends on the images. View size, canvas and batch size come from the
+images, unless they are set.
+
+  python -m simclr_jax train --config=configs/simclr_folder.py --config.data.path=DIR --workdir=D
+  python -m simclr_jax train --config=configs/simclr_folder.py:laptop --config.data.path=DIR ...
+
+Images in class subfolders, split into DIR/train and DIR/test, can also be judged:
+--config.data.labels_from_folders --config.data.split=train --config.data.test_split=test
+"""
+
+from ml_collections import ConfigDict, config_dict
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """Returns the recipe; variant "laptop" has small views and few epochs."""
+    if variant not in ("", "laptop"):
+        raise ValueError(f"Unknown variant {variant!r}; this recipe knows '' and 'laptop'.")
+    config = ConfigDict()
+    config.run = dict(seed=0, epochs=200, log_every=20, checkpoint_every=500)
+    config.data = dict(
+        name="folder",
+        path=config_dict.placeholder(str),
+        split="all",
+        test_split=config_dict.placeholder(str),
+        labels_from_folders=False,
+        batch_size=config_dict.placeholder(int),
+        canvas=config_dict.placeholder(int),
+    )
+    config.augment = dict(
+        name="simclr", size=config_dict.placeholder(int), color_strength=1.0, blur=True
+    )
+    config.encoder = dict(name="resnet", depth=50, width=1.0, stem="imagenet", dtype="bfloat16")
+    config.heads = dict(projector=dict(num_layers=3, output_dim=128))
+    config.method = dict(name="simclr", temperature=0.2)
+    config.optim = dict(name="lars", weight_decay=1e-4)
+    config.schedule = dict(base_lr=0.075, scaling="sqrt", warmup_epochs=10.0)
+    config.evals = dict()
+    if variant == "laptop":
+        config.run.update(epochs=20, log_every=5)
+        config.data.canvas = 96
+        config.augment.size = 64
+        config.encoder.update(depth=18, width=0.5, dtype="float32")
+        config.schedule.warmup_epochs = 2.0
+    return config

@@ -1,0 +1,68 @@
+"""A config section becomes a call, or an error that says which key is wrong."""
+
+import dataclasses
+
+import flax.linen as nn
+import pytest
+
+from simclr_jax.core.errors import UserError
+from simclr_jax.core.sections import call, choose
+
+
+def optimizer(schedule: str, *, weight_decay: float = 0.1, name_of: str | None = None) -> tuple:
+    if weight_decay < 0:
+        raise ValueError(f"weight_decay={weight_decay} must be >= 0.")
+    return schedule, weight_decay, name_of
+
+
+@dataclasses.dataclass
+class Length:
+    epochs: int
+    seed: int = 0
+
+
+class Module(nn.Module):
+    depth: int = 50
+
+
+def test_section_is_the_keyword_arguments():
+    assert call("config.optim", optimizer, {"name_of": "x"}, "cosine") == ("cosine", 0.1, "x")
+
+
+def test_int_becomes_float_where_a_float_is_wanted():
+    value = call("config.optim", optimizer, {"weight_decay": 1}, "cosine")[1]
+    assert isinstance(value, float)
+
+
+@pytest.mark.parametrize(
+    ("fn", "section", "message"),
+    [
+        (optimizer, {"weight_decy": 1.0}, r"config.x.weight_decy .*Did you mean 'weight_decay'\?"),
+        (optimizer, {"weight_decay": "1"}, r"config.x.weight_decay='1' is of type str.* float"),
+        (optimizer, {"weight_decay": True}, r"config.x.weight_decay=True is of type bool"),
+        (optimizer, {"weight_decay": -1.0}, r"config.x: weight_decay=-1.0 must be >= 0"),
+        (optimizer, {"schedule": "again"}, r"config.x.schedule does not exist"),
+        (Module, {"name": "x"}, r"config.x.name does not exist"),
+    ],
+)
+def test_names_what_is_wrong(fn, section, message):
+    args = () if fn is Module else ("cosine",)
+    with pytest.raises(UserError, match=message):
+        call("config.x", fn, section, *args)
+
+
+def test_names_the_missing_key():
+    with pytest.raises(UserError, match="config.run: missing a required argument: 'epochs'"):
+        call("config.run", Length, {"seed": 1})
+
+
+def test_choose_splits_the_name_off():
+    assert choose("config.optim", {"lars": optimizer}, {"name": "lars", "a": 1}) == (
+        optimizer,
+        {"a": 1},
+    )
+
+
+def test_choose_names_the_nearest():
+    with pytest.raises(UserError, match=r"config.optim.name='larz'.*Did you mean 'lars'\?"):
+        choose("config.optim", {"lars": optimizer}, {"name": "larz"})

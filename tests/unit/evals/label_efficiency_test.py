@@ -1,0 +1,130 @@
+"""Label subsets and the table of results: counts, determinism, rows, bad input."""
+
+import numpy as np
+import pytest
+
+from simclr_jax.core.errors import UserError
+from simclr_jax.evals.features import Features
+from simclr_jax.evals.label_efficiency import balanced_subset, label_efficiency
+
+
+def examples(n, num_classes=4, noise=0.3, seed=0):
+    labels = (np.arange(n) % num_classes).astype(np.int32)
+    x = np.eye(6, dtype=np.float32)[labels]
+    x += noise * np.random.default_rng(seed).normal(size=x.shape).astype(np.float32)
+    return Features(np.arange(n), x, labels)
+
+
+@pytest.mark.parametrize(
+    ("fraction", "each"), [(0.001, 1), (0.01, 1), (0.05, 5), (0.1, 10), (1.0, 100)]
+)
+def test_draws_the_same_number_of_each_class(fraction, each):
+    labels = np.random.default_rng(0).permutation(np.arange(1000) % 10)
+    subset = balanced_subset(labels, fraction, seed=0)
+    np.testing.assert_array_equal(np.bincount(labels[subset]), [each] * 10)
+    assert (np.diff(subset) > 0).all()
+
+
+def test_draws_the_same_examples_on_every_machine():
+    labels = np.arange(1000) % 5
+    np.testing.assert_array_equal(balanced_subset(labels, 0.005, seed=7), [34, 535, 631, 753, 887])
+
+
+def test_a_smaller_fraction_is_part_of_a_larger_one_and_seeds_differ():
+    labels = np.arange(1000) % 10
+    small, large = (balanced_subset(labels, fraction, seed=3) for fraction in (0.05, 0.1))
+    assert set(small) < set(large)
+    assert set(small) != set(balanced_subset(labels, 0.05, seed=4))
+
+
+def test_every_example_is_drawn_equally_often():
+    labels = np.arange(40) % 4
+    times = np.zeros(40)
+    for seed in range(400):
+        times[balanced_subset(labels, 0.2, seed)] += 1
+    assert times.min() > 45
+    assert times.max() < 120  # 80 expected, deviation 8
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0] * 7 + [1], r"takes 2 of each of the 2 classes, but class 1 has 1; .* at most 0.25"),
+        ([0] * 4 + [2] * 4, "takes 1 of each of the 3 classes, but class 1 has 0; give it"),
+    ],
+)
+def test_names_a_class_with_too_few_examples(labels, message):
+    with pytest.raises(UserError, match=message):
+        balanced_subset(np.array(labels), 0.5 if 1 in labels else 0.3, seed=0)
+
+
+@pytest.mark.parametrize("fraction", [0.0, -0.1, 1.5])
+def test_rejects_a_fraction_out_of_range(fraction):
+    with pytest.raises(UserError, match=r"\(0, 1\], got"):
+        balanced_subset(np.arange(10) % 2, fraction, seed=0)
+
+
+def test_rows_say_what_was_judged_and_how():
+    rows = label_efficiency(
+        examples(200),
+        examples(60, seed=1),
+        name="encoder",
+        num_classes=4,
+        fractions=(0.1, 1.0),
+        draws=3,
+    )
+    assert [(row["protocol"], row["label_fraction"]) for row in rows] == [
+        ("knn", 0.1),
+        ("linear", 0.1),
+        ("knn", 1.0),
+        ("linear", 1.0),
+    ]
+    for row in rows:
+        few = row["label_fraction"] < 1
+        assert row["features"] == "encoder"
+        assert (row["num_train"], row["draws"]) == ((20, 3) if few else (200, 1))
+        assert row["num_test"] == 60
+        assert row["top1"] > 0.8
+        assert few or row["top1_std"] == 0.0
+    assert (rows[0]["k"], rows[2]["k"]) == (5, 50)  # labels for each class, below 200
+    assert rows[1]["l2"] > 0
+
+
+def test_is_deterministic_and_averages_over_draws():
+    judge = lambda **kw: label_efficiency(
+        examples(200, noise=0.8),
+        examples(60, seed=1, noise=0.8),
+        name="x",
+        num_classes=4,
+        fractions=(0.1,),
+        protocols=("knn",),
+        **kw,
+    )[0]
+    both, first, second = judge(draws=2), judge(draws=1), judge(draws=1, seed=1)
+    assert both == judge(draws=2)
+    assert first["top1"] != second["top1"]
+    np.testing.assert_allclose(both["top1"], (first["top1"] + second["top1"]) / 2)
+    np.testing.assert_allclose(both["top1_std"], abs(first["top1"] - second["top1"]) / 2)
+
+
+def test_leaves_out_rows_without_a_label():
+    train, test = examples(200), examples(60, seed=1)
+    train.labels[:8] = -1
+    test.labels[:4] = -1
+    settings = dict(name="x", num_classes=4, fractions=(1.0,), protocols=("knn",), k=3)
+    row = label_efficiency(train, test, **settings)[0]
+    assert (row["num_train"], row["num_test"], row["k"]) == (192, 56, 3)
+
+
+def test_says_what_is_wrong():
+    train, test = examples(200), examples(60, seed=1)
+    unlabelled = train._replace(labels=np.full(200, -1, np.int32))
+    with pytest.raises(UserError, match="knn, linear need labels, and none of the 200 rows of x"):
+        label_efficiency(unlabelled, test, name="x", num_classes=4)
+    broken = test._replace(features=np.where(np.eye(60, 6) > 0, np.float32("nan"), test.features))
+    with pytest.raises(UserError, match="6 of 60 rows of x of the test set are not finite"):
+        label_efficiency(train, broken, name="x", num_classes=4)
+    with pytest.raises(UserError, match="Unknown protocol 'cnn'; use one of knn, linear"):
+        label_efficiency(train, test, name="x", num_classes=4, protocols=("cnn",))
+    with pytest.raises(UserError, match="draws=0 must be at least 1"):
+        label_efficiency(train, test, name="x", num_classes=4, draws=0)
