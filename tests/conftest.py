@@ -1,6 +1,62 @@
 """Every test runs on 8 virtual CPU devices, and implicit rank promotion is an error."""
 
+import flax.linen as nn
 import jax
+import numpy as np
+import pytest
+
+from simclr_jax.models.ssl import ENCODERS
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+class TinyEncoder(nn.Module):
+    """One convolution and BatchNorm: compiles in a second, and has all that a step touches."""
+
+    width: int = 8
+
+    @nn.compact
+    def __call__(self, images, *, train):
+        x = nn.Conv(self.width, (3, 3), strides=2, use_bias=False, name="conv")(images)
+        x = nn.BatchNorm(use_running_average=not train, momentum=0.9, name="norm")(x)
+        return nn.relu(x).mean(axis=(1, 2))
+
+
+@pytest.fixture
+def tiny_encoder():
+    return TinyEncoder()
+
+
+@pytest.fixture
+def tiny_config(monkeypatch):
+    """A whole config whose run takes seconds: 62 steps on the built-in digits."""
+    monkeypatch.setitem(ENCODERS, "tiny", TinyEncoder)
+    return {
+        "run": {"epochs": 1, "seed": 0, "log_every": 5, "checkpoint_every": 20},
+        "data": {
+            "name": "digits",
+            "split": "test",
+            "test_split": "test",
+            "batch_size": 16,
+            "canvas": 28,
+        },
+        "augment": {"name": "simclr_cifar", "size": 12},
+        "encoder": {"name": "tiny"},
+        "heads": {"projector": {"num_layers": 2, "output_dim": 8}},
+        "method": {"name": "simclr", "temperature": 0.5},
+        "optim": {"name": "adamw"},
+        "schedule": {"base_lr": 0.01, "scaling": "none", "warmup_epochs": 0.1},
+        "evals": {"knn": {"every_epochs": 0.5, "k": 5}},
+    }
+
+
+@pytest.fixture
+def batch():
+    """16 pictures of 5x5 coloured tiles that fill their canvas, all on one device."""
+    tiles = np.random.default_rng(0).integers(0, 256, (16, 5, 5, 3), np.uint8)
+    return {
+        "image": jax.numpy.asarray(tiles.repeat(4, axis=1).repeat(4, axis=2)),
+        "size": jax.numpy.full((16, 2), 20, jax.numpy.int32),
+        "label": jax.numpy.full((16,), -1, jax.numpy.int32),
+    }

@@ -143,8 +143,7 @@ def random_color(key: PRNGKey, image: Image, *, strength: float, jitter: str = "
       The view, not yet clipped where it was not jittered.
 
     Source: Chen et al. 2020, https://arxiv.org/abs/2002.05709, Appendix A, and the official
-    code (google-research/simclr, tf2/data_util.py), whose order is random; the pseudo-code
-    of the paper has a fixed order.
+    code (google-research/simclr, tf2/data_util.py).
     """
     chance_key, draw_key = jax.random.split(key)
     chance = jax.random.uniform(chance_key, (2,))

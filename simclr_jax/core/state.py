@@ -4,7 +4,6 @@ from typing import Any
 
 import flax.struct
 import optax
-from jaxtyping import Array, Int
 
 from simclr_jax.core.types import Collection, Params
 
@@ -12,15 +11,17 @@ from simclr_jax.core.types import Collection, Params
 class TrainState(flax.struct.PyTreeNode):
     """State of one run between two optimizer steps.
 
+    Leaves are arrays, or shapes or shardings where the state is described and not held.
+
     Attributes:
-      step: optimizer steps taken so far.
+      step: optimizer steps taken so far, int32.
       params: what the optimizer updates; the encoder is always `params["encoder"]`.
       batch_stats: BatchNorm running statistics that belong to `params`.
       opt_state: optax state, with the structure of `params` where it mirrors them.
       method_state: memory that the method owns (EMA target, queue, teacher); `()` if none.
     """
 
-    step: Int[Array, ""]
+    step: Any
     params: Params
     batch_stats: Collection
     opt_state: optax.OptState

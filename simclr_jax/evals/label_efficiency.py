@@ -11,8 +11,8 @@ from simclr_jax.evals.features import Features
 from simclr_jax.evals.knn import knn_predict
 from simclr_jax.evals.linear import linear_probe, predict
 
-# Test accuracy for each draw of labels, and the settings that a reader of the row needs.
-_Verdict: TypeAlias = tuple[list[float], dict[str, int | float]]
+# Accuracy over draws of labels, and the settings that a reader of the row needs.
+_Verdict: TypeAlias = dict[str, int | float]
 
 
 def balanced_subset(
@@ -80,56 +80,44 @@ def label_efficiency(
       fractions: shares of the training labels, in (0, 1].
       draws: class-balanced draws for each fraction below 1.
       protocols: "knn" and "linear", or one of them.
-      k: neighbours that vote in kNN, at most as many as there are labels per class: further
-        ones could only be of other classes.
+      k: neighbours that vote in kNN; capped at the labels per class, as further ones could
+        only be of other classes.
       temperature: of the votes in kNN.
       seed: draw i is made with seed + i.
 
     Returns:
-      One row for each protocol and fraction: "protocol", "features", "label_fraction", "top1"
-      (mean over draws, in [0, 1]), "top1_std" (population deviation over draws), "draws",
-      "num_train" (labels used), "num_test", and "k" and "temperature", or "l2" (median of
-      the strengths chosen).
+      One row for each fraction and protocol: "protocol", "features", "label_fraction",
+      "num_train" (labels used), "num_test", "top1" (mean over draws, in [0, 1]), "top1_std"
+      (population deviation), "draws", and "k" and "temperature", or "l2" (median chosen).
 
     Raises:
-      UserError: if there are no labels, too few for a draw, an unknown protocol, or a feature
-        that is not finite.
+      UserError: for missing or too few labels, an unknown protocol, or features not finite.
     """
     judges: dict[str, Callable[[list[Features]], _Verdict]] = {
         "knn": lambda subsets: _judge_knn(subsets, test, num_classes, k, temperature),
         "linear": lambda subsets: _judge_linear(subsets, test, num_classes, seed),
     }
-    for protocol in protocols:
-        if protocol not in judges:
-            raise UserError(f"Unknown protocol {protocol!r}; use one of {', '.join(judges)}.")
+    if unknown := set(protocols) - set(judges):
+        raise UserError(f"Unknown protocol {min(unknown)!r}; use one of {', '.join(judges)}.")
     if draws < 1:
         raise UserError(f"draws={draws} must be at least 1.")
     train = _labelled(train, f"{name} of the training set", protocols)
     test = _labelled(test, f"{name} of the test set", protocols)
     rows = []
     for fraction in fractions:
-        if fraction == 1:
-            subsets = [train]
-        else:
-            seeds = range(seed, seed + draws)
-            indices = [balanced_subset(train.labels, fraction, draw) for draw in seeds]
-            subsets = [Features(*(column[i] for column in train)) for i in indices]
+        subsets = _draw(train, fraction, draws, seed)
         for protocol in protocols:
-            top1, settings = judges[protocol](subsets)
-            rows.append(
-                {
-                    "protocol": protocol,
-                    "features": name,
-                    "label_fraction": float(fraction),
-                    "top1": float(np.mean(top1)),
-                    "top1_std": float(np.std(top1)),
-                    "draws": len(subsets),
-                    "num_train": len(subsets[0].labels),
-                    "num_test": len(test.labels),
-                    **settings,
-                }
-            )
+            what = {"protocol": protocol, "features": name, "label_fraction": float(fraction)}
+            counts = {"num_train": len(subsets[0].labels), "num_test": len(test.labels)}
+            rows.append(what | counts | judges[protocol](subsets))
     return rows
+
+
+def _draw(train: Features, fraction: float, draws: int, seed: int) -> list[Features]:
+    if fraction == 1:
+        return [train]
+    indices = [balanced_subset(train.labels, fraction, seed + i) for i in range(draws)]
+    return [Features(*(column[rows] for column in train)) for rows in indices]
 
 
 def _judge_knn(
@@ -147,7 +135,7 @@ def _judge_knn(
             temperature=temperature,
         )
         top1.append(_accuracy(predicted, test))
-    return top1, {"k": k, "temperature": temperature}
+    return _summary(top1) | {"k": k, "temperature": temperature}
 
 
 def _judge_linear(subsets: list[Features], test: Features, num_classes: int, seed: int) -> _Verdict:
@@ -156,7 +144,11 @@ def _judge_linear(subsets: list[Features], test: Features, num_classes: int, see
         probe = linear_probe(train.features, train.labels, num_classes=num_classes, seed=seed)
         top1.append(_accuracy(predict(probe, test.features), test))
         strengths.append(probe.l2)
-    return top1, {"l2": float(np.median(strengths))}
+    return _summary(top1) | {"l2": float(np.median(strengths))}
+
+
+def _summary(top1: Sequence[float]) -> _Verdict:
+    return {"top1": float(np.mean(top1)), "top1_std": float(np.std(top1)), "draws": len(top1)}
 
 
 def _accuracy(predicted: Int[Array, " n"], test: Features) -> float:

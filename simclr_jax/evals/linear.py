@@ -21,12 +21,12 @@ from jaxtyping import Array, Bool, Float, Int
 from simclr_jax.core.types import Scalar
 from simclr_jax.evals.features import check_labels
 
-# From too strong to too weak for 10 to 100,000 labels, half a decade apart.
+# From too strong to too weak for any number of labels up to 100,000, half a decade apart.
 STRENGTHS = tuple(10.0 ** (1 - i / 2) for i in range(15))
 # Where no label can be held out: between the choices for 4 and for 40 labels of each digit.
 _DEFAULT_L2 = 0.01
-_FOLDS = 5
-# Held-out rows that make the choice of strength stable; folds are added until there are as many.
+_MAX_PARTS = 5
+# Enough held-out rows for a stable choice of strength; parts are added until there are as many.
 _HELD_OUT_ROWS = 500
 _MEAN_SQUARED_NORM = 100.0
 _MAX_ITERATIONS = 500
@@ -90,26 +90,7 @@ def linear_probe(
         return _fit(standard, y, _DEFAULT_L2, start)
     num_held_out = min(num_parts, math.ceil(_HELD_OUT_ROWS * num_parts / len(labels)))
     held_out = [jnp.asarray(part == i) for i in range(num_held_out)]
-
-    solutions = [start] * num_held_out
-    best, best_loss, num_worse = _DEFAULT_L2, math.inf, 0
-    for l2 in sorted(strengths, reverse=True):  # each solution is the start of the next
-        solutions = [
-            _solve(standard.rows, y, ~rows, jnp.float32(l2), near)
-            for rows, near in zip(held_out, solutions, strict=True)
-        ]
-        losses = [
-            _cross_entropy(solution, standard.rows, y, rows)
-            for rows, solution in zip(held_out, solutions, strict=True)
-        ]
-        loss = float(sum(losses)) / num_held_out
-        if loss < best_loss:
-            best, best_loss, num_worse, start = l2, loss, 0, solutions[0]
-        else:
-            num_worse += 1
-        if num_worse == 2:
-            break
-    return _fit(standard, y, best, start)
+    return _fit(standard, y, *_choose(standard, y, held_out, strengths, start))
 
 
 def fit_logistic(
@@ -129,7 +110,7 @@ def fit_logistic(
     Args:
       features: training rows; standardised inside.
       labels: in [0, num_classes).
-      num_classes: number of classes; one without a row is never predicted for want of bias.
+      num_classes: number of classes; one may have no row.
       l2: strength, > 0.
 
     Returns:
@@ -175,12 +156,41 @@ def _standardise(x: Float[Array, "n d"]) -> _Standardised:
 
 def _deal(labels: Int[np.ndarray, " n"], seed: int) -> Int[np.ndarray, " n"]:
     """Deals each class over the parts in random order; sizes differ by one row at most."""
-    num_parts = min(_FOLDS, np.bincount(labels).max())
+    num_parts = min(_MAX_PARTS, np.bincount(labels).max())
     # Raw words of a counter-based generator, the same in every version of NumPy.
     shuffled = np.lexsort((np.random.Philox(key=seed).random_raw(len(labels)), labels))
     part = np.empty(len(labels), np.int64)
     part[shuffled] = np.arange(len(labels)) % num_parts
     return part
+
+
+def _choose(
+    standard: _Standardised,
+    labels: Int[Array, " n"],
+    held_out: Sequence[Bool[Array, " n"]],
+    strengths: Sequence[float],
+    start: _Solution,
+) -> tuple[float, _Solution]:
+    """Returns the strength that fits the held-out rows best, and a solution at that strength."""
+    solutions = [start] * len(held_out)
+    best, best_loss, num_worse = _DEFAULT_L2, math.inf, 0
+    for l2 in sorted(strengths, reverse=True):  # each solution is the start of the next
+        solutions = [
+            _solve(standard.rows, labels, ~rows, jnp.float32(l2), near)
+            for rows, near in zip(held_out, solutions, strict=True)
+        ]
+        losses = [
+            _cross_entropy(solution, standard.rows, labels, rows)
+            for rows, solution in zip(held_out, solutions, strict=True)
+        ]
+        loss = float(sum(losses)) / len(held_out)
+        if loss < best_loss:
+            best, best_loss, num_worse, start = l2, loss, 0, solutions[0]
+        else:
+            num_worse += 1
+        if num_worse == 2:
+            break
+    return best, start
 
 
 def _fit(

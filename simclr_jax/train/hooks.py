@@ -5,6 +5,7 @@ import logging
 import signal
 import sys
 import time
+from typing import Any
 
 import numpy as np
 import optax
@@ -104,7 +105,7 @@ class LogMetrics:
             self._bar.stop()
 
     def _log(self, step: int, metrics: Metrics, *, last: bool) -> None:
-        values = {name: np.asarray(value).item() for name, value in metrics.items()}
+        values = {name: float(np.asarray(value)) for name, value in metrics.items()}
         now = time.monotonic()  # after the wait for the device
         timed: dict[str, float] = {}
         if self._logged_step > self._first_step:  # the first step's time is that of the compiler
@@ -115,7 +116,7 @@ class LogMetrics:
             {
                 "epoch": step * self._batch_size / self._num_examples,
                 **values,
-                "lr": np.asarray(self._schedule(step - 1)).item(),
+                "lr": float(np.asarray(self._schedule(step - 1))),
                 **timed,
                 "seconds": self._seconds_before + now - self._start,
             },
@@ -132,7 +133,7 @@ class LogMetrics:
             log.info("step %d/%d  %s", step, self._num_steps, note)
 
 
-def _note(row: dict[str, float]) -> str:
+def _note(row: dict[str, Any]) -> str:
     parts = [f"epoch {row['epoch']:.1f}", f"loss {row['loss']:.3f}"]
     if "loss_chance" in row:
         parts.append(f"(chance {row['loss_chance']:.3f})")

@@ -52,7 +52,7 @@ def test_names_what_is_wrong(fn, section, message):
 
 
 def test_names_the_missing_key():
-    with pytest.raises(UserError, match="config.run: missing a required argument: 'epochs'"):
+    with pytest.raises(UserError, match=r"config.run: missing a required argument: 'epochs'"):
         call("config.run", Length, {"seed": 1})
 
 

@@ -93,7 +93,7 @@ def test_rows_say_what_was_judged_and_how():
 def test_is_deterministic_and_averages_over_draws():
     judge = lambda **kw: label_efficiency(
         examples(200, noise=0.8),
-        examples(60, seed=1, noise=0.8),
+        examples(600, seed=1, noise=0.8),
         name="x",
         num_classes=4,
         fractions=(0.1,),

@@ -69,11 +69,16 @@ def softmax(x, axis):
 
 def test_selective_kernel_mixes_the_two_halves_by_a_softmax_over_them():
     layer = SelectiveKernel(features=4, ratio=0.0625, strides=2)
-    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 6, 6, 3)), jnp.float32)
-    variables = jax.jit(lambda key: layer.init(key, x, train=False))(jax.random.key(0))
-    got, state = layer.apply(
-        variables, x, train=False, capture_intermediates=True, mutable=["intermediates"]
-    )
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(2, 6, 6, 3)), jnp.float32)
+    shapes = jax.eval_shape(lambda key: layer.init(key, x, train=False), jax.random.key(0))
+    draw = lambda shape: jnp.asarray(rng.uniform(0.1, 1, shape.shape), shape.dtype)
+    variables = jax.tree.map(draw, shapes)
+    got, state = jax.jit(
+        lambda: layer.apply(
+            variables, x, train=False, capture_intermediates=True, mutable=["intermediates"]
+        )
+    )()
     inner = {
         name: np.asarray(calls["__call__"][0], np.float64)
         for name, calls in state["intermediates"].items()
@@ -82,11 +87,13 @@ def test_selective_kernel_mixes_the_two_halves_by_a_softmax_over_them():
     relu = lambda v: np.maximum(v, 0)
     streams = relu(inner["norm"])
     a, b = streams[..., :4], streams[..., 4:]
-    kernels = variables["params"]
     pooled = (a + b).mean(axis=(1, 2))  # [n, 4]
-    squeezed = pooled @ np.asarray(kernels["squeeze_conv"]["kernel"][0, 0], np.float64)
-    squeezed = relu(squeezed / np.sqrt(1 + 1e-5))
-    logits = squeezed @ np.asarray(kernels["select_conv"]["kernel"][0, 0], np.float64)
+    double = jax.tree.map(lambda v: np.asarray(v, np.float64), variables)
+    params, stats = double["params"], double["batch_stats"]["squeeze_norm"]
+    squeezed = pooled @ params["squeeze_conv"]["kernel"][0, 0]
+    squeezed = (squeezed - stats["mean"]) / np.sqrt(stats["var"] + 1e-5)
+    squeezed = relu(squeezed * params["squeeze_norm"]["scale"] + params["squeeze_norm"]["bias"])
+    logits = squeezed @ params["select_conv"]["kernel"][0, 0]
     weights = softmax(np.stack([logits[:, :4], logits[:, 4:]]), axis=0)[:, :, None, None, :]
     assert got.shape == (2, 3, 3, 4)
     np.testing.assert_allclose(got, a * weights[0] + b * weights[1], rtol=1e-5, atol=1e-6)

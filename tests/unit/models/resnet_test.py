@@ -129,10 +129,13 @@ def test_cifar_stem_replaces_the_stem_of_resnet_d():
 @pytest.mark.parametrize(("bottleneck", "last"), [(False, "norm2"), (True, "norm3")])
 def test_every_block_starts_as_its_shortcut(bottleneck, last):
     block = ResidualBlock(8, 2, project=True, bottleneck=bottleneck, sk_ratio=SK, dtype="float32")
-    init = jax.jit(lambda key: block.init(key, images(1)[..., :1], train=False))
-    scales = {
-        name: x for name, x in paths(init(jax.random.key(0))["params"]).items() if "scale" in name
-    }
+
+    @jax.jit
+    def init_scales(key):
+        params = paths(block.init(key, images(1), train=False)["params"])
+        return {name: x for name, x in params.items() if name.endswith("scale")}
+
+    scales = init_scales(jax.random.key(0))
     for name, value in scales.items():
         wanted = 0.0 if name == f"{last}/scale" else 1.0
         np.testing.assert_array_equal(value, wanted, err_msg=name)

@@ -1,0 +1,181 @@
+"""Whole runs: stop and go on, SIGTERM, numbers that are not finite, mistakes of the user."""
+
+import json
+import os
+import re
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from simclr_jax import build
+from simclr_jax.cli import app
+from simclr_jax.core.errors import UserError
+from simclr_jax.train.checkpoint import Checkpoints
+from simclr_jax.train.health import NonFiniteError
+from simclr_jax.train.hooks import Terminated
+from simclr_jax.train.loop import fit
+from simclr_jax.train.metrics import read_metrics
+
+pytestmark = pytest.mark.integration
+
+
+class KilledError(Exception):
+    """Stands for a process that dies between two steps."""
+
+
+def train(config, workdir, *, kill_at=None, terminate_at=None):
+    def harm(step, state, metrics):
+        if step == kill_at:
+            raise KilledError
+        if step == terminate_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with build.run(config, str(workdir)) as run:
+        hooks = [harm, *run.hooks]
+        state = fit(run.state, run.step, run.batches, num_steps=run.num_steps, hooks=hooks)
+        return jax.device_get(state)
+
+
+def saved_steps(workdir):
+    return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
+
+
+def assert_bit_equal(got, want):
+    jax.tree.map(np.testing.assert_array_equal, got, want)
+
+
+def test_a_run_that_was_killed_ends_bit_equal_to_one_that_was_not(tiny_config, tmp_path):
+    straight = train(tiny_config, tmp_path / "straight")
+    with pytest.raises(KilledError):
+        train(tiny_config, tmp_path / "killed", kill_at=33)  # 13 steps behind a checkpoint
+    resumed = train(tiny_config, tmp_path / "killed")
+    assert int(resumed.step) == 63
+    assert_bit_equal(resumed, straight)
+    rows = [read_metrics(str(tmp_path / name)) for name in ("straight", "killed")]
+    key = lambda row: (row["step"], row["loss"], row.get("knn_top1"))
+    by_step = {row["step"]: key(row) for row in rows[1]}
+    assert len(by_step) == len(rows[1]), "a step is logged twice"
+    assert all(by_step[row["step"]] == key(row) for row in rows[0])
+
+
+def test_a_finished_run_does_nothing_more(tiny_config, tmp_path):
+    first = train(tiny_config, tmp_path)
+    again = train(tiny_config, tmp_path)
+    assert_bit_equal(again, first)
+
+
+def test_sigterm_saves_the_step_it_came_in_and_the_run_goes_on_later(tiny_config, tmp_path):
+    straight = train(tiny_config, tmp_path / "straight")
+
+    with pytest.raises(Terminated, match="step 17"):
+        train(tiny_config, tmp_path / "stopped", terminate_at=17)
+    assert saved_steps(tmp_path / "stopped") == [17]
+    assert_bit_equal(train(tiny_config, tmp_path / "stopped"), straight)
+
+
+def test_eight_devices_see_the_batches_and_take_the_steps_of_one(
+    tiny_config, tmp_path, monkeypatch
+):
+    eight = train(tiny_config, tmp_path / "eight")
+    make_mesh = build.make_mesh
+    monkeypatch.setattr(build, "make_mesh", lambda: make_mesh(jax.devices()[:1]))
+    train(tiny_config, tmp_path / "one")
+    rows = [read_metrics(str(tmp_path / name)) for name in ("eight", "one")]
+    for row, other in zip(*rows, strict=True):
+        np.testing.assert_allclose(row["loss"], other["loss"], rtol=1e-3)
+    assert int(eight.step) == 63
+
+
+def test_a_diverging_run_stops_and_leaves_the_last_good_checkpoint(tiny_config, tmp_path):
+    tiny_config["run"]["checkpoint_every"] = 1
+    tiny_config["optim"] = {"name": "sgd"}
+    tiny_config["schedule"] = {"base_lr": 1e25, "scaling": "none", "warmup_epochs": 0.0}
+    with pytest.raises(
+        NonFiniteError, match=r"not finite at step \d+ .*lower schedule.base_lr"
+    ) as e:
+        train(tiny_config, tmp_path)
+    failed = int(re.search(r"at step (\d+)", str(e.value)).group(1))
+    assert saved_steps(tmp_path)[-1] == failed - 1
+    abstract = build.parts(tiny_config, build.make_mesh()).abstract_state
+    with Checkpoints(str(tmp_path), read_only=True) as checkpoints:
+        params = checkpoints.restore_variables({"params": abstract.params})
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "message"),
+    [
+        ("method", "temperature", 0.0, r"config.method: temperature=0.0; it must be > 0"),
+        ("method", "temprature", 0.1, r"config.method.temprature .*Did you mean 'temperature'\?"),
+        ("run", "epochs", 0, r"config.run: epochs=0; it must be at least 1"),
+        ("run", "epochs", "many", r"config.run.epochs='many' is of type str; it must be int"),
+        ("data", "batch_size", 20, r"config.data: batch_size=20 .* 8 devices.* use 16 or 24"),
+        ("data", "batch_size", 2000, r"batch_size=2000 is more than the 1000 images"),
+        ("data", "name", "digit", r"digits"),
+        ("augment", "size", 0, r"config.augment: size=0"),
+        ("encoder", "name", "resnt", r"config.encoder.name='resnt'.*Did you mean 'resnet'\?"),
+        ("optim", "name", "adam", r"config.optim.name='adam'.*Did you mean 'adamw'\?"),
+        ("evals", "knn", {"every_epochs": 1.0, "k": 5000}, r"k=5000; it must be from 1 to 1000"),
+    ],
+)
+def test_a_mistake_in_the_config_is_named_and_leaves_nothing(
+    tiny_config, tmp_path, section, key, value, message
+):
+    tiny_config[section][key] = value
+    with pytest.raises(UserError, match=message):
+        train(tiny_config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_image_that_the_stem_cannot_take_is_named(tiny_config, tmp_path):
+    tiny_config["encoder"] = {"name": "resnet", "depth": 18}
+    with pytest.raises(UserError, match=r"config.augment.size and config.encoder: .*12x12"):
+        train(tiny_config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_workdir_of_another_run_is_refused(tiny_config, tmp_path):
+    train(tiny_config, tmp_path)
+    tiny_config["method"]["temperature"] = 0.2
+    with pytest.raises(UserError, match=r"method.temperature: 0.5 there, 0.2 here"):
+        train(tiny_config, tmp_path)
+
+
+def test_other_images_than_those_of_the_checkpoint_are_refused(tiny_config, tmp_path):
+    train(tiny_config, tmp_path)
+    abstract = build.parts(tiny_config, build.make_mesh()).abstract_state
+    with (
+        Checkpoints(str(tmp_path), read_only=True) as checkpoints,
+        pytest.raises(UserError, match="another list of images"),
+    ):
+        checkpoints.restore(abstract, listing="other")
+
+
+def test_exit_code_tells_a_mistake_from_a_failure(capsys):
+    def mistake():
+        raise UserError("config.x is wrong")
+
+    def failure():
+        raise NonFiniteError("step 3")
+
+    def stopped():
+        raise Terminated(5)
+
+    outcomes = [app.run(fn, ["verb"], required=()) for fn in (mistake, failure, stopped)]
+    assert outcomes == [2, 1, 143]
+    assert "error: config.x is wrong" in capsys.readouterr().err
+
+
+def test_metrics_hold_what_a_reader_needs(tiny_config, tmp_path):
+    train(tiny_config, tmp_path)
+    rows = read_metrics(str(tmp_path))
+    wanted = {"step", "epoch", "loss", "loss_chance", "contrastive_accuracy", "lr", "seconds"}
+    assert all(wanted <= row.keys() for row in rows)
+    assert rows[0]["lr"] == 0.0
+    np.testing.assert_allclose(rows[0]["loss_chance"], np.log(31), rtol=1e-6)
+    assert all(row["pairs_per_second"] > 0 for row in rows[1:])
+    judged = [row["step"] for row in rows if "knn_top1" in row]
+    assert judged == [31, 62, 63]
+    assert json.loads((tmp_path / "config.json").read_text())["method"]["temperature"] == 0.5

@@ -1,0 +1,42 @@
+"""One directory is one run."""
+
+import json
+
+import pytest
+
+from simclr_jax.core.errors import UserError
+from simclr_jax.train.workdir import claim, load_config
+
+CONFIG = {"run": {"epochs": 2, "log_every": 5}, "data": {"sizes": (1, 2), "path": None}}
+
+
+def test_config_is_written_and_read_back(tmp_path):
+    claim(str(tmp_path / "a/b"), CONFIG)
+    assert load_config(str(tmp_path / "a/b"))["data"] == {"sizes": [1, 2], "path": None}
+
+
+def test_the_same_run_may_come_back_and_log_more_often(tmp_path):
+    claim(str(tmp_path), CONFIG)
+    claim(str(tmp_path), {**CONFIG, "run": {"epochs": 2, "log_every": 1}})
+    assert load_config(str(tmp_path))["run"]["log_every"] == 1
+
+
+def test_another_run_is_refused_with_a_readable_difference(tmp_path):
+    claim(str(tmp_path), CONFIG)
+    with pytest.raises(UserError) as error:
+        claim(str(tmp_path), {"run": {"epochs": 3, "log_every": 5}, "data": {"path": "x"}})
+    assert "run.epochs: 2 there, 3 here" in str(error.value)
+    assert "data.sizes: [1, 2] there, '(absent)' here" in str(error.value)
+    assert "log_every" not in str(error.value)
+    assert json.loads((tmp_path / "config.json").read_text())["run"]["epochs"] == 2
+
+
+def test_a_workdir_that_cannot_be_written_is_the_users_to_mend(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"Cannot write to --workdir=.*file/run"):
+        claim(str(tmp_path / "file/run"), CONFIG)
+
+
+def test_a_directory_without_a_run_says_how_to_make_one(tmp_path):
+    with pytest.raises(UserError, match=r"holds no run.*simclr_jax train"):
+        load_config(str(tmp_path))
