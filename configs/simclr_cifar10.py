@@ -40,16 +40,16 @@ def get_config(variant: str = "r18") -> ConfigDict:
     config.schedule = dict(base_lr=1.0, scaling="linear", warmup_epochs=10.0)
     config.evals = dict(knn=dict(every_epochs=50.0, k=200, temperature=0.1))
     if variant == "r50":
-        config.data.batch_size = 1024
-        config.encoder.depth = 50
-        config.heads.projector.num_layers = 2
+        config.data.update(batch_size=1024)
+        config.encoder.update(depth=50)
+        config.heads.update(projector=dict(num_layers=2))
     if variant == "small":
         config.run.update(epochs=15, log_every=20, checkpoint_every=500)
-        config.data.batch_size = 256
-        config.encoder.width = 0.25
-        config.heads.projector.update(num_layers=2, output_dim=64)
-        config.method.temperature = 0.2
+        config.data.update(batch_size=256)
+        config.encoder.update(width=0.25)
+        config.heads.update(projector=dict(num_layers=2, output_dim=64))
+        config.method.update(temperature=0.2)
         config.optim = dict(name="adamw", weight_decay=1e-4)
         config.schedule = dict(base_lr=2e-3, scaling="none", warmup_epochs=1.0)
-        config.evals.knn.update(every_epochs=5.0, k=20, max_train=10_000)
+        config.evals.update(knn=dict(every_epochs=5.0, k=20, max_train=10_000))
     return config

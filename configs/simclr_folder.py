@@ -41,8 +41,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config.evals = dict()
     if variant == "laptop":
         config.run.update(epochs=20, log_every=5)
-        config.data.canvas = 96
-        config.augment.size = 64
+        config.update(data=dict(canvas=96))
+        config.augment.update(size=64)
         config.encoder.update(depth=18, width=0.5, dtype="float32")
-        config.schedule.warmup_epochs = 2.0
+        config.schedule.update(warmup_epochs=2.0)
     return config

@@ -55,7 +55,11 @@ def get_config(variant: str = "v1_r50_1x") -> ConfigDict:
     )
     config.augment = dict(name="simclr", size=224, color_strength=1.0, blur=True)
     config.encoder = dict(
-        name="resnet", depth=depth, width=float(width), sk_ratio=0.0625 if sk else 0.0, dtype="bfloat16"
+        name="resnet",
+        depth=depth,
+        width=float(width),
+        sk_ratio=0.0625 if sk else 0.0,
+        dtype="bfloat16",
     )
     config.heads = dict(projector=dict(num_layers=3 if v2 else 2, output_dim=128))
     config.method = dict(name="simclr", temperature=0.1)
@@ -68,7 +72,6 @@ def get_config(variant: str = "v1_r50_1x") -> ConfigDict:
     if variant == "smoke":
         config.run.update(epochs=1, log_every=1)
         config.data.update(name="digits", test_split="test", batch_size=16, canvas=28)
-        config.data.split = "train"
         config.augment.update(size=32)
         config.encoder.update(width=0.125, dtype="float32")
         config.schedule.update(warmup_epochs=0.1)

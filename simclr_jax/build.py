@@ -113,7 +113,7 @@ def parts(config: Mapping[str, Any], mesh: Mesh) -> Parts:
     encoder, settings = choose("config.encoder", ENCODERS, config["encoder"])
     model = SSLModel(
         encoder=call("config.encoder", encoder, settings),
-        projector=call("config.heads.projector", Projector, config["heads"]["projector"]),
+        projector=call("config.heads", _projector, config["heads"]),
     )
     method, settings = choose("config.method", METHODS, config["method"])
     method = call("config.method", method, settings, model, augment)
@@ -163,6 +163,11 @@ def parts(config: Mapping[str, Any], mesh: Mesh) -> Parts:
     )
 
 
+def _projector(*, projector: dict[str, Any]) -> Projector:
+    """Is what the section `heads` calls."""
+    return call("config.heads.projector", Projector, projector)
+
+
 def _resolve(config: Mapping[str, Any]) -> tuple[dict[str, Any], Dataset, Source]:
     """Fills in the sizes that a recipe leaves to the images themselves (those that are None)."""
     for section in config:
@@ -176,13 +181,10 @@ def _resolve(config: Mapping[str, Any]) -> tuple[dict[str, Any], Dataset, Source
         raise UserError(f"config.{missing[0]} is missing.")
     resolved = {section: dict(config[section]) for section in SECTIONS}
     data, augment = resolved["data"], resolved["augment"]
-    settled = {
-        name: 2 if value is None and name in ("canvas", "batch_size") else value
-        for name, value in data.items()
-    }
-    dataset = call("config.data", Dataset, settled)
+    unsettled = {name: 2 for name in ("canvas", "batch_size") if data.get(name, 2) is None}
+    dataset = call("config.data", Dataset, data | unsettled)
     source = dataset.open(dataset.split)
-    if data["canvas"] is None or augment["size"] is None:
+    if data["canvas"] is None or augment.get("size", 0) is None:
         canvas, size = suggest_sizes(source)
         data["canvas"] = data["canvas"] or canvas
         augment["size"] = augment["size"] or size
@@ -214,6 +216,8 @@ def run(config: Mapping[str, Any], workdir: str) -> Iterator[Run]:
       UserError: if the config is wrong, or `workdir` is another run's or cannot be written.
     """
     p = parts(config, make_mesh())
+    writer = MetricsWriter(workdir)
+    online_evaluation = call("config.evals", _online_evaluation, p.config["evals"], p, writer)
     workdirs.claim(workdir, p.config)
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(Checkpoints(workdir, keep=p.run.keep_checkpoints))
@@ -235,7 +239,7 @@ def run(config: Mapping[str, Any], workdir: str) -> Iterator[Run]:
             ),
         )
         stack.enter_context(contextlib.closing(host_batches))
-        writer = MetricsWriter(workdir, first_step=first_step)
+        writer.open(first_step=first_step)
         stack.enter_context(contextlib.closing(writer))
         writer.write_image("views", view_sheet(augmented_pairs(p, 16)), first_step)
         log_metrics = LogMetrics(
@@ -267,7 +271,7 @@ def run(config: Mapping[str, Any], workdir: str) -> Iterator[Run]:
             num_steps=p.num_steps,
             hooks=[
                 StopOnNonFinite(),
-                *_online_evaluation(p, writer),
+                *online_evaluation,
                 log_metrics,
                 save_checkpoint,
                 StopOnSigterm(save_checkpoint),
@@ -275,8 +279,11 @@ def run(config: Mapping[str, Any], workdir: str) -> Iterator[Run]:
         )
 
 
-def _online_evaluation(p: Parts, writer: MetricsWriter) -> list[Hook]:
-    if "knn" not in p.config["evals"]:
+def _online_evaluation(
+    p: Parts, writer: MetricsWriter, *, knn: dict[str, Any] | None = None
+) -> list[Hook]:
+    """Is what the section `evals` calls: nothing to judge if it is empty."""
+    if knn is None:
         return []
     if p.test_source is None or not p.source.class_names:
         lacking = "config.data.test_split" if p.source.class_names else "labels"
@@ -285,9 +292,8 @@ def _online_evaluation(p: Parts, writer: MetricsWriter) -> list[Hook]:
             "the config, or for a folder of class folders, set data.labels_from_folders=True "
             "and data.test_split."
         )
-    settings = p.config["evals"]["knn"]
     judged = (writer, p.encode, p.dataset, p.source, p.test_source, p.mesh, p.num_steps)
-    return [call("config.evals.knn", OnlineKNN, settings, *judged)]
+    return [call("config.evals.knn", OnlineKNN, knn, *judged)]
 
 
 def encoder_variables(state: TrainState) -> dict[str, Any]:

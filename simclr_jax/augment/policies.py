@@ -15,7 +15,6 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from simclr_jax.augment import blur as blurring
 from simclr_jax.augment import color, geometry
-from simclr_jax.core.errors import UserError
 from simclr_jax.core.rng import per_example
 from simclr_jax.core.types import Batch, PRNGKey, Views
 
@@ -50,26 +49,26 @@ def simclr(
       jitter: brightness of SimCLRv2's code ("v2", a factor) or of v1's ("v1", a summand).
 
     Raises:
-      UserError: if an argument is out of range.
+      ValueError: if an argument is out of range.
 
     Source: Chen et al. 2020, https://arxiv.org/abs/2002.05709, Appendix A, and the official
     code (google-research/simclr, tf2/data_util.py). Deviation: `blur.random_blur`.
     """
     _check_crop(size, min_area)
     if not 0 <= color_strength <= color.MAX_STRENGTH:
-        raise UserError(
+        raise ValueError(
             f"color_strength={color_strength} must be between 0 (no colour change) and "
             f"{color.MAX_STRENGTH}, where contrast and saturation, drawn from "
             f"1 -/+ 0.8 * color_strength, would become negative; ImageNet uses 1, CIFAR-10 0.5."
         )
     if jitter not in color.JITTERS:
-        raise UserError(
+        raise ValueError(
             f"jitter={jitter!r} is unknown; it must be 'v2' (brightness is a factor) or 'v1' "
             f"(brightness is added)."
         )
     radius = size // 20  # half of the official kernel_size, a tenth of the view
     if blur and radius < 1:
-        raise UserError(
+        raise ValueError(
             f"blur=True does nothing to views of size={size}: the kernel spans a tenth of the "
             f"view, which is less than 2 pixels. Use blur=False, or a size of at least 20."
         )
@@ -173,12 +172,12 @@ def _per_view(view: Callable[[PRNGKey, Canvas, Size], View], *, num_views: int) 
 
 def _check_size(size: int) -> None:
     if size < 1:
-        raise UserError(f"size={size} must be a positive number of pixels, such as 32 or 224.")
+        raise ValueError(f"size={size} must be a positive number of pixels, such as 32 or 224.")
 
 
 def _check_crop(size: int, min_area: float) -> None:
     _check_size(size)
     if not 0 < min_area <= 1:
-        raise UserError(
+        raise ValueError(
             f"min_area={min_area} must be a fraction of the image in (0, 1]; SimCLR uses 0.08."
         )

@@ -63,7 +63,7 @@ def _complain(error: Exception, code: int) -> int:
 
 
 def _set_up_logging() -> None:
-    absl_logging.set_verbosity(absl_logging.WARNING)  # orbax tells each step of each save
+    absl_logging.set_verbosity(absl_logging.ERROR)  # orbax tells each step of each save
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
     log = logging.getLogger("simclr_jax")

@@ -5,6 +5,7 @@ python -m simclr_jax report --workdir=runs/digits
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -36,16 +37,16 @@ def _report() -> None:
     parts, workdir = run.parts, epath.Path(WORKDIR.value)
     metrics = read_metrics(WORKDIR.value)
     results = workdir / "results.json"
-    encoder = parts.config["encoder"]
+    encoder = {"name": parts.config["encoder"]["name"], **parts.config["encoder"]}
     path = workdir / "report.html"
     write_report(
         ReportContents(
             title=f"{parts.config['method']['name']} on {parts.source.name}",
             dataset=parts.source.name,
             num_images=len(parts.source),
-            encoder=", ".join(f"{key} {value}" for key, value in encoder.items()),
+            encoder=", ".join(_phrase(key, value) for key, value in encoder.items()),
             num_params=sum(x.size for x in jax.tree.leaves(run.variables["params"])),
-            epochs=run.step * parts.dataset.batch_size / len(parts.source),
+            epochs=round(run.step * parts.dataset.batch_size / len(parts.source), 1),
             batch_size=parts.dataset.batch_size,
             devices=f"{jax.device_count()} x {jax.devices()[0].device_kind}",
             wall_seconds=metrics[-1].get("seconds") if metrics else None,
@@ -59,6 +60,10 @@ def _report() -> None:
         path,
     )
     print(f"Written to {path}")
+
+
+def _phrase(key: str, value: Any) -> str:
+    return str(value) if key == "name" else f"{key} {value}"
 
 
 def _embedding(run: trained.Trained) -> Embedding:

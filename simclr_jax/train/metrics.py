@@ -17,19 +17,22 @@ class MetricsWriter:
     twice, and so is a line that a killed process left half written.
     """
 
-    def __init__(self, workdir: str, *, first_step: int) -> None:
-        """Opens the files of a run that starts, or goes on, at `first_step`."""
-        self._path = epath.Path(workdir) / "metrics.jsonl"
-        rows = [row for row in read_metrics(workdir) if row["step"] <= first_step]
-        rewritten = self._path.with_suffix(".tmp")
-        rewritten.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        rewritten.replace(self._path)
-        self.last_row: dict[str, Any] = rows[-1] if rows else {}
-        self._file = self._path.open("a")
-        self._board = SummaryWriter(
-            str(epath.Path(workdir) / "tensorboard"), purge_step=first_step + 1
-        )
+    def __init__(self, workdir: str) -> None:
+        """Names the workdir; no file is touched before `open`."""
+        self._workdir = epath.Path(workdir)
+        self.last_row: dict[str, Any] = {}  # of the run that is resumed
         self.pending: dict[str, float] = {}  # waits for `write`
+
+    def open(self, *, first_step: int) -> None:
+        """Opens the files of a run that starts, or goes on, at `first_step`."""
+        path = self._workdir / "metrics.jsonl"
+        rows = [row for row in read_metrics(self._workdir) if row["step"] <= first_step]
+        rewritten = path.with_suffix(".tmp")
+        rewritten.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        rewritten.replace(path)
+        self.last_row = rows[-1] if rows else {}
+        self._file = path.open("a")
+        self._board = SummaryWriter(str(self._workdir / "tensorboard"), purge_step=first_step + 1)
 
     def add(self, **values: float) -> None:
         """Adds values to the line of the current step, which `write` closes.
@@ -59,7 +62,7 @@ class MetricsWriter:
         self._board.close()
 
 
-def read_metrics(workdir: str) -> list[dict[str, Any]]:
+def read_metrics(workdir: epath.PathLike) -> list[dict[str, Any]]:
     """Returns the rows of D/metrics.jsonl; a torn last line is left out."""
     path = epath.Path(workdir) / "metrics.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []

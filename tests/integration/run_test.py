@@ -117,6 +117,8 @@ def test_a_diverging_run_stops_and_leaves_the_last_good_checkpoint(tiny_config, 
         ("augment", "size", 0, r"config.augment: size=0"),
         ("encoder", "name", "resnt", r"config.encoder.name='resnt'.*Did you mean 'resnet'\?"),
         ("optim", "name", "adam", r"config.optim.name='adam'.*Did you mean 'adamw'\?"),
+        ("evals", "kn", {}, r"config.evals.kn does not exist.*Did you mean 'knn'\?"),
+        ("heads", "projector", {"layers": 2}, r"config.heads.projector.layers does not exist"),
         ("evals", "knn", {"every_epochs": 1.0, "k": 5000}, r"k=5000; it must be from 1 to 1000"),
     ],
 )

@@ -9,7 +9,8 @@ from simclr_jax.train.metrics import MetricsWriter, read_metrics, view_sheet
 
 
 def test_writes_one_line_a_step_with_what_hooks_added(tmp_path):
-    writer = MetricsWriter(str(tmp_path), first_step=0)
+    writer = MetricsWriter(str(tmp_path))
+    writer.open(first_step=0)
     writer.add(knn_top1=0.5)
     writer.write(1, {"loss": 2.0})
     writer.write(2, {"loss": 1.0})
@@ -24,7 +25,8 @@ def test_writes_one_line_a_step_with_what_hooks_added(tmp_path):
 def test_resuming_drops_later_and_torn_lines(tmp_path):
     rows = "".join(json.dumps({"step": step, "loss": 0.1}) + "\n" for step in (1, 2, 3))
     (tmp_path / "metrics.jsonl").write_text(rows + '{"step": 4, "lo')
-    writer = MetricsWriter(str(tmp_path), first_step=2)
+    writer = MetricsWriter(str(tmp_path))
+    writer.open(first_step=2)
     assert writer.last_row["step"] == 2
     writer.write(3, {"loss": 0.2})
     writer.close()
