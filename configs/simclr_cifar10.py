@@ -44,12 +44,13 @@ def get_config(variant: str = "r18") -> ConfigDict:
         config.encoder.update(depth=50)
         config.heads.update(projector=dict(num_layers=2))
     if variant == "small":
-        config.run.update(epochs=15, log_every=20, checkpoint_every=500)
-        config.data.update(batch_size=256)
-        config.encoder.update(width=0.25)
-        config.heads.update(projector=dict(num_layers=2, output_dim=64))
-        config.method.update(temperature=0.2)
+        # The ImageNet stem shrinks the image by 4 at once: a tenth of the CIFAR stem's cost.
+        config.run.update(epochs=18, log_every=50, checkpoint_every=1000)
+        config.data.update(batch_size=128)
+        config.encoder.update(width=0.25, stem="imagenet")
+        config.heads.update(projector=dict(num_layers=2, hidden_dim=128, output_dim=64))
+        config.method.update(temperature=0.3)
         config.optim = dict(name="adamw", weight_decay=1e-4)
-        config.schedule = dict(base_lr=2e-3, scaling="none", warmup_epochs=1.0)
-        config.evals.update(knn=dict(every_epochs=5.0, k=20, max_train=10_000))
+        config.schedule = dict(base_lr=4e-3, scaling="none", warmup_epochs=1.0)
+        config.evals.update(knn=dict(every_epochs=3.0, k=200, max_train=10_000))
     return config

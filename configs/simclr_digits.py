@@ -17,14 +17,14 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data = dict(name="digits", split="train", test_split="test", batch_size=128, canvas=28)
     # Digits are grey and must not be mirrored: crops, brightness and contrast are what is left.
     config.augment = dict(
-        name="simclr", size=28, min_area=0.2, flip=False, color_strength=0.5, blur=False
+        name="simclr", size=28, min_area=0.35, flip=False, color_strength=0.5, blur=False
     )
     config.encoder = dict(name="resnet", depth=18, width=0.25, stem="imagenet")
     config.heads = dict(projector=dict(num_layers=2, hidden_dim=128, output_dim=64))
-    config.method = dict(name="simclr", temperature=0.2)
+    config.method = dict(name="simclr", temperature=0.3)
     config.optim = dict(name="adamw", weight_decay=1e-4)
     config.schedule = dict(base_lr=4e-3, scaling="none", warmup_epochs=3.0)
-    config.evals = dict(knn=dict(every_epochs=10.0, k=20, temperature=0.1))
+    config.evals = dict(knn=dict(every_epochs=10.0, k=200, temperature=0.1))
     if variant == "smoke":
         config.run.update(epochs=1, log_every=1)
         config.schedule.update(warmup_epochs=0.1)

@@ -305,11 +305,15 @@ def encoder_variables(state: TrainState) -> dict[str, Any]:
 
 
 def augmented_pairs(p: Parts, num_images: int) -> np.ndarray:
-    """Returns both views of the first images as training sees them, uint8 [m, 2, h, w, 3]."""
-    with contextlib.closing(
-        p.dataset.eval_batches(p.source, indices=range(min(num_images, len(p.source))))
-    ) as batches:
-        batch = next(place_batches(batches, p.mesh))
+    """Returns both views of the first images as training sees them, uint8 [m, 2, h, w, 3].
+
+    Images that cannot be read are left out.
+    """
+    rows = -(-num_images // p.mesh.size) * p.mesh.size  # a batch that the mesh can split
+    dataset = dataclasses.replace(p.dataset, batch_size=rows)
+    first = dataset.eval_batches(p.source, indices=range(min(num_images, len(p.source))))
+    (batch,) = place_batches(first, p.mesh)
     key = rng.stream(jax.random.key(p.run.seed), "augment", 0)
-    views = jax.jit(p.method.augment)(key, batch)[:num_images]
-    return np.asarray(jnp.round(views * 255), np.uint8)
+    views = jax.jit(p.method.augment)(key, batch)
+    pixels = np.asarray(jnp.round(views * 255), np.uint8)
+    return pixels[np.asarray(batch["valid"])]

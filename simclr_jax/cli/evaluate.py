@@ -31,7 +31,7 @@ PROTOCOL = flags.DEFINE_list("protocol", list(PROTOCOLS), f"Any of {', '.join(PR
 FRACTIONS = flags.DEFINE_list("fractions", ["0.01", "0.1", "1"], "Shares of the labels to use.")
 KINDS = flags.DEFINE_list("features", list(FEATURES), f"Any of {', '.join(FEATURES)}.")
 DRAWS = flags.DEFINE_integer("draws", 10, "Draws of labels for each fraction below 1.")
-K = flags.DEFINE_integer("knn_k", 20, "Neighbours that vote.")
+K = flags.DEFINE_integer("knn_k", 200, "Neighbours that vote, at most the labels per class.")
 TEMPERATURE = flags.DEFINE_float("knn_temperature", 0.1, "Of the votes of neighbours.")
 JSON = flags.DEFINE_bool("json", False, "Prints one JSON object instead of a table.")
 

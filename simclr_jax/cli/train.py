@@ -11,6 +11,7 @@ from ml_collections import config_flags
 
 from simclr_jax import build
 from simclr_jax.cli import app
+from simclr_jax.core.errors import UserError
 from simclr_jax.train.loop import fit
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -25,5 +26,9 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _train() -> None:
-    with build.run(CONFIG.value.to_dict(), WORKDIR.value) as run:
+    try:
+        config = CONFIG.value.to_dict()
+    except OSError as error:  # a recipe that is not there is noticed only when it is read
+        raise UserError(str(error)) from error
+    with build.run(config, WORKDIR.value) as run:
         fit(run.state, run.step, run.batches, num_steps=run.num_steps, hooks=run.hooks)
