@@ -49,12 +49,23 @@ def _parse(argv: Sequence[str], required: Sequence[str]) -> None:
     except (flags.Error, ValueError, TypeError, LookupError, AttributeError, OSError) as error:
         # Besides unknown flags: a config file that is not there, an unknown variant, a key or
         # a type that does not fit its config. All are told by the message.
-        raise UserError(error.args[0] if error.args else str(error)) from error
+        raise UserError(_readable(error)) from error
     if rest[1:]:
         raise UserError(f"Unexpected arguments {rest[1:]}; every option starts with --.")
     for name in required:
         if not flags.FLAGS[name].value:
             raise UserError(f"--{name} is missing: {flags.FLAGS[name].help}")
+
+
+def _readable(error: Exception) -> str:
+    """Returns what an error of config_flags says, without the wrapping that it comes in."""
+    message = str(error.args[0] if error.args else error)
+    if "Traceback" in message:  # of a recipe that refused its variant: its last line says why
+        message = message.strip().splitlines()[-1]
+    if isinstance(error, KeyError | AttributeError):  # a key, quoted once or twice over
+        message = message.strip("\"'").replace("\\n", " ").replace("\\'", "'")
+        message = f"the config has no key {message}"
+    return message
 
 
 def _complain(error: Exception, code: int) -> int:
