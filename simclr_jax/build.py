@@ -1,4 +1,4 @@
-"""ConfigDict -> Run. The only reader of a config; each section is the arguments of one callable.
+"""Config -> the parts of a run. Each section is the keyword arguments of one callable.
 
 run       train.loop.RunLength               optim     optim.build.OPTIMIZERS[name]
 data      data.dataset.Dataset               schedule  optim.schedules.recipe_schedule
@@ -7,18 +7,15 @@ encoder   models.ssl.ENCODERS[name]          heads     projector: models.heads.P
 evals     knn: evals.online.OnlineKNN, judged while training
 """
 
-import contextlib
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from clu import parameter_overview
-from etils import epath
 from jax.sharding import Mesh
 
 from simclr_jax.augment.policies import POLICIES
@@ -29,25 +26,19 @@ from simclr_jax.core.state import TrainState
 from simclr_jax.core.types import Batch
 from simclr_jax.data.dataset import Dataset
 from simclr_jax.data.place import place_batches
-from simclr_jax.data.quarantine import Quarantine
 from simclr_jax.data.records import Source
 from simclr_jax.data.sources import suggest_sizes
-from simclr_jax.evals.online import Encode, OnlineKNN
+from simclr_jax.evals.online import Encode
 from simclr_jax.methods import METHODS
 from simclr_jax.methods.base import Method
 from simclr_jax.models.heads import Projector
 from simclr_jax.models.ssl import ENCODERS, SSLModel
 from simclr_jax.optim.build import OPTIMIZERS
 from simclr_jax.optim.schedules import num_train_steps, recipe_schedule
-from simclr_jax.parallel.mesh import check_batch_size, make_mesh
-from simclr_jax.parallel.sharding import batch_sharding, replicated
-from simclr_jax.train import workdir as workdirs
-from simclr_jax.train.checkpoint import Checkpoints, SaveCheckpoint
-from simclr_jax.train.health import StopOnNonFinite
-from simclr_jax.train.hooks import LogMetrics, StopOnSigterm
-from simclr_jax.train.loop import Hook, RunLength
-from simclr_jax.train.metrics import MetricsWriter, view_sheet
-from simclr_jax.train.step import TrainStep, init_state, make_train_step
+from simclr_jax.parallel.mesh import check_batch_size
+from simclr_jax.parallel.sharding import replicated
+from simclr_jax.train.loop import RunLength
+from simclr_jax.train.step import init_state
 
 log = logging.getLogger(__name__)
 SECTIONS = ("run", "data", "augment", "encoder", "heads", "method", "optim", "schedule", "evals")
@@ -195,105 +186,6 @@ def _resolve(config: Mapping[str, Any]) -> tuple[dict[str, Any], Dataset, Source
         log.info("From %d images: batch size %d.", len(source), data["batch_size"])
     dataset = dataclasses.replace(dataset, canvas=data["canvas"], batch_size=data["batch_size"])
     return resolved, dataset, source
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """A run that is ready to go: what `train.loop.fit` takes."""
-
-    state: TrainState
-    step: TrainStep
-    batches: Iterator[Batch]
-    num_steps: int
-    hooks: list[Hook]
-
-
-@contextlib.contextmanager
-def run(config: Mapping[str, Any], workdir: str) -> Iterator[Run]:
-    """Starts a run, or picks up the one that `workdir` holds; closes its files at the end.
-
-    Raises:
-      UserError: if the config is wrong, or `workdir` is another run's or cannot be written.
-    """
-    p = parts(config, make_mesh())
-    writer = MetricsWriter(workdir)
-    online_evaluation = call("config.evals", _online_evaluation, p.config["evals"], p, writer)
-    workdirs.claim(workdir, p.config)
-    with contextlib.ExitStack() as stack:
-        checkpoints = stack.enter_context(Checkpoints(workdir, keep=p.run.keep_checkpoints))
-        first_step = checkpoints.latest_step() or 0
-        if first_step:
-            state = checkpoints.restore(p.abstract_state, listing=p.source.fingerprint)
-            log.info("Resuming at step %d of %d.", first_step, p.num_steps)
-        else:
-            state = jax.jit(p.init, out_shardings=replicated(p.mesh))()
-            params = p.abstract_state.params
-            log.info(parameter_overview.get_parameter_overview(params, include_stats=False))
-        host_batches = p.dataset.train_batches(
-            p.source,
-            seed=p.run.seed,
-            first_step=first_step,
-            num_steps=p.num_steps,
-            quarantine=Quarantine(
-                epath.Path(workdir) / "quarantine.jsonl", process_index=jax.process_index()
-            ),
-        )
-        stack.enter_context(contextlib.closing(host_batches))
-        writer.open(first_step=first_step)
-        stack.enter_context(contextlib.closing(writer))
-        writer.write_image("views", view_sheet(augmented_pairs(p, 16)), first_step)
-        log_metrics = LogMetrics(
-            writer,
-            p.schedule,
-            every=p.run.log_every,
-            first_step=first_step,
-            num_steps=p.num_steps,
-            batch_size=p.dataset.batch_size,
-            num_examples=len(p.source),
-        )
-        stack.enter_context(contextlib.closing(log_metrics))
-        save_checkpoint = SaveCheckpoint(
-            checkpoints,
-            every=p.run.checkpoint_every,
-            num_steps=p.num_steps,
-            batch_size=p.dataset.batch_size,
-            listing=p.source.fingerprint,
-        )
-        yield Run(
-            state=state,
-            step=jax.jit(
-                make_train_step(p.method, p.tx, jax.random.key(p.run.seed)),
-                in_shardings=(replicated(p.mesh), batch_sharding(p.mesh)),
-                out_shardings=replicated(p.mesh),
-                donate_argnums=0,
-            ),
-            batches=place_batches(host_batches, p.mesh),
-            num_steps=p.num_steps,
-            hooks=[
-                StopOnNonFinite(),
-                *online_evaluation,
-                log_metrics,
-                save_checkpoint,
-                StopOnSigterm(save_checkpoint),
-            ],
-        )
-
-
-def _online_evaluation(
-    p: Parts, writer: MetricsWriter, *, knn: dict[str, Any] | None = None
-) -> list[Hook]:
-    """Is what the section `evals` calls: nothing to judge if it is empty."""
-    if knn is None:
-        return []
-    if p.test_source is None or not p.source.class_names:
-        lacking = "config.data.test_split" if p.source.class_names else "labels"
-        raise UserError(
-            f"config.evals.knn needs {lacking}: kNN judges labelled test images. Remove it from "
-            "the config, or for a folder of class folders, set data.labels_from_folders=True "
-            "and data.test_split."
-        )
-    judged = (writer, p.encode, p.dataset, p.source, p.test_source, p.mesh, p.num_steps)
-    return [call("config.evals.knn", OnlineKNN, knn, *judged)]
 
 
 def encoder_variables(state: TrainState) -> dict[str, Any]:

@@ -18,6 +18,7 @@ FLOORS = (
     {"evals", "interop"},
     {"report"},
     {"build"},
+    {"run"},
     {"cli"},
     {"__main__"},
 )

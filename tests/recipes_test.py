@@ -10,6 +10,9 @@ import pytest
 from simclr_jax import build
 from simclr_jax.data.dataset import Dataset
 from simclr_jax.data.records import Record
+from simclr_jax.parallel.mesh import make_mesh
+from simclr_jax.run import _online_evaluation
+from simclr_jax.train.metrics import MetricsWriter
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -55,7 +58,7 @@ def parts(monkeypatch):
         monkeypatch.setattr(
             Dataset, "open", lambda self, split: Images(self.name, SIZES[self.name])
         )
-        return build.parts(recipe(name).get_config(variant).to_dict(), build.make_mesh())
+        return build.parts(recipe(name).get_config(variant).to_dict(), make_mesh())
 
     return build_parts
 
@@ -65,8 +68,8 @@ def test_builds_under_eval_shape(parts, name, variant):
     p = parts(name, variant)
     assert p.num_steps > 1
     assert "encoder" in p.abstract_state.params
-    online = build._online_evaluation  # what the section evals calls
-    build.call("config.evals", online, p.config["evals"], p, build.MetricsWriter("unused"))
+    online = _online_evaluation(p, MetricsWriter("unused"), **p.config["evals"])
+    assert len(online) == len(p.config["evals"])
 
 
 @pytest.mark.parametrize("name", sorted({name for name, _ in VARIANTS}))

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from absl import flags
 from ml_collections import config_flags
 
-from simclr_jax import build
 from simclr_jax.cli import app
 from simclr_jax.core.errors import UserError
+from simclr_jax.run import open_run
 from simclr_jax.train.loop import fit
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -30,5 +30,5 @@ def _train() -> None:
         config = CONFIG.value.to_dict()
     except OSError as error:  # a recipe that is not there is noticed only when it is read
         raise UserError(str(error)) from error
-    with build.run(config, WORKDIR.value) as run:
+    with open_run(config, WORKDIR.value) as run:
         fit(run.state, run.step, run.batches, num_steps=run.num_steps, hooks=run.hooks)

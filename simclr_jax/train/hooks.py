@@ -35,7 +35,7 @@ class StopOnSigterm:
     def __init__(self, save_checkpoint: SaveCheckpoint) -> None:
         self._save_checkpoint = save_checkpoint
         self._asked = False
-        signal.signal(signal.SIGTERM, self._on_signal)
+        self._previous_handler = signal.signal(signal.SIGTERM, self._on_signal)
 
     def _on_signal(self, signum: int, frame: object) -> None:
         del signum, frame
@@ -46,6 +46,10 @@ class StopOnSigterm:
         if self._asked:
             self._save_checkpoint.save(step, state, metrics)
             raise Terminated(step)
+
+    def close(self) -> None:
+        """Lets SIGTERM do again what it did before."""
+        signal.signal(signal.SIGTERM, self._previous_handler)
 
 
 class LogMetrics:

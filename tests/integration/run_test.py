@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from simclr_jax import build
+from simclr_jax import run as runs
 from simclr_jax.cli import app
 from simclr_jax.core.errors import UserError
 from simclr_jax.train.checkpoint import Checkpoints
@@ -32,7 +33,7 @@ def train(config, workdir, *, kill_at=None, terminate_at=None):
         if step == terminate_at:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    with build.run(config, str(workdir)) as run:
+    with runs.open_run(config, str(workdir)) as run:
         hooks = [harm, *run.hooks]
         state = fit(run.state, run.step, run.batches, num_steps=run.num_steps, hooks=hooks)
         return jax.device_get(state)
@@ -79,8 +80,8 @@ def test_eight_devices_see_the_batches_and_take_the_steps_of_one(
     tiny_config, tmp_path, monkeypatch
 ):
     eight = train(tiny_config, tmp_path / "eight")
-    make_mesh = build.make_mesh
-    monkeypatch.setattr(build, "make_mesh", lambda: make_mesh(jax.devices()[:1]))
+    make_mesh = runs.make_mesh
+    monkeypatch.setattr(runs, "make_mesh", lambda: make_mesh(jax.devices()[:1]))
     train(tiny_config, tmp_path / "one")
     rows = [read_metrics(str(tmp_path / name)) for name in ("eight", "one")]
     for row, other in zip(*rows, strict=True):
@@ -98,7 +99,7 @@ def test_a_diverging_run_stops_and_leaves_the_last_good_checkpoint(tiny_config, 
         train(tiny_config, tmp_path)
     failed = int(re.search(r"at step (\d+)", str(e.value)).group(1))
     assert saved_steps(tmp_path)[-1] == failed - 1
-    abstract = build.parts(tiny_config, build.make_mesh()).abstract_state
+    abstract = build.parts(tiny_config, runs.make_mesh()).abstract_state
     with Checkpoints(str(tmp_path), read_only=True) as checkpoints:
         params = checkpoints.restore_variables({"params": abstract.params})
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
@@ -147,7 +148,7 @@ def test_a_workdir_of_another_run_is_refused(tiny_config, tmp_path):
 
 def test_other_images_than_those_of_the_checkpoint_are_refused(tiny_config, tmp_path):
     train(tiny_config, tmp_path)
-    abstract = build.parts(tiny_config, build.make_mesh()).abstract_state
+    abstract = build.parts(tiny_config, runs.make_mesh()).abstract_state
     with (
         Checkpoints(str(tmp_path), read_only=True) as checkpoints,
         pytest.raises(UserError, match="another list of images"),
