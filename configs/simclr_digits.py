@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 def get_config(variant: str = "") -> ConfigDict:
     """Returns the recipe; variant "smoke" takes one epoch instead of all."""
     config = ConfigDict()
-    config.run = dict(seed=0, epochs=60, log_every=25, checkpoint_every=500)
+    config.run = dict(seed=0, epochs=50, log_every=25, checkpoint_every=500)
     config.data = dict(name="digits", split="train", test_split="test", batch_size=128, canvas=28)
     # Digits are grey and must not be mirrored: crops, brightness and contrast are what is left.
     config.augment = dict(
