@@ -58,10 +58,6 @@ class Checkpoints:
             ),
         )
 
-    def wait(self) -> None:
-        """Blocks until everything that was saved is on disk."""
-        self._manager.wait_until_finished()
-
     def restore(self, abstract_state: TrainState, *, listing: str) -> TrainState:
         """Restores the newest checkpoint.
 

@@ -76,7 +76,7 @@ def test_run_stops_at_the_step_that_is_not_finite():
 
 
 def test_finite_metrics_pass():
-    require_finite(1, {"health/finite": jnp.array(True)})
+    assert require_finite(1, {"health/finite": jnp.array(True)}) is None
 
 
 def test_loop_goes_on_from_the_step_of_its_state():
