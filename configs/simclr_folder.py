@@ -44,7 +44,5 @@ def get_config(variant: str = "") -> ConfigDict:
         config.update(data=dict(canvas=96))
         config.augment.update(size=64)
         config.encoder.update(depth=18, width=0.5, dtype="float32")
-        # Few steps on few images: AdamW is under way before LARS has warmed up.
-        config.optim = dict(name="adamw", weight_decay=1e-4)
-        config.schedule = dict(base_lr=2e-3, scaling="none", warmup_epochs=2.0)
+        config.schedule.update(warmup_epochs=2.0)
     return config
