@@ -10,14 +10,14 @@ import jax
 from clu import parameter_overview
 from etils import epath
 
-from simclr_jax.build import Parts, augmented_pairs, parts
+from simclr_jax.build.parts import Parts, augmented_views, parts
 from simclr_jax.core.errors import UserError
 from simclr_jax.core.sections import call
 from simclr_jax.core.state import TrainState
 from simclr_jax.core.types import Batch
 from simclr_jax.data.place import place_batches
 from simclr_jax.data.quarantine import Quarantine
-from simclr_jax.evals.online import OnlineKNN
+from simclr_jax.evals.online import Apply, OnlineClassifier, OnlineKNN
 from simclr_jax.parallel.mesh import make_mesh
 from simclr_jax.parallel.sharding import batch_sharding, replicated
 from simclr_jax.train import workdir as workdirs
@@ -27,6 +27,7 @@ from simclr_jax.train.hooks import LogMetrics, StopOnSigterm
 from simclr_jax.train.loop import Hook
 from simclr_jax.train.metrics import MetricsWriter, view_sheet
 from simclr_jax.train.step import TrainStep, make_train_step
+from simclr_jax.train.warm_start import replace_parts
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ def open_run(config: Mapping[str, Any], workdir: str) -> Iterator[Run]:
         stack.enter_context(contextlib.closing(host_batches))
         writer.open(first_step=first_step)
         stack.enter_context(contextlib.closing(writer))
-        writer.write_image("views", view_sheet(augmented_pairs(p, 16)), first_step)
+        writer.write_image("views", view_sheet(augmented_views(p, 16)), first_step)
         log_metrics = LogMetrics(
             writer,
             p.schedule,
@@ -89,12 +90,13 @@ def open_run(config: Mapping[str, Any], workdir: str) -> Iterator[Run]:
         )
         stop_on_sigterm = StopOnSigterm(save_checkpoint)
         stack.enter_context(contextlib.closing(stop_on_sigterm))
+        shardings = _shardings(p)
         yield Run(
             state=state,
             step=jax.jit(
                 make_train_step(p.method, p.tx, jax.random.key(p.run.seed)),
-                in_shardings=(replicated(p.mesh), batch_sharding(p.mesh)),
-                out_shardings=replicated(p.mesh),
+                in_shardings=(shardings, batch_sharding(p.mesh)),
+                out_shardings=(shardings, replicated(p.mesh)),
                 donate_argnums=0,
             ),
             batches=place_batches(host_batches, p.mesh),
@@ -115,23 +117,52 @@ def _initial_state(p: Parts, checkpoints: Checkpoints, first_step: int) -> Train
         outcome = "complete" if first_step == p.num_steps else "resumed"
         log.info("The run is %s: step %d of %d.", outcome, first_step, p.num_steps)
         return state
+    # Before the first compilation, so that a wrong checkpoint costs no wait.
+    restored = [start.restore(p.abstract_state) for start in p.warm_starts]
     params = p.abstract_state.params
     log.info(parameter_overview.get_parameter_overview(params, include_stats=False))
-    return jax.jit(p.init, out_shardings=replicated(p.mesh))()
+    state = jax.jit(p.init, out_shardings=_shardings(p))()
+    for start, trees in zip(p.warm_starts, restored, strict=True):
+        state = replace_parts(state, trees)
+        log.info("From %s: %s.", start.checkpoint, ", ".join(trees))
+    return state
+
+
+def _shardings(p: Parts) -> TrainState:
+    return jax.tree.map(lambda x: x.sharding, p.abstract_state)
 
 
 def _online_evaluation(
-    p: Parts, writer: MetricsWriter, *, knn: dict[str, Any] | None = None
+    p: Parts,
+    writer: MetricsWriter,
+    *,
+    knn: dict[str, Any] | None = None,
+    classifier: dict[str, Any] | None = None,
 ) -> list[Hook]:
     """Is what the section `evals` calls: nothing to judge if it is empty."""
-    if knn is None:
-        return []
-    if p.test_source is None or not p.source.class_names:
-        lacking = "config.data.test_split" if p.source.class_names else "labels"
+    hooks: list[Hook] = []
+    if knn is not None:
+        judged = _judged(p, writer, "knn", p.network.encode, needs_train_labels=True)
+        hooks.append(call("config.evals.knn", OnlineKNN, knn, *judged))
+    if classifier is not None:
+        if p.network.model.classifier is None:
+            raise UserError("config.evals.classifier needs config.heads.classifier.")
+        judged = _judged(p, writer, "classifier", p.network.classify, needs_train_labels=False)
+        hooks.append(call("config.evals.classifier", OnlineClassifier, classifier, *judged))
+    return hooks
+
+
+def _judged(
+    p: Parts, writer: MetricsWriter, name: str, apply: Apply, *, needs_train_labels: bool
+) -> tuple[Any, ...]:
+    """Returns the first arguments of an online evaluation, after a check of the images."""
+    test = p.test_source
+    labelled = p.source.class_names or not needs_train_labels
+    if test is None or not test.class_names or not labelled:
+        lacking = "config.data.test_split" if test is None else "labels"
         raise UserError(
-            f"config.evals.knn needs {lacking}: kNN judges labelled test images. Remove it from "
+            f"config.evals.{name} needs {lacking}: it judges labelled test images. Remove it from "
             "the config, or for a folder of class folders, set data.labels_from_folders=True "
             "and data.test_split."
         )
-    judged = (writer, p.encode, p.dataset, p.source, p.test_source, p.mesh, p.num_steps)
-    return [call("config.evals.knn", OnlineKNN, knn, *judged)]
+    return (writer, apply, p.dataset, p.source, test, p.mesh, p.num_steps)

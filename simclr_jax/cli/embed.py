@@ -32,17 +32,16 @@ def _embed() -> None:
     if output.suffix != ".npz" or not output.parent.exists():
         raise UserError(f"--output={output} must end in .npz, in a directory that exists.")
     run = trained.load(WORKDIR.value)
-    dataset, source = run.parts.dataset, run.parts.source
+    dataset, split = run.dataset, SPLIT.value or run.dataset.split
     if DATA.value is not None:
         dataset = dataclasses.replace(
             dataset, name=DATA.value, path=PATH.value, labels_from_folders=False
         )
-        source = dataset.open(SPLIT.value or ("all" if DATA.value == "folder" else "test"))
-    elif SPLIT.value is not None:
-        source = dataset.open(SPLIT.value)
+        split = SPLIT.value or ("all" if DATA.value == "folder" else "test")
+    source = dataset.open(split)
     unreadable = Quarantine()
     batches = dataset.eval_batches(source, quarantine=unreadable)
-    features = extract_features(run.encode, batches, run.parts.mesh)
+    features = extract_features(run.encode, batches, run.mesh)
     names = np.array([source[int(i)].name for i in features.ids])
     unfinished = output.with_suffix(".tmp")
     with unfinished.open("wb") as file:

@@ -12,8 +12,9 @@ import numpy as np
 from absl import flags
 from etils import epath
 
-from simclr_jax import build
+from simclr_jax.build.parts import Parts, augmented_views, parts
 from simclr_jax.cli import app, trained
+from simclr_jax.core.errors import UserError
 from simclr_jax.data.decode import decode
 from simclr_jax.data.records import Source
 from simclr_jax.evals.features import extract_features
@@ -33,29 +34,32 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _report() -> None:
-    run = trained.load(WORKDIR.value)
-    parts, workdir = run.parts, epath.Path(WORKDIR.value)
+    run, workdir = trained.load(WORKDIR.value), epath.Path(WORKDIR.value)
+    if "method" not in run.config:
+        raise UserError(f"{workdir} holds an import, not a run: there is no training to report.")
+    p = parts(run.config, run.mesh)
     metrics = read_metrics(WORKDIR.value)
     results = workdir / "results.json"
-    encoder = {"name": parts.config["encoder"]["name"], **parts.config["encoder"]}
+    encoder = {"name": p.config["encoder"]["name"], **p.config["encoder"]}
     path = workdir / "report.html"
     write_report(
         ReportContents(
-            title=f"{parts.config['method']['name']} on {parts.source.name}",
-            dataset=parts.source.name,
-            num_images=len(parts.source),
+            title=f"{p.config['method']['name']} on {p.source.name}",
+            dataset=p.source.name,
+            num_images=len(p.source),
             encoder=", ".join(_phrase(key, value) for key, value in encoder.items()),
-            num_params=sum(x.size for x in jax.tree.leaves(run.variables["params"])),
-            epochs=round(run.step * parts.dataset.batch_size / len(parts.source), 1),
-            batch_size=parts.dataset.batch_size,
+            num_params=sum(x.size for x in jax.tree.leaves(run.variables["params"]["encoder"])),
+            epochs=round(run.step * p.dataset.batch_size / len(p.source), 1),
+            batch_size=p.dataset.batch_size,
             devices=f"{jax.device_count()} x {jax.devices()[0].device_kind}",
             wall_seconds=metrics[-1].get("seconds") if metrics else None,
-            config=parts.config,
+            labels_used=_labels_used(p),
+            config=p.config,
             metrics=metrics,
             results=json.loads(results.read_text()) if results.exists() else (),
-            class_names=parts.source.class_names,
-            embedding=_embedding(run),
-            view_pairs=build.augmented_pairs(parts, 12),
+            class_names=p.source.class_names,
+            embedding=_embedding(run, p),
+            views=augmented_views(p, 12),
         ),
         path,
     )
@@ -66,13 +70,19 @@ def _phrase(key: str, value: Any) -> str:
     return str(value) if key == "name" else f"{key} {value}"
 
 
-def _embedding(run: trained.Trained) -> Embedding:
-    source = run.shown_source
+def _labels_used(p: Parts) -> str:
+    if p.network.model.classifier is None:
+        return "none"
+    return "what its teacher says" if "teacher" in p.config["method"] else f"{len(p.source):,}"
+
+
+def _embedding(run: trained.Trained, p: Parts) -> Embedding:
+    source = p.test_source or p.source  # those that were not trained on, if there are any
     num_shown = min(MAX_IMAGES, len(source))
     chosen = np.arange(num_shown) * len(source) // num_shown
-    batches = run.parts.dataset.eval_batches(source, indices=chosen)
-    features = extract_features(run.encode, batches, run.parts.mesh)
-    side_px = min(THUMBNAIL_PX, run.parts.dataset.canvas)
+    batches = p.dataset.eval_batches(source, indices=chosen)
+    features = extract_features(run.encode, batches, p.mesh)
+    side_px = min(THUMBNAIL_PX, p.dataset.canvas)
     return Embedding(
         features=features.features,
         labels=features.labels,

@@ -1,48 +1,58 @@
-"""A trained encoder, read back from its workdir: what evaluate, embed and report share."""
+"""A trained network, read back from its workdir: what the verbs after training share."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
-from simclr_jax import build
+from simclr_jax.build.network import Network, network
 from simclr_jax.core.errors import UserError
+from simclr_jax.core.sections import call
 from simclr_jax.core.types import Batch
+from simclr_jax.data.dataset import Dataset
 from simclr_jax.data.records import Source
+from simclr_jax.models.ssl import SSLModel
 from simclr_jax.parallel.mesh import make_mesh
 from simclr_jax.parallel.sharding import replicated
 from simclr_jax.train.checkpoint import Checkpoints
+from simclr_jax.train.loop import RunLength
 from simclr_jax.train.workdir import load_config
 
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """An encoder and the run that it comes from.
+    """A network with its weights, of a run or of an import.
 
     Attributes:
-      parts: what the run's config describes, on the devices of this process.
-      variables: params and batch_stats of the encoder.
+      config: of the run, resolved.
+      dataset: its images, which need not be there until they are opened.
+      network: encoder and heads, and how to apply them.
+      variables: their params and batch_stats.
       step: optimizer steps that they have seen.
     """
 
-    parts: build.Parts
+    config: dict[str, Any]
+    mesh: Mesh
+    dataset: Dataset
+    network: Network
     variables: Mapping[str, Any]
     step: int
 
     @property
-    def shown_source(self) -> Source:
-        """The images to show people: those that were not trained on, if there are any."""
-        return self.parts.test_source or self.parts.source
+    def model(self) -> SSLModel:
+        """The encoder and its heads, without their variables."""
+        return self.network.model
 
     def labelled_sources(self) -> tuple[Source, Source]:
-        """Returns the labelled images to fit on and to judge on.
+        """Opens the labelled images to fit on, with all their labels, and those to judge on.
 
         Raises:
-          UserError: if the run's config names no test images, or they have no labels.
+          UserError: if the config names no test images, or they have no labels.
         """
-        train, test = self.parts.source, self.parts.test_source
-        if test is None or not train.class_names:
+        train, test_split = self.dataset.open(self.dataset.split), self.dataset.test_split
+        if test_split is None or not train.class_names:
             raise UserError(
                 f"kNN and linear probe need labelled training and test images, and {train.name} "
                 f"has {'no test_split' if train.class_names else 'no labels'}. Train with "
@@ -50,28 +60,35 @@ class Trained:
                 "config.data.labels_from_folders=True. Without labels, `report` shows nearest "
                 "neighbours and `embed` writes features."
             )
-        return train, test
+        return train, self.dataset.open(test_split)
 
     def encode(self, batch: Batch) -> jax.Array:
         """Returns the representations [b, d] of a placed batch."""
-        return self.parts.encode(self.variables, batch)
+        return self.network.encode(self.variables, batch)
+
+    def classify(self, batch: Batch) -> jax.Array:
+        """Returns the logits [b, k] of a placed batch."""
+        return self.network.classify(self.variables, batch)
 
     def encode_at_random_initialisation(self) -> Callable[[Batch], jax.Array]:
-        """Returns `encode` with the parameters that training started from."""
-        parts = self.parts
-        state = jax.jit(parts.init, out_shardings=replicated(parts.mesh))()
-        variables = build.encoder_variables(state)
-        return lambda batch: parts.encode(variables, batch)
+        """Returns `encode` with the parameters of a run from scratch, with this one's seed."""
+        run = call("config.run", RunLength, self.config["run"]) if "run" in self.config else None
+        init = jax.jit(self.network.random_variables, out_shardings=replicated(self.mesh))
+        variables = init(run.seed if run else 0)
+        return lambda batch: self.network.encode(variables, batch)
 
 
 def load(workdir: str) -> Trained:
-    """Reads the newest checkpoint of a run.
+    """Reads the newest checkpoint of a workdir.
 
     Raises:
-      UserError: if the directory holds no run, or no checkpoint.
+      UserError: if the directory holds no run and no import, or no checkpoint.
     """
-    parts = build.parts(load_config(workdir), make_mesh())
+    config, mesh = load_config(workdir), make_mesh()
+    net = network(config)
+    place = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh))
     with Checkpoints(workdir, read_only=True) as checkpoints:
-        variables = checkpoints.restore_variables(build.encoder_variables(parts.abstract_state))
+        variables = checkpoints.restore_variables(jax.tree.map(place, net.shapes))
         step = checkpoints.latest_step()
-    return Trained(parts, variables, step or 0)
+    dataset = call("config.data", Dataset, config["data"])
+    return Trained(config, mesh, dataset, net, variables, step or 0)

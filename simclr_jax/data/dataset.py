@@ -10,6 +10,7 @@ from simclr_jax.data.load import Batches, eval_batches, train_batches
 from simclr_jax.data.quarantine import Quarantine
 from simclr_jax.data.records import Source
 from simclr_jax.data.sources import open_source
+from simclr_jax.data.subsets import LabelSubset
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +26,10 @@ class Dataset:
       test_split: of the images to judge on; None if there are none.
       path: the folder, or the directory that holds prepared TFDS data sets.
       labels_from_folders: whether class subfolders of a folder are its labels.
+      fraction: share of the training labels to use, in (0, 1]: a class-balanced draw that is
+        the same on every machine.
+      fraction_seed: which draw.
+      keep_unlabelled: train on the other images too, without their labels; or not at all.
       num_threads: threads that read and decode, per process; one per CPU core if None.
     """
 
@@ -35,10 +40,26 @@ class Dataset:
     test_split: str | None = None
     path: str | None = None
     labels_from_folders: bool = False
+    fraction: float = 1.0
+    fraction_seed: int = 0
+    keep_unlabelled: bool = False
     num_threads: int | None = None
 
+    def open_train(self) -> Source:
+        """Opens the images to train on, with the share of labels that is used.
+
+        Raises:
+          UserError: if they are not there, or cannot be drawn from.
+        """
+        source = self.open(self.split)
+        if self.fraction == 1:
+            return source
+        return LabelSubset(
+            source, self.fraction, seed=self.fraction_seed, keep_unlabelled=self.keep_unlabelled
+        )
+
     def open(self, split: str) -> Source:
-        """Opens one split.
+        """Opens all of one split.
 
         Raises:
           UserError: if it is not there.

@@ -45,7 +45,7 @@ class Folder:
                 f"files ending in {', '.join(sorted(EXTENSIONS))}; found {_shorten(seen)}."
             )
         self.class_names: tuple[str, ...] = ()
-        self._labels = [-1] * len(self._files)
+        self.labels = [-1] * len(self._files)
         if labels_from_folders:
             self._label_by_folder(top)
         self.fingerprint = digest([*self._files, *self.class_names])
@@ -61,7 +61,7 @@ class Folder:
             )
         self.class_names = tuple(sorted(set(classes)))
         index = {name: k for k, name in enumerate(self.class_names)}
-        self._labels = [index[name] for name in classes]
+        self.labels = [index[name] for name in classes]
 
     def __len__(self) -> int:
         return len(self._files)
@@ -70,7 +70,7 @@ class Folder:
         name = self._files[index]
         try:
             with open(os.path.join(self._root, name), "rb") as file:
-                return Record(file.read(), self._labels[index], name)
+                return Record(file.read(), self.labels[index], name)
         except OSError as error:
             raise UnreadableImageError(f"cannot be read: {error.strerror}", name) from error
 

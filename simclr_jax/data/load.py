@@ -20,7 +20,7 @@ from simclr_jax.core.errors import UserError
 from simclr_jax.data.decode import UnreadableImageError, decode
 from simclr_jax.data.order import Order, process_rows
 from simclr_jax.data.quarantine import Quarantine, Unreadable
-from simclr_jax.data.records import Record, Source
+from simclr_jax.data.records import Record, Source, read_records
 
 HostBatch: TypeAlias = dict[str, np.ndarray]
 Batches: TypeAlias = Generator[HostBatch, None, None]
@@ -72,7 +72,7 @@ def train_batches(
         step, rows = layout.rows(index)
         chunk = _Chunk.empty(rows.stop - rows.start, canvas)
         ids = order.ids(first_step + step)[rows]
-        for row, (i, record) in enumerate(zip(ids, _records(source, ids), strict=True)):
+        for row, (i, record) in enumerate(zip(ids, read_records(source, ids), strict=True)):
             _fill_with_readable(chunk, row, source, int(i), record)
         return chunk
 
@@ -126,7 +126,9 @@ def eval_batches(
         chunk.batch["valid"] = np.zeros(rows.stop - rows.start, bool)
         chunk_ids = padded[step * batch_size + mine[rows]]
         chunk_ids = chunk_ids[chunk_ids >= 0]  # padding is at the end
-        for row, (i, record) in enumerate(zip(chunk_ids, _records(source, chunk_ids), strict=True)):
+        for row, (i, record) in enumerate(
+            zip(chunk_ids, read_records(source, chunk_ids), strict=True)
+        ):
             chunk.batch["id"][row] = i  # also if it turns out unreadable
             chunk.batch["valid"][row] = _fill(chunk, row, source, int(i), record)
         return chunk
@@ -232,12 +234,6 @@ def _require_one_valid(
         )
 
 
-def _records(source: Source, ids: np.ndarray) -> Sequence[Record | None]:
-    """Reads records at once where the source can, and leaves None where it cannot."""
-    read_many = getattr(source, "__getitems__", None)
-    return [None] * len(ids) if read_many is None else read_many(ids.tolist())
-
-
 def _fill_with_readable(
     chunk: _Chunk, row: int, source: Source, i: int, record: Record | None
 ) -> None:
@@ -265,6 +261,12 @@ def _fill(chunk: _Chunk, row: int, source: Source, i: int, record: Record | None
         return False
     except UserError as error:
         raise UserError(f"Image {i} of {source.name}: {error}") from error
+    classes = len(source.class_names)
+    if record.label != -1 and not 0 <= record.label < max(classes, 1):
+        raise UserError(
+            f"Image {i} of {source.name}, {record.name}, has the label {record.label}; the data "
+            f"set has {classes} classes, so it must be from 0 to {classes - 1}, or -1: unknown."
+        )
     chunk.batch["image"][row] = image
     chunk.batch["size"][row] = size
     chunk.batch["label"][row] = record.label

@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -27,7 +27,8 @@ class Record:
 class Source(Protocol):
     """A data set with random access, safe to read from many threads.
 
-    It may also have `__getitems__(ids) -> list[Record]` where reading many at once is cheaper.
+    It may also have `__getitems__(ids) -> list[Record | None]` where reading many at once is
+    cheaper, with None for those to be read alone, and `labels` where all are known beforehand.
 
     Attributes:
       name: for people and for messages.
@@ -45,6 +46,12 @@ class Source(Protocol):
     def __getitem__(self, index: int, /) -> Record:
         """Reads one example; raises UnreadableImageError if its file cannot be opened."""
         ...
+
+
+def read_records(source: Source, ids: np.ndarray) -> Sequence[Record | None]:
+    """Reads records at once where the source can, and leaves None where it cannot."""
+    read_many = getattr(source, "__getitems__", None)
+    return [None] * len(ids) if read_many is None else read_many(ids.tolist())
 
 
 def digest(parts: Iterable[str]) -> str:

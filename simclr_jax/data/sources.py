@@ -85,13 +85,13 @@ class Digits:
         chosen = np.flatnonzero((np.arange(len(labels)) % 5 == 4) == (split == "test"))
         self.name = f"digits/{split}"
         self.fingerprint = digest([self.name])
-        self._images, self._labels, self._numbers = images[chosen], labels[chosen], chosen
+        self._images, self.labels, self._numbers = images[chosen], labels[chosen], chosen
 
     def __len__(self) -> int:
-        return len(self._labels)
+        return len(self.labels)
 
     def __getitem__(self, index: int, /) -> Record:
-        label = int(self._labels[index])
+        label = int(self.labels[index])
         return Record(self._images[index], label, f"digits/{self._numbers[index]}")
 
 

@@ -7,51 +7,13 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from simclr_jax.core.errors import UserError
+from simclr_jax.data.subsets import balanced_subset
 from simclr_jax.evals.features import Features
 from simclr_jax.evals.knn import knn_predict
 from simclr_jax.evals.linear import linear_probe, predict
 
 # Accuracy over draws of labels, and the settings that a reader of the row needs.
 _Verdict: TypeAlias = dict[str, int | float]
-
-
-def balanced_subset(
-    labels: Int[np.ndarray, " n"], fraction: float, seed: int
-) -> Int[np.ndarray, " m"]:
-    """Draws the same number of examples of each class, at least one.
-
-    Each class gives round(fraction * n / number of classes) examples. The draw depends on
-    `labels` and `seed` alone, on every machine and with every version of NumPy, and with one
-    seed the subset of a smaller fraction is part of that of a larger one.
-
-    Args:
-      labels: one for each example, all >= 0.
-      fraction: share of the examples to draw, in (0, 1].
-      seed: which draw, >= 0.
-
-    Returns:
-      Indices into `labels`, ascending.
-
-    Raises:
-      UserError: if a class has fewer examples than that, or the fraction is out of range.
-    """
-    if not 0 < fraction <= 1:
-        raise UserError(f"A label fraction must be in (0, 1], got {fraction}; try 0.01.")
-    counts = np.bincount(labels)
-    each = max(1, round(fraction * len(labels) / len(counts)))
-    rarest = int(counts.argmin())
-    if counts[rarest] < each:
-        most = counts[rarest] * len(counts) / len(labels)
-        cure = f"use a fraction of at most {most:.4g}" if most else "give it examples"
-        raise UserError(
-            f"Fraction {fraction:g} of {len(labels)} labels takes {each} of each of the "
-            f"{len(counts)} classes, but class {rarest} has {counts[rarest]}; {cure}, or 1.0, "
-            "which takes all labels as they are."
-        )
-    # Raw words, because NumPy guarantees the stream of a bit generator and not of `permutation`.
-    words = np.random.Philox(key=seed).random_raw(len(labels))
-    by_class = np.split(np.lexsort((words, labels)), np.cumsum(counts)[:-1])
-    return np.sort(np.concatenate([rows[:each] for rows in by_class]))
 
 
 def label_efficiency(

@@ -1,5 +1,6 @@
-"""kNN accuracy while training: the first sign that an encoder learns, or has stopped to."""
+"""Accuracy while training: the first sign that a network learns, or has stopped to."""
 
+import functools
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
@@ -12,11 +13,13 @@ from simclr_jax.core.state import TrainState
 from simclr_jax.core.types import Batch, Metrics
 from simclr_jax.data.dataset import Dataset
 from simclr_jax.data.records import Source
+from simclr_jax.evals.classifier import classifier_accuracy
 from simclr_jax.evals.features import extract_features
 from simclr_jax.evals.knn import knn_predict
 from simclr_jax.train.metrics import MetricsWriter
 
-Encode: TypeAlias = Callable[[Mapping[str, Any], Batch], jax.Array]  # (variables, batch) -> [b, d]
+# (variables, batch) -> one row for each image: representations [b, d] or logits [b, k].
+Apply: TypeAlias = Callable[[Mapping[str, Any], Batch], jax.Array]
 
 
 class OnlineKNN:
@@ -25,7 +28,7 @@ class OnlineKNN:
     def __init__(
         self,
         writer: MetricsWriter,
-        encode: Encode,
+        encode: Apply,
         dataset: Dataset,
         train: Source,
         test: Source,
@@ -52,8 +55,6 @@ class OnlineKNN:
           temperature: of the votes; see `knn.knn_predict`.
           max_train: at most so many training images, evenly spaced, vote.
         """
-        if not every_epochs > 0:
-            raise ValueError(f"every_epochs={every_epochs}; it must be > 0.")
         num_voters = min(max_train, len(train))
         if not 1 <= k <= num_voters:
             raise ValueError(f"k={k}; it must be from 1 to {num_voters}, the images that vote.")
@@ -64,7 +65,7 @@ class OnlineKNN:
         self._test = test
         self._voters = np.arange(num_voters) * len(train) // num_voters
         self._mesh = mesh
-        self._every = max(1, round(every_epochs * len(train) / dataset.batch_size))
+        self._every = _interval_steps(every_epochs, train, dataset)
         self._num_steps = num_steps
         self._k = k
         self._temperature = temperature
@@ -75,8 +76,7 @@ class OnlineKNN:
             return
         jax.block_until_ready(metrics)  # the step's own time is not the evaluation's
         start = time.monotonic()
-        variables = {"params": state.params, "batch_stats": state.batch_stats}
-        encode = lambda batch: self._encode(variables, batch)
+        encode = functools.partial(self._encode, _variables(state))
         voters = self._dataset.eval_batches(self._train, indices=self._voters)
         train = extract_features(encode, voters, self._mesh)
         test = extract_features(encode, self._dataset.eval_batches(self._test), self._mesh)
@@ -92,3 +92,64 @@ class OnlineKNN:
             knn_top1=float(np.mean(np.asarray(predicted) == test.labels)),
             eval_seconds=time.monotonic() - start,
         )
+
+
+class OnlineClassifier:
+    """Hook: every few epochs, adds "test_top1" and "test_top5" of the classifier to the metrics."""
+
+    def __init__(
+        self,
+        writer: MetricsWriter,
+        classify: Apply,
+        dataset: Dataset,
+        train: Source,
+        test: Source,
+        mesh: Mesh,
+        num_steps: int,
+        *,
+        every_epochs: float,
+    ) -> None:
+        """Sets what is judged, and how often.
+
+        Args:
+          writer: where the accuracy goes.
+          classify: (variables, batch) -> logits.
+          dataset: how to read the test images.
+          train: training images, for the length of an epoch.
+          test: labelled images to classify.
+          mesh: devices that share the work.
+          num_steps: of the run; its last step is always judged.
+          every_epochs: training epochs from one judgement to the next, > 0.
+        """
+        self._writer = writer
+        self._classify = classify
+        self._dataset = dataset
+        self._test = test
+        self._mesh = mesh
+        self._every = _interval_steps(every_epochs, train, dataset)
+        self._num_steps = num_steps
+
+    def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
+        """Judges the classifier if it is time to."""
+        if step % self._every and step != self._num_steps:
+            return
+        jax.block_until_ready(metrics)  # the step's own time is not the evaluation's
+        start = time.monotonic()
+        classify = functools.partial(self._classify, _variables(state))
+        batches = self._dataset.eval_batches(self._test)
+        accuracy = classifier_accuracy(classify, batches, self._mesh)
+        del accuracy["num_test"]
+        self._writer.add(
+            **{f"test_{name}": value for name, value in accuracy.items()},
+            eval_seconds=time.monotonic() - start,
+        )
+
+
+def _variables(state: TrainState) -> dict[str, Any]:
+    return {"params": state.params, "batch_stats": state.batch_stats}
+
+
+def _interval_steps(every_epochs: float, train: Source, dataset: Dataset) -> int:
+    if not every_epochs > 0:
+        raise ValueError(f"every_epochs={every_epochs}; it must be > 0.")
+    return max(1, round(every_epochs * len(train) / dataset.batch_size))

@@ -18,32 +18,58 @@ def l2_normalize(x: Float[Array, "*b d"], eps: float = 1e-12) -> Float[Array, "*
     return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), eps))
 
 
-def nt_xent(z: Float[Array, "b v d"], *, temperature: float) -> Scalar:
+def nt_xent(
+    z: Float[Array, "b v d"],
+    *,
+    temperature: float,
+    keys: Float[Array, "_ _ d"] | None = None,
+    queue: Float[Array, "k d"] | None = None,
+) -> Scalar:
     """Normalized temperature-scaled cross entropy over all 2b views (SimCLR, Eq. 1).
 
     Row 2i + v is view v of image i, so the positive of row r is row r ^ 1, its
     negatives are the other 2b - 2 rows, and it is never compared with itself.
 
+    With `keys`, each row of z is compared in the same pattern with keys instead of rows of
+    z: its positive is the key of the other view, and its own view's key is left out. With
+    `queue`, every row has k negatives more. Gradients reach z alone, not keys or queue, so
+    with keys=z the value is that of the plain loss, but the gradient is not.
+
     Args:
       z: projections of both views of every image in the global batch, [b, 2, d], any scale.
       temperature: divides the cosine similarity; dimensionless, > 0, 0.1 on ImageNet.
+      keys: projections of the same views by a momentum encoder, [b, 2, d], any scale.
+      queue: keys of past batches, [k, d], rows of unit length.
 
     Returns:
-      Mean loss per view in nats; log(2b - 1) when all similarities are equal.
+      Mean loss per view in nats; log(2b - 1 + k) when all similarities are equal.
       The official TF code sums the two views instead, so it reports twice this
-      value (google-research/simclr, tf2/objective.py).
+      value (google-research/simclr, tf2/objective.py); it has neither keys nor queue.
 
     Raises:
-      ValueError: if z is not [b, 2, d].
+      ValueError: if z is not [b, 2, d], or keys have another shape.
 
-    Source: Chen et al. 2020, https://arxiv.org/abs/2002.05709, Section 2.1.
+    Source: Chen et al. 2020, https://arxiv.org/abs/2002.05709, Section 2.1. Keys and queue:
+    He et al. 2019, https://arxiv.org/abs/1911.05722, Eq. 1, here with the keys of this
+    batch among the negatives.
     """
     _check_two_views(z, "nt_xent")
-    z = l2_normalize(_at_least_float32(z)).reshape(-1, z.shape[-1])  # [n, d]
-    logits = jnp.matmul(z, z.T, precision=jax.lax.Precision.HIGHEST) / temperature  # [n, n]
+    if keys is not None and keys.shape != z.shape:
+        raise ValueError(f"nt_xent needs keys of the shape of z, {z.shape}, got {keys.shape}.")
+    z = _unit_rows(z)  # [n, d]
+    candidates = z if keys is None else jax.lax.stop_gradient(_unit_rows(keys))
+    logits = _similarities(z, candidates) / temperature  # [n, n]
     logits = jnp.where(jnp.eye(z.shape[0], dtype=bool), -jnp.inf, logits)
     positives = jnp.arange(z.shape[0]) ^ 1
-    return optax.softmax_cross_entropy_with_integer_labels(logits, positives).mean()
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, positives)
+    if queue is not None:
+        past = _similarities(z, jax.lax.stop_gradient(queue)) / temperature  # [n, k]
+        # log(A + B) = log A + softplus(log B - log A). Joined to one [n, 2b + k] the logits
+        # would be split by rows, and every device would need the whole queue. Apart, a
+        # sharded queue stays where it is; z, its gradient and sums of [n] travel.
+        more = jax.nn.logsumexp(past, axis=-1) - jax.nn.logsumexp(logits, axis=-1)
+        losses = losses + jax.nn.softplus(more)
+    return losses.mean()
 
 
 def contrastive_metrics(z: Float[Array, "b v d"], *, temperature: float) -> Metrics:
@@ -78,6 +104,14 @@ def contrastive_metrics(z: Float[Array, "b v d"], *, temperature: float) -> Metr
 def _check_two_views(z: Float[Array, "..."], name: str) -> None:
     if z.ndim != 3 or z.shape[1] != 2:
         raise ValueError(f"{name} needs z of shape [b, 2, d], got {z.shape}.")
+
+
+def _unit_rows(z: Float[Array, "b v d"]) -> Float[Array, "n d"]:
+    return l2_normalize(_at_least_float32(z)).reshape(-1, z.shape[-1])
+
+
+def _similarities(z: Float[Array, "n d"], candidates: Float[Array, "k d"]) -> Float[Array, "n k"]:
+    return jnp.matmul(z, candidates.T, precision=jax.lax.Precision.HIGHEST)
 
 
 def _at_least_float32(z: Float[Array, "..."]) -> Float[Array, "..."]:

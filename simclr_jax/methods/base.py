@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import flax.linen as nn
+
 from simclr_jax.core.state import TrainState
 from simclr_jax.core.types import (
     Batch,
@@ -50,9 +52,18 @@ class Method:
         is differentiated; `state.params` is the same tree without a gradient.
       after_update: (state, carry) -> method_state, called with the *new* params,
         such as to move an EMA target or rotate a queue.
+      frozen: regular expression for whole paths below params, such as "encoder/.*"; what it
+        matches is not updated. "" freezes nothing.
     """
 
     init: Callable[[PRNGKey, Views], Variables]
     augment: Callable[[PRNGKey, Batch], Views]
     loss: Callable[[Params, TrainState, Views, Labels, PRNGKey], tuple[Scalar, StepOutput]]
     after_update: Callable[[TrainState, Any], Any] = keep_method_state
+    frozen: str = ""
+
+
+def init_model(model: nn.Module, key: PRNGKey, views: Views) -> Variables:
+    """Returns the variables of `model`, whose shapes depend on one image as on many."""
+    variables = model.init(key, views[:1, 0], train=False)
+    return Variables(variables["params"], variables["batch_stats"])

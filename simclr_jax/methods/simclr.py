@@ -1,22 +1,30 @@
 """SimCLR and SimCLRv2 pretraining: NT-Xent on two augmented views of each image.
 
 Chen et al. 2020, https://arxiv.org/abs/2002.05709 (v1: 2-layer projector)
-Chen et al. 2020, https://arxiv.org/abs/2006.10029 (v2: 3-layer projector, SK-ResNet)
+Chen et al. 2020, https://arxiv.org/abs/2006.10029 (v2: 3-layer projector, SK-ResNet, memory)
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
+from simclr_jax.core.sections import call
 from simclr_jax.core.state import TrainState
-from simclr_jax.core.types import Batch, Labels, Params, PRNGKey, Scalar, Views
+from simclr_jax.core.types import Batch, Collection, Labels, Params, PRNGKey, Scalar, Views
 from simclr_jax.losses.contrastive import contrastive_metrics, nt_xent
-from simclr_jax.methods.base import Method, StepOutput, Variables
+from simclr_jax.methods.base import Method, StepOutput, Variables, init_model, keep_method_state
+from simclr_jax.methods.memory import Keys, Memory, negatives
 
 
 def simclr(
-    model: nn.Module, augment: Callable[[PRNGKey, Batch], Views], *, temperature: float = 0.1
+    model: nn.Module,
+    augment: Callable[[PRNGKey, Batch], Views],
+    *,
+    temperature: float = 0.1,
+    memory: Mapping[str, Any] | None = None,
 ) -> Method:
     """Returns SimCLR for `model`.
 
@@ -24,36 +32,53 @@ def simclr(
       model: its output has an entry "projection" of shape [n, d].
       augment: (key, batch) -> two views of each image.
       temperature: of NT-Xent, > 0.
+      memory: settings of `Memory`, SimCLRv2's; None to contrast the views of one batch only.
 
     Raises:
-      ValueError: if the temperature is not positive.
+      ValueError: if the temperature is not positive, or a setting of the memory is wrong.
     """
     if not temperature > 0:
         raise ValueError(f"temperature={temperature}; it must be > 0. The papers use 0.1 to 0.5.")
+    remember = None if memory is None else call("config.method.memory", Memory, memory)
 
     def init(key: PRNGKey, views: Views) -> Variables:
-        variables = model.init(key, views[:, 0], train=False)
-        return Variables(variables["params"], variables["batch_stats"])
+        variables = init_model(model, key, views)
+        if remember is None:
+            return variables
+        network = (variables.params, variables.batch_stats)
+        keys, _ = jax.eval_shape(lambda views: _project(model, *network, views), views)
+        start = remember.start(jax.random.fold_in(key, 1), variables, keys.shape)
+        return variables._replace(method_state=start)
 
     def loss(
         params: Params, state: TrainState, views: Views, labels: Labels, key: PRNGKey
     ) -> tuple[Scalar, StepOutput]:
         del labels, key
-        b, v = views.shape[:2]
-        rows = views.reshape(b * v, *views.shape[2:])  # batch-major: no communication
-        out, updated = model.apply(
-            {"params": params, "batch_stats": state.batch_stats},
-            rows,
-            train=True,
-            mutable=["batch_stats"],
-        )
-        z = out["projection"].reshape(b, v, -1)
-        value = nt_xent(z, temperature=temperature)
+        z, batch_stats = _project(model, params, state.batch_stats, views)
+        keys, queue, carry = None, None, ()
+        if remember is not None:
+            target, queue = state.method_state["target"], negatives(state.method_state["queue"])
+            keys, target_stats = _project(model, target["params"], target["batch_stats"], views)
+            carry = (keys, target_stats)
+        value = nt_xent(z, temperature=temperature, keys=keys, queue=queue)
+        num_past = 0 if queue is None else queue.shape[0]
         metrics = {
             "loss": value,
-            "loss_chance": jnp.log(2.0 * b - 1.0),  # all similarities equal: nothing learned
+            # All similarities equal: nothing learned.
+            "loss_chance": jnp.log(2.0 * z.shape[0] - 1.0 + num_past),
             **contrastive_metrics(z, temperature=temperature),
         }
-        return value, StepOutput(updated["batch_stats"], metrics)
+        return value, StepOutput(batch_stats, metrics, carry)
 
-    return Method(init, augment, loss)
+    return Method(init, augment, loss, remember.after_update if remember else keep_method_state)
+
+
+def _project(
+    model: nn.Module, params: Params, batch_stats: Collection, views: Views
+) -> tuple[Keys, Collection]:
+    """Returns the projections [b, v, d] of all views, and the new running statistics."""
+    b, v = views.shape[:2]
+    rows = views.reshape(b * v, *views.shape[2:])  # batch-major: no communication
+    variables = {"params": params, "batch_stats": batch_stats}
+    out, updated = model.apply(variables, rows, train=True, mutable=["batch_stats"])
+    return out["projection"].reshape(b, v, -1), updated["batch_stats"]

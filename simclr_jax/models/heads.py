@@ -1,4 +1,4 @@
-"""Heads on top of an encoder: the projector of SimCLR."""
+"""Heads on top of an encoder: the projector of SimCLR, and a linear classifier."""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -44,12 +44,18 @@ class Projector(nn.Module):
 
     @nn.compact
     def __call__(
-        self, representation: Float[Array, "n d"], *, train: bool
+        self, representation: Float[Array, "n d"], *, train: bool, stop_after: int | None = None
     ) -> tuple[Float[Array, "n _"], ...]:
-        """Returns what each layer puts out, after its relu; the projection is the last."""
+        """Returns what each layer puts out, after its relu; the projection is the last.
+
+        Args:
+          representation: output of the encoder.
+          train: normalise with the statistics of this batch and move the running ones.
+          stop_after: how many layers to run, all if None; the others then have no parameters.
+        """
         x = representation
         outputs = []
-        for i in range(1, self.num_layers + 1):
+        for i in range(1, (self.num_layers if stop_after is None else stop_after) + 1):
             last = i == self.num_layers
             x = nn.Dense(
                 self.output_dim if last else self.hidden_dim or representation.shape[-1],
@@ -62,3 +68,20 @@ class Projector(nn.Module):
             x = x if last else nn.relu(x)
             outputs.append(x.astype(at_least_float32(self.dtype)))
         return tuple(outputs)
+
+
+def classifier(*, num_classes: int, zero_init: bool = True) -> nn.Dense:
+    """Returns the linear layer from features to the logits of the classes, in float32.
+
+    Args:
+      num_classes: at least 2.
+      zero_init: start from zero, as the official code does when it fine-tunes; otherwise from
+        N(0, 0.01), as it does when it trains from scratch.
+
+    Raises:
+      ValueError: if there are fewer than two classes.
+    """
+    if num_classes < 2:
+        raise ValueError(f"num_classes={num_classes}; a classifier needs at least 2.")
+    kernel_init = nn.initializers.zeros if zero_init else nn.initializers.normal(0.01)
+    return nn.Dense(num_classes, kernel_init=kernel_init)

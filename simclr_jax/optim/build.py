@@ -1,18 +1,30 @@
 """Optimizers of the SimCLR papers, assembled from optax parts."""
 
+import re
+from collections.abc import Hashable, Sequence
+from typing import Any, TypeAlias
+
+import jax
 import optax
 
-from simclr_jax.core.tree import not_matching
+from simclr_jax.core.tree import not_matching, path_name
 
 NORM = r".*norm[^/]*/(scale|bias)"
 # The official code takes biases and BatchNorm out of both weight decay and LARS, and the
 # classifier out of LARS only: its L2 term is in the loss (google-research/simclr, tf2/model.py).
 NO_DECAY = rf"{NORM}|.*/bias"
 NO_LARS = rf"{NO_DECAY}|.*classifier/.*"
+# Pairs (pattern, factor): the learning rate of the parameters whose whole path matches the
+# pattern is multiplied by the factor. The first pattern that matches counts.
+Rates: TypeAlias = Sequence[Sequence[str | float | int]]
 
 
 def lars(
-    schedule: optax.Schedule, *, weight_decay: float = 1e-6, momentum: float = 0.9
+    schedule: optax.Schedule,
+    *,
+    weight_decay: float = 1e-6,
+    momentum: float = 0.9,
+    rates: Rates = (),
 ) -> optax.GradientTransformation:
     """LARS as SimCLR trains with it (You et al. 2017, https://arxiv.org/abs/1708.03888).
 
@@ -24,8 +36,9 @@ def lars(
       schedule: optimizer step -> learning rate.
       weight_decay: L2 coefficient, added to the gradient before the trust ratio.
       momentum: decay of the velocity, in [0, 1).
+      rates: factors for groups of parameters; see `with_rates`.
     """
-    return optax.lars(
+    tx = optax.lars(
         schedule,
         weight_decay=weight_decay,
         weight_decay_mask=not_matching(NO_DECAY),
@@ -33,32 +46,96 @@ def lars(
         trust_ratio_mask=not_matching(NO_LARS),
         momentum=momentum,
     )
+    return with_rates(tx, rates)
 
 
 def sgd(
-    schedule: optax.Schedule, *, weight_decay: float = 0.0, momentum: float = 0.9
+    schedule: optax.Schedule,
+    *,
+    weight_decay: float = 0.0,
+    momentum: float = 0.9,
+    rates: Rates = (),
 ) -> optax.GradientTransformation:
     """SGD with Nesterov momentum, the optimizer of linear evaluation and fine-tuning.
 
     As in the official code, `weight_decay` is an L2 term on every parameter but those of
     BatchNorm: biases decay too.
     """
-    return optax.chain(
+    tx = optax.chain(
         optax.add_decayed_weights(weight_decay, mask=not_matching(NORM)),
         optax.sgd(schedule, momentum=momentum, nesterov=True),
     )
+    return with_rates(tx, rates)
 
 
 def adamw(
-    schedule: optax.Schedule, *, weight_decay: float = 1e-4, b1: float = 0.9, b2: float = 0.999
+    schedule: optax.Schedule,
+    *,
+    weight_decay: float = 1e-4,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    rates: Rates = (),
 ) -> optax.GradientTransformation:
     """AdamW (Loshchilov & Hutter 2019); BatchNorm and biases do not decay.
 
     Not used in the SimCLR papers; it reaches a good encoder sooner on small data.
     """
-    return optax.adamw(
-        schedule, b1=b1, b2=b2, weight_decay=weight_decay, mask=not_matching(NO_DECAY)
-    )
+    tx = optax.adamw(schedule, b1=b1, b2=b2, weight_decay=weight_decay, mask=not_matching(NO_DECAY))
+    return with_rates(tx, rates)
 
 
 OPTIMIZERS = {"lars": lars, "sgd": sgd, "adamw": adamw}
+
+
+def with_rates(tx: optax.GradientTransformation, rates: Rates) -> optax.GradientTransformation:
+    """Multiplies the learning rate of groups of parameters; a factor of 0 freezes them.
+
+    A frozen parameter has no optimizer state, does not decay, and keeps its value bit for bit.
+
+    Args:
+      tx: the optimizer.
+      rates: pairs (regular expression, factor >= 0), such as ("encoder/stage1/.*", 0.1).
+
+    Raises:
+      ValueError: if a pair is malformed; at `init`, if a pattern matches no parameter that the
+        patterns before it leave over.
+    """
+    if not rates:
+        return tx
+    compiled = [_compiled(pair) for pair in rates]
+
+    def labels(params: Any) -> Any:
+        unused = {pattern for pattern, _ in compiled}
+
+        def factor_of(path: Any, _: Any) -> float:
+            for pattern, factor in compiled:
+                if pattern.fullmatch(path_name(path)):
+                    unused.discard(pattern)
+                    return factor
+            return 1.0
+
+        factors = jax.tree_util.tree_map_with_path(factor_of, params)
+        if unused:
+            paths = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+            raise ValueError(
+                f"rates: {min(pattern.pattern for pattern in unused)!r} matches no parameter that "
+                f"is left over. A pattern must match a whole path, such as {paths[0]!r}."
+            )
+        return factors
+
+    factors = {1.0, *(factor for _, factor in compiled)}
+    groups: dict[Hashable, Any] = {
+        f: optax.chain(tx, optax.scale(f)) if f else optax.set_to_zero() for f in factors
+    }
+    return optax.partition(groups, labels)
+
+
+def _compiled(pair: Sequence[str | float | int]) -> tuple[re.Pattern[str], float]:
+    try:
+        pattern, factor = pair
+        compiled, factor = re.compile(str(pattern)), float(factor)
+    except (re.error, ValueError) as error:
+        raise ValueError(f"rates: {pair!r} must be (pattern, factor): {error}.") from None
+    if not factor >= 0:
+        raise ValueError(f"rates: the factor of {pattern!r} is {factor}; it must be at least 0.")
+    return compiled, factor

@@ -39,13 +39,13 @@ class ReportContents:
       batch_size: images (pairs of views) in the global batch.
       devices: description in words, such as "1 x cpu".
       wall_seconds: time spent in training, None if unknown.
-      labels_used: which labels pretraining saw.
+      labels_used: which labels training saw, in words.
       config: the resolved config, nested.
       metrics: rows of `metrics.jsonl`; any key may be missing from any row.
       results: rows of `results.json`.
       class_names: names by label, empty if the data has none.
       embedding: features of test images, None if not computed.
-      view_pairs: augmented pairs, two views of each of m training images.
+      views: augmented views of m training images, two of each in contrastive methods.
     """
 
     title: str
@@ -63,4 +63,4 @@ class ReportContents:
     results: Sequence[Mapping[str, Any]] = ()
     class_names: Sequence[str] = ()
     embedding: Embedding | None = None
-    view_pairs: UInt8[np.ndarray, "m 2 h w 3"] | None = None
+    views: UInt8[np.ndarray, "m v h w 3"] | None = None

@@ -21,7 +21,7 @@ from simclr_jax.report.embedding import map_section, neighbors_section
 
 __all__ = ["Embedding", "ReportContents", "render", "write_report"]
 
-MAX_PAIRS = 12
+MAX_CARDS = 12
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
@@ -57,7 +57,7 @@ def render(contents: ReportContents) -> str:
             training.training_section(contents.metrics),
             map_section(contents.embedding, contents.class_names),
             neighbors_section(contents.embedding, contents.class_names),
-            _pairs_section(contents.view_pairs),
+            _views_section(contents.views),
             _config_section(contents.config),
         )
     )
@@ -132,7 +132,7 @@ def _key_figures(contents: ReportContents) -> str:
         tiles.append((f"{loss.y[-1]:.3g}", f"final loss{beside}"))
     speed = training.series(contents.metrics, "pairs_per_second")
     if speed is not None:
-        tiles.append((markup.count(float(np.median(speed.y))), "image pairs per second"))
+        tiles.append((markup.count(float(np.median(speed.y))), "images per second"))
     items = "".join(f"<li><strong>{value}</strong>{what}</li>" for value, what in tiles)
     return f'<ul class="figures">{items}</ul>' if tiles else ""
 
@@ -150,24 +150,29 @@ def duration(seconds: float | int) -> str:
     return f"{left} s"
 
 
-def _pairs_section(pairs: UInt8[np.ndarray, "m 2 h w 3"] | None) -> str:
-    heading = ("views", "What the encoder was trained to match")
-    if pairs is None or not len(pairs):
-        return markup.section(*heading, markup.missing("No augmented views were drawn."))
+def _views_section(views: UInt8[np.ndarray, "m v h w 3"] | None) -> str:
+    if views is None or not len(views):
+        missing = markup.missing("No augmented views were drawn.")
+        return markup.section("views", "What the encoder was trained on", missing)
     cards = "".join(
         "<li>"
         + "".join(
-            markup.picture(view, f"Pair {i + 1}, view {v + 1}") for v, view in enumerate(pair)
+            markup.picture(view, f"Image {i + 1}, view {v + 1}") for v, view in enumerate(card)
         )
         + "</li>"
-        for i, pair in enumerate(pairs[:MAX_PAIRS])
+        for i, card in enumerate(views[:MAX_CARDS])
     )
+    if views.shape[1] == 1:
+        title, note = "What the encoder was trained on", "A random view of some training images."
+    else:
+        title, note = (
+            "What the encoder was trained to match",
+            "Two random views of each of some training images, as the encoder sees them. You"
+            " should be able to tell that both show the same thing, and not from colour alone: a"
+            " pair you cannot match teaches nothing, a pair of equal pictures as little.",
+        )
     return markup.section(
-        *heading,
-        '<p class="note">Two random views of each of some training images, as the encoder sees'
-        " them. You should be able to tell that both show the same thing, and not from colour"
-        " alone: a pair you cannot match teaches nothing, a pair of equal pictures as little.</p>",
-        f'<ul class="pairs">{cards}</ul>',
+        "views", title, f'<p class="note">{note}</p>', f'<ul class="pairs">{cards}</ul>'
     )
 
 

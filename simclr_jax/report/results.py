@@ -15,7 +15,7 @@ FEATURES = {
     "pixels": ("raw pixels", "pixels", "s"),
     "random_encoder": ("untrained encoder", "random", "^"),
 }
-PROTOCOLS = {"linear": "linear probe", "knn": "kNN"}
+PROTOCOLS = {"classifier": "classifier", "linear": "linear probe", "knn": "kNN"}
 NOT_JUDGED = (
     "The encoder has not been judged yet: run <code>python -m simclr_jax evaluate</code> on this"
     " workdir, then make the report again. It needs labelled images."
@@ -59,7 +59,7 @@ def headline(results: Sequence[Row]) -> str:
         return ""
     best, *others = rows
     name = markup.escape(protocol_name(best["protocol"]))
-    article = "a " if best["protocol"] == "linear" else ""
+    article = {"classifier": "the ", "linear": "a "}.get(best["protocol"], "")
     sentence = (
         f"With {markup.count(best['num_train'])} labels, {article}{name} on the trained encoder's"
         f" features classifies <strong>{markup.percent(best['top1'])}</strong> of the test"
@@ -96,9 +96,9 @@ def results_section(results: Sequence[Row], num_classes: int) -> str:
     return markup.section(
         "results",
         "What it learned",
-        "<p>The encoder is frozen. A linear probe fits one layer to the labels; kNN fits nothing"
-        " and lets the nearest labelled images vote. Raw pixels and the same network before"
-        " training show what is there without pretraining.</p>",
+        "<p>For kNN and linear probe the encoder is frozen. A linear probe fits one layer to the"
+        " labels; kNN fits nothing and lets the nearest labelled images vote. Raw pixels and the"
+        " same network before training show what is there without pretraining.</p>",
         markup.legend(items),
         f'<div class="charts">\n{charts}\n</div>',
         _table(results, protocols, list(kinds)),

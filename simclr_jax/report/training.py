@@ -85,28 +85,42 @@ def _loss(metrics: Sequence[Mapping[str, Any]]) -> str:
     return markup.figure("Loss, nats per view", svg, caption)
 
 
+# Metric -> (colour, marker, name, what to look for), the one that matters most last: on top.
+ACCURACIES = {
+    "contrastive_accuracy": (
+        "encoder",
+        "",
+        "pairs matched in the batch",
+        "Pairs matched: how often a view's nearest in the batch is its partner.",
+    ),
+    "agreement": ("encoder", "", "agreement with the teacher", "Same class as the teacher says."),
+    "top1": ("random", "", "training images", "A gap to the held-out images is overfitting."),
+    "knn_top1": (
+        "pixels",
+        "s",
+        "online kNN, held-out images",
+        "Online kNN ends at {}: it should climb as the loss falls.",
+    ),
+    "test_top1": ("encoder", "o", "classifier, held-out images", "On held-out images: {}."),
+}
+
+
 def _accuracy(metrics: Sequence[Mapping[str, Any]]) -> str:
-    pairs, knn = series(metrics, "contrastive_accuracy"), series(metrics, "knn_top1")
-    curves, items, caption = [], [], []
-    if knn is not None:
-        curves.append(Curve(knn.x, 100 * knn.y, "pixels", marker="s"))
-        items.append(("var(--pixels)", "s", "online kNN, held-out images"))
-        caption.append(
-            f"Online kNN ends at {markup.percent(knn.y[-1])}: it should climb as the loss falls."
-        )
-    if pairs is not None:
-        curves.append(Curve(pairs.x, 100 * pairs.y, "encoder"))
-        items.append(("var(--encoder)", "-", "pairs matched in the batch"))
-        caption.append("Pairs matched: how often a view's nearest in the batch is its partner.")
+    known = {name: series(metrics, name) for name in ACCURACIES}
+    curves, items, captions, unit = [], [], [], ""
+    for name, (color, marker, label, caption) in ACCURACIES.items():
+        if (values := known[name]) is None:
+            continue
+        unit = values.unit
+        curves.append(Curve(values.x, 100 * values.y, color, marker=marker))
+        items.append((f"var(--{color})", marker or "-", label))
+        captions.append(caption.format(markup.percent(values.y[-1])))
     if not curves:
         return ""
-    if knn is None:
-        caption.append("No online kNN ran in this training.")
-    unit = next(known.unit for known in (pairs, knn) if known is not None)
     svg = figures.line_chart(
         "accuracy", "Accuracy during training", curves, x_label=unit, from_zero=True
     )
-    return markup.figure("Accuracy, %", markup.legend(items) + svg, " ".join(caption))
+    return markup.figure("Accuracy, %", markup.legend(items) + svg, " ".join(captions))
 
 
 def _rate(metrics: Sequence[Mapping[str, Any]]) -> str:
@@ -133,13 +147,13 @@ def _throughput(metrics: Sequence[Mapping[str, Any]]) -> str:
         return ""
     svg = figures.line_chart(
         "throughput",
-        "Image pairs per second",
+        "Images per second",
         [Curve(speed.x, speed.y, "encoder")],
         x_label=speed.unit,
         from_zero=True,
     )
     caption = (
-        f"Median {markup.count(float(np.median(speed.y)))} pairs/s. Flat is good; a dip is"
+        f"Median {markup.count(float(np.median(speed.y)))} images/s. Flat is good; a dip is"
         " compilation, a checkpoint, an evaluation, or another program on the machine."
     )
-    return markup.figure("Throughput, image pairs per second", svg, caption)
+    return markup.figure("Throughput, images per second", svg, caption)

@@ -37,7 +37,15 @@ class Checkpoints:
             cleanup_tmp_directories=not read_only,
             enable_async_checkpointing=not read_only,
         )
-        self._manager = ocp.CheckpointManager(self.directory, options=options)
+        self._manager = ocp.CheckpointManager(
+            self.directory,
+            options=options,
+            item_handlers={
+                # Without a limit orbax holds an encoded copy of the whole state until it commits.
+                "state": ocp.StandardCheckpointHandler(save_concurrent_gb=1),
+                "data": ocp.JsonCheckpointHandler(),
+            },
+        )
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -82,6 +90,12 @@ class Checkpoints:
                 "another --workdir, or bring the images back."
             )
         return restored["state"]
+
+    def shapes(self) -> dict[str, Any]:
+        """Returns the newest state as nested mappings of things with a shape and a dtype."""
+        state = self.directory / str(self._require_step()) / "state"
+        metadata: Any = ocp.Checkpointer(ocp.PyTreeCheckpointHandler()).metadata(state)
+        return metadata.item_metadata.tree
 
     def restore_variables(self, abstract_variables: dict[str, Any]) -> dict[str, Any]:
         """Restores only some entries of the newest state, such as its params and batch_stats.

@@ -76,7 +76,7 @@ def read_metrics(workdir: epath.PathLike) -> list[dict[str, Any]]:
     return rows
 
 
-def view_sheet(pairs: UInt8[np.ndarray, "m 2 h w 3"]) -> UInt8[np.ndarray, "rows columns 3"]:
-    """Lays augmented pairs out as a picture: one pair a column, its two views below each other."""
-    m, v, h, w, c = pairs.shape
-    return pairs.transpose(1, 2, 0, 3, 4).reshape(v * h, m * w, c)
+def view_sheet(views: UInt8[np.ndarray, "m v h w 3"]) -> UInt8[np.ndarray, "rows columns 3"]:
+    """Lays augmented views out as a picture: one image a column, its views below each other."""
+    m, v, h, w, c = views.shape
+    return views.transpose(1, 2, 0, 3, 4).reshape(v * h, m * w, c)

@@ -9,8 +9,8 @@ import jax
 import numpy as np
 import pytest
 
-from simclr_jax import build
 from simclr_jax import run as runs
+from simclr_jax.build.parts import parts
 from simclr_jax.cli import app
 from simclr_jax.core.errors import UserError
 from simclr_jax.train.checkpoint import Checkpoints
@@ -99,7 +99,7 @@ def test_a_diverging_run_stops_and_leaves_the_last_good_checkpoint(tiny_config, 
         train(tiny_config, tmp_path)
     failed = int(re.search(r"at step (\d+)", str(e.value)).group(1))
     assert saved_steps(tmp_path)[-1] == failed - 1
-    abstract = build.parts(tiny_config, runs.make_mesh()).abstract_state
+    abstract = parts(tiny_config, runs.make_mesh()).abstract_state
     with Checkpoints(str(tmp_path), read_only=True) as checkpoints:
         params = checkpoints.restore_variables({"params": abstract.params})
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
@@ -148,7 +148,7 @@ def test_a_workdir_of_another_run_is_refused(tiny_config, tmp_path):
 
 def test_other_images_than_those_of_the_checkpoint_are_refused(tiny_config, tmp_path):
     train(tiny_config, tmp_path)
-    abstract = build.parts(tiny_config, runs.make_mesh()).abstract_state
+    abstract = parts(tiny_config, runs.make_mesh()).abstract_state
     with (
         Checkpoints(str(tmp_path), read_only=True) as checkpoints,
         pytest.raises(UserError, match="another list of images"),

@@ -5,7 +5,7 @@ import pytest
 
 from simclr_jax.core.errors import UserError
 from simclr_jax.evals.features import Features
-from simclr_jax.evals.label_efficiency import balanced_subset, label_efficiency
+from simclr_jax.evals.label_efficiency import label_efficiency
 
 
 def examples(n, num_classes=4, noise=0.3, seed=0):
@@ -13,55 +13,6 @@ def examples(n, num_classes=4, noise=0.3, seed=0):
     x = np.eye(6, dtype=np.float32)[labels]
     x += noise * np.random.default_rng(seed).normal(size=x.shape).astype(np.float32)
     return Features(np.arange(n), x, labels)
-
-
-@pytest.mark.parametrize(
-    ("fraction", "each"), [(0.001, 1), (0.01, 1), (0.05, 5), (0.1, 10), (1.0, 100)]
-)
-def test_draws_the_same_number_of_each_class(fraction, each):
-    labels = np.random.default_rng(0).permutation(np.arange(1000) % 10)
-    subset = balanced_subset(labels, fraction, seed=0)
-    np.testing.assert_array_equal(np.bincount(labels[subset]), [each] * 10)
-    assert (np.diff(subset) > 0).all()
-
-
-def test_draws_the_same_examples_on_every_machine():
-    labels = np.arange(1000) % 5
-    np.testing.assert_array_equal(balanced_subset(labels, 0.005, seed=7), [34, 535, 631, 753, 887])
-
-
-def test_a_smaller_fraction_is_part_of_a_larger_one_and_seeds_differ():
-    labels = np.arange(1000) % 10
-    small, large = (balanced_subset(labels, fraction, seed=3) for fraction in (0.05, 0.1))
-    assert set(small) < set(large)
-    assert set(small) != set(balanced_subset(labels, 0.05, seed=4))
-
-
-def test_every_example_is_drawn_equally_often():
-    labels = np.arange(40) % 4
-    times = np.zeros(40)
-    for seed in range(400):
-        times[balanced_subset(labels, 0.2, seed)] += 1
-    assert times.min() > 45
-    assert times.max() < 120  # 80 expected, deviation 8
-
-
-@pytest.mark.parametrize(
-    ("labels", "message"),
-    [
-        ([0] * 7 + [1], r"takes 2 of each of the 2 classes, but class 1 has 1; .* at most 0.25"),
-        ([0] * 4 + [2] * 4, "takes 1 of each of the 3 classes, but class 1 has 0; give it"),
-    ],
-)
-def test_names_a_class_with_too_few_examples(labels, message):
-    with pytest.raises(UserError, match=message):
-        balanced_subset(np.array(labels), 0.5 if 1 in labels else 0.3, seed=0)
-
-
-@pytest.mark.parametrize("fraction", [0.0, -0.1, 1.5])
-def test_rejects_a_fraction_out_of_range(fraction):
-    with pytest.raises(UserError, match=r"\(0, 1\], got"):
-        balanced_subset(np.arange(10) % 2, fraction, seed=0)
 
 
 def test_rows_say_what_was_judged_and_how():

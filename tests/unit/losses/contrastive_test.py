@@ -1,5 +1,6 @@
-"""nt_xent: the paper's formula, the official code's numbers, limits, and its sharding."""
+"""nt_xent: the papers' formulas, the official code's numbers, limits, and its sharding."""
 
+import re
 from pathlib import Path
 
 import jax
@@ -27,13 +28,33 @@ def nt_xent_from_paper(z: np.ndarray, temperature: float) -> float:
     return float(np.mean(losses))
 
 
+def nt_xent_with_memory(z, keys, queue, temperature: float) -> float:
+    """MoCo's Equation 1 for each view, in float64, from what is compared with what."""
+    d = z.shape[-1]
+    unit = lambda x: np.asarray(x, np.float64) / np.linalg.norm(x, axis=-1, keepdims=True)
+    z, keys, queue = unit(z), unit(keys), np.asarray(queue, np.float64).reshape(-1, d)
+    losses = []
+    for image in range(len(z)):
+        for view in (0, 1):
+            positive = keys[image, 1 - view]
+            others = [keys[i, v] for i in range(len(z)) for v in (0, 1) if i != image]
+            sims = np.stack([positive, *others, *queue]) @ z[image, view] / temperature
+            losses.append(np.log(np.exp(sims).sum()) - sims[0])
+    return float(np.mean(losses))
+
+
 def to_pairs(rows: np.ndarray) -> np.ndarray:
     """[view 1 of all images; view 2 of all images] -> [b, 2, d]."""
     return np.stack(np.split(rows, 2), axis=1)
 
 
-def random_pairs(b: int, d: int) -> jax.Array:
-    return jnp.asarray(np.random.default_rng(0).normal(size=(b, 2, d)), jnp.float32)
+def random_pairs(b: int, d: int, seed: int = 0) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(seed).normal(size=(b, 2, d)), jnp.float32)
+
+
+def unit_rows(k: int, d: int) -> jax.Array:
+    rows = np.random.default_rng(2).normal(size=(k, d))
+    return jnp.asarray(rows / np.linalg.norm(rows, axis=-1, keepdims=True), jnp.float32)
 
 
 @pytest.mark.parametrize("temperature", [0.05, 0.1, 1.0])
@@ -110,6 +131,72 @@ def test_eight_devices_agree_with_one_and_gather_only_embeddings():
     hlo = fn.lower(sharded).compile().as_text()
     assert "f32[16,128]" in hlo, "each device holds the similarities of its own rows"
     assert "f32[128,128]" not in hlo, "the full similarity matrix is on every device"
+
+
+@pytest.mark.parametrize("temperature", [0.05, 1.0])
+@pytest.mark.parametrize("num_past", [0, 20])
+def test_with_a_memory_matches_its_formula(temperature, num_past):
+    z, keys, queue = random_pairs(6, 16), random_pairs(6, 16, seed=1), unit_rows(num_past, 16)
+    past = queue if num_past else None
+    got = nt_xent(z, temperature=temperature, keys=keys, queue=past)
+    want = nt_xent_with_memory(z, keys, queue, temperature)
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
+def test_gradient_with_a_memory_matches_finite_differences_of_its_formula():
+    z, keys, queue = np.asarray(random_pairs(4, 6)), random_pairs(4, 6, seed=1), unit_rows(10, 6)
+    direction, step = np.random.default_rng(3).normal(size=z.shape), 1e-6
+    loss = lambda z: nt_xent(z, temperature=0.2, keys=keys, queue=queue)
+    above, below = (
+        nt_xent_with_memory(z + s * step * direction, keys, queue, 0.2) for s in (1, -1)
+    )
+    got = (jax.grad(loss)(jnp.asarray(z)) * direction).sum()
+    np.testing.assert_allclose(got, (above - below) / (2 * step), rtol=1e-4)
+
+
+def test_no_gradient_reaches_keys_or_queue():
+    arrays = (random_pairs(4, 6), random_pairs(4, 6, seed=1), unit_rows(10, 6))
+    loss = lambda z, keys, queue: nt_xent(z, temperature=0.2, keys=keys, queue=queue)
+    grads = jax.grad(loss, argnums=(0, 1, 2))(*arrays)
+    assert [float(jnp.abs(grad).max()) > 0 for grad in grads] == [True, False, False]
+
+
+def test_own_projections_as_keys_change_the_gradient_but_not_the_value():
+    z = random_pairs(8, 16)
+    plain = jax.value_and_grad(lambda x: nt_xent(x, temperature=0.1))(z)
+    own = jax.value_and_grad(lambda x: nt_xent(x, temperature=0.1, keys=z))(z)
+    np.testing.assert_allclose(own[0], plain[0], rtol=1e-6)
+    assert jnp.linalg.norm(own[1] - plain[1]) > 0.1 * jnp.linalg.norm(plain[1])
+
+
+def test_counts_the_queue_when_all_keys_collapse():
+    ones, queue = jnp.ones((8, 2, 4)), jnp.full((30, 4), 0.5)
+    loss = nt_xent(ones, temperature=0.1, keys=ones, queue=queue)
+    np.testing.assert_allclose(loss, np.log(2 * 8 - 1 + 30), rtol=1e-6)
+
+
+def test_a_queue_of_opposites_adds_nothing():
+    z, keys = jnp.tile(jnp.eye(4)[0], (8, 2, 1)), random_pairs(8, 4, seed=1)
+    opposites = jnp.tile(-jnp.eye(4)[0], (30, 1))
+    with_queue = nt_xent(z, temperature=0.02, keys=keys, queue=opposites)
+    np.testing.assert_allclose(with_queue, nt_xent(z, temperature=0.02, keys=keys), rtol=1e-6)
+
+
+def test_with_a_sharded_queue_eight_devices_agree_with_one_and_the_queue_stays():
+    z, keys, queue = random_pairs(16, 8), random_pairs(16, 8, seed=1), unit_rows(256, 8)
+    loss = lambda z, keys, queue: nt_xent(z, temperature=0.1, keys=keys, queue=queue)
+    fn = jax.jit(jax.value_and_grad(loss))
+    sharded = jax.device_put((z, keys, queue), jax.NamedSharding(make_mesh(), P("data")))
+    for got, want in zip(fn(*sharded), fn(z, keys, queue), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-7)
+    hlo = fn.lower(*sharded).compile().as_text()
+    assert "f32[32,32]" in hlo, "each device compares all rows with its own part of the queue"
+    assert "256" not in "".join(re.findall(r"f32(\[[\d,]+\])", hlo)), "the queue is gathered"
+
+
+def test_keys_of_another_layout_are_refused():
+    with pytest.raises(ValueError, match=r"shape of z, \(8, 2, 4\), got \(2, 8, 4\)"):
+        nt_xent(jnp.ones((8, 2, 4)), temperature=0.1, keys=jnp.ones((2, 8, 4)))
 
 
 @pytest.mark.parametrize("loss", [nt_xent, contrastive_metrics])

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from simclr_jax.optim.build import OPTIMIZERS, adamw, lars, sgd
+from simclr_jax.optim.build import OPTIMIZERS, adamw, lars, sgd, with_rates
 
 GOLDEN = np.load(Path(__file__).parents[2] / "golden/lars.npz")
 # The official variable -> where a parameter of that kind lives here.
@@ -94,3 +94,60 @@ def test_keeps_the_structure_of_its_state(name):
     _, after = jax.jit(tx.update)(GRADS, state, PARAMS)
     shapes = lambda tree: jax.tree.map(lambda x: (jnp.shape(x), jnp.result_type(x)), tree)
     assert shapes(state) == shapes(after)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_rates_scale_the_updates_of_their_group(name):
+    schedule = lambda step: 0.1
+    plain = OPTIMIZERS[name](schedule)
+    grouped = OPTIMIZERS[name](schedule, rates=(("encoder/.*", 0.5), ("projector/.*", 0)))
+    params = tree("init")
+    states = [plain.init(params), grouped.init(params)]
+    for i in range(3):
+        grads = tree(f"grad{i}")
+        (want, states[0]), (got, states[1]) = (
+            tx.update(grads, state, params)
+            for tx, state in zip((plain, grouped), states, strict=True)
+        )
+    same = functools.partial(jax.tree.map, functools.partial(np.testing.assert_allclose, rtol=1e-6))
+    same(got["encoder"], jax.tree.map(lambda x: 0.5 * x, want["encoder"]))
+    same(got["classifier"], want["classifier"])
+    assert not any(np.any(x) for x in jax.tree.leaves(got["projector"]))
+
+
+def test_what_is_frozen_has_no_momentum_and_does_not_decay():
+    tx = with_rates(sgd(lambda step: 0.1, weight_decay=0.1), (("(encoder|projector)/.*", 0.0),))
+    params = tree("init")
+    state = tx.init(params)
+    held = sum(x.size for x in jax.tree.leaves(state))
+    assert held < 2 * sum(x.size for x in jax.tree.leaves(params["classifier"])) + 10
+    updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), state, params)
+    assert not any(np.any(x) for x in jax.tree.leaves(updates["encoder"]))
+    assert np.any(updates["classifier"]["kernel"])
+
+
+def test_the_first_pattern_that_matches_counts():
+    rates = ((".*kernel", 2.0), ("encoder/.*", 0.0))
+    tx = with_rates(optax.sgd(1.0), rates)
+    params = tree("init")
+    updates, _ = tx.update(tree("grad0"), tx.init(params), params)
+    np.testing.assert_allclose(
+        updates["encoder"]["stem_conv"]["kernel"],
+        -2 * tree("grad0")["encoder"]["stem_conv"]["kernel"],
+    )
+    assert not np.any(updates["encoder"]["stem_norm"]["scale"])
+
+
+@pytest.mark.parametrize(
+    ("rates", "message"),
+    [
+        ((("stage9/.*", 0.1),), r"'stage9/\.\*' matches no parameter .* such as 'classifier/bias'"),
+        ((("encoder/.*", 0.1), ("encoder/stem.*", 0.2)), "'encoder/stem.*' matches no parameter"),
+        ((("encoder/.*", -1.0),), "factor of 'encoder/.*' is -1.0; it must be at least 0"),
+        ((("encoder/(", 1.0),), "unterminated"),
+        ((("encoder/.*", "fast"),), "could not convert"),
+    ],
+)
+def test_rates_that_do_nothing_are_refused(rates, message):
+    with pytest.raises(ValueError, match=message):
+        with_rates(optax.sgd(1.0), rates).init(tree("init"))

@@ -84,7 +84,7 @@ def make_contents(num_images=24, **changes):
             [f"{i}_{ATTACK}" for i in range(num_images)],
             rng.integers(0, 256, (num_images, 8, 8, 3), dtype=np.uint8),
         ),
-        view_pairs=rng.integers(0, 256, (3, 2, 8, 8, 3), dtype=np.uint8),
+        views=rng.integers(0, 256, (3, 2, 8, 8, 3), dtype=np.uint8),
     )
     return dataclasses.replace(contents, **changes)
 
@@ -155,7 +155,7 @@ def test_leads_with_the_finding_at_the_fewest_labels(full):
 
 
 def test_explains_each_missing_part():
-    text = render(make_contents(config={}, metrics=[], results=[], embedding=None, view_pairs=None))
+    text = render(make_contents(config={}, metrics=[], results=[], embedding=None, views=None))
     outline = Outline(text)
     assert len([1 for _, attributes in outline.tags if attributes.get("class") == "missing"]) == 6
     assert "No finding yet" in text

@@ -1,0 +1,108 @@
+"""The network of a config, and what can be done with it once it has weights.
+
+encoder   models.ssl.ENCODERS[name]
+heads     projector: models.heads.Projector; classifier: models.heads.classifier
+augment   its size in px
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from simclr_jax.augment.policies import POLICIES
+from simclr_jax.core import rng
+from simclr_jax.core.sections import blame, call, choose
+from simclr_jax.core.types import Batch
+from simclr_jax.evals.online import Apply
+from simclr_jax.models import heads
+from simclr_jax.models.ssl import ENCODERS, SSLModel
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A model and its inference functions; none of it has touched a device.
+
+    Attributes:
+      model: encoder and heads, without their variables.
+      size_px: side of the square that evaluation cuts from each image.
+      shapes: of its variables, {"params": ..., "batch_stats": ...}.
+      encode: (variables, batch) -> representations [b, d].
+      classify: (variables, batch) -> logits [b, k], if the model has a classifier.
+      pixels: batch -> the same images as raw pixels [b, h * w * c], a baseline for `encode`.
+    """
+
+    model: SSLModel
+    size_px: int
+    shapes: dict[str, Any]
+    encode: Apply
+    classify: Apply
+    pixels: Callable[[Batch], jax.Array]
+
+    def random_variables(self, seed: int) -> dict[str, Any]:
+        """Returns the variables that training from scratch with this seed starts from."""
+        return _init(self.model, self.size_px, rng.stream(jax.random.key(seed), "init", 0))
+
+
+def network(config: Mapping[str, Any]) -> Network:
+    """Builds the network that the sections `encoder` and `heads` describe.
+
+    Raises:
+      UserError: naming the section, the key and the value that does not fit.
+    """
+    encoder, settings = choose("config.encoder", ENCODERS, config["encoder"])
+    encoder = call("config.encoder", encoder, settings)
+    model = call("config.heads", _model, config["heads"], encoder)
+    size_px = config["augment"]["size"]
+    with blame("config.augment"):
+        eval_views = POLICIES["eval"](size=size_px)
+    with blame("config.augment.size and config.encoder"):
+        init = lambda: _init(model, size_px, jax.random.key(0))
+        shapes = jax.eval_shape(init)
+
+    def images(batch: Batch) -> jax.Array:
+        return eval_views(jax.random.key(0), batch)[:, 0]
+
+    def apply(method: str) -> Apply:
+        def run(variables: Mapping[str, Any], batch: Batch) -> jax.Array:
+            out = model.apply(variables, images(batch), method=method)
+            assert isinstance(out, jax.Array)  # nothing is mutable here
+            return out
+
+        return jax.jit(run)
+
+    return Network(
+        model=model,
+        size_px=size_px,
+        shapes=shapes,
+        encode=apply("encode"),
+        classify=apply("classify"),
+        pixels=jax.jit(lambda batch: images(batch).reshape(batch["image"].shape[0], -1)),
+    )
+
+
+def _init(model: SSLModel, size_px: int, key: jax.Array) -> dict[str, Any]:
+    variables = model.init(key, jnp.zeros((1, size_px, size_px, 3)), train=False)
+    return {"params": variables["params"], "batch_stats": variables["batch_stats"]}
+
+
+def _model(
+    encoder: Any,
+    *,
+    projector: dict[str, Any] | None = None,
+    classifier: dict[str, Any] | None = None,
+    select: int = 0,
+) -> SSLModel:
+    """Is what the section `heads` calls."""
+    return SSLModel(
+        encoder=encoder,
+        projector=call("config.heads.projector", heads.Projector, projector)
+        if projector is not None
+        else None,
+        classifier=call("config.heads.classifier", heads.classifier, classifier)
+        if classifier is not None
+        else None,
+        select=select,
+    )

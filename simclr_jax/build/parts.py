@@ -1,0 +1,185 @@
+"""Config -> the parts of a run. Each section is the keyword arguments of one callable.
+
+run       train.loop.RunLength               optim     optim.build.OPTIMIZERS[name]
+data      data.dataset.Dataset               schedule  optim.schedules.recipe_schedule
+augment   augment.policies.POLICIES[name]    method    methods.METHODS[name]
+encoder   see build.network                  heads     see build.network
+evals     knn: evals.online.OnlineKNN, classifier: OnlineClassifier, judged while training
+warm_start  train.warm_start.WarmStart; may be absent
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from simclr_jax.augment.policies import POLICIES
+from simclr_jax.build.network import Network, network
+from simclr_jax.build.resolve import resolve
+from simclr_jax.core import rng
+from simclr_jax.core.errors import UserError
+from simclr_jax.core.sections import blame, call, choose
+from simclr_jax.core.state import TrainState
+from simclr_jax.data.dataset import Dataset
+from simclr_jax.data.place import place_batches
+from simclr_jax.data.records import Source
+from simclr_jax.methods import METHODS
+from simclr_jax.methods.base import Method
+from simclr_jax.methods.distill import Teacher
+from simclr_jax.optim.build import OPTIMIZERS, with_rates
+from simclr_jax.optim.schedules import num_train_steps, recipe_schedule
+from simclr_jax.parallel.mesh import check_batch_size
+from simclr_jax.parallel.sharding import state_shardings
+from simclr_jax.train.loop import RunLength
+from simclr_jax.train.step import init_state
+from simclr_jax.train.warm_start import WarmStart, module_trees
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """What a config describes.
+
+    Nothing of it has touched a device, so the mesh may be one of devices that are not there.
+
+    Attributes:
+      config: the resolved config, as it stands in D/config.json.
+      source: images to train on.
+      test_source: images to judge on, None if the config names none.
+      num_steps: optimizer steps of the whole run.
+      init: () -> the state of step 0, unjitted, before the warm starts.
+      warm_starts: checkpoints that replace parts of that state, in order.
+      abstract_state: its shapes, types and shardings.
+    """
+
+    config: dict[str, Any]
+    mesh: Mesh
+    run: RunLength
+    dataset: Dataset
+    source: Source
+    test_source: Source | None
+    network: Network
+    method: Method
+    tx: optax.GradientTransformation
+    schedule: optax.Schedule
+    num_steps: int
+    init: Callable[[], TrainState]
+    warm_starts: tuple[WarmStart, ...]
+    abstract_state: TrainState
+
+
+def parts(config: Mapping[str, Any], mesh: Mesh) -> Parts:
+    """Builds what a config describes and checks that it fits together.
+
+    Raises:
+      UserError: naming the section, the key and the value that does not fit.
+    """
+    config, dataset, source = resolve(config)
+    with blame("config.data"):
+        check_batch_size(dataset.batch_size, mesh)
+    if dataset.batch_size > len(source):
+        raise UserError(
+            f"config.data.batch_size={dataset.batch_size} is more than the {len(source)} images "
+            f"of {source.name}: an image would be in a batch twice. Use {len(source)} or less."
+        )
+    test_source = dataset.open(dataset.test_split) if dataset.test_split is not None else None
+    _check_classes(source, test_source, config["heads"])
+    run = call("config.run", RunLength, config["run"])
+    net = network(config)
+    policy, settings = choose("config.augment", POLICIES, config["augment"])
+    augment = call("config.augment", policy, settings)
+    warm_starts = []
+    if config["warm_start"]:
+        warm_starts.append(call("config.warm_start", WarmStart, config["warm_start"]))
+    method, settings = choose("config.method", METHODS, config["method"])
+    if "teacher" in settings:
+        settings["teacher"], start = _teacher(settings["teacher"], config)
+        warm_starts.append(start)
+    method = call("config.method", method, settings, net.model, augment)
+    length = (len(source), dataset.batch_size, run.epochs)
+    schedule = call("config.schedule", recipe_schedule, config["schedule"], *length)
+    optimizer, settings = choose("config.optim", OPTIMIZERS, config["optim"])
+    tx = call("config.optim", optimizer, settings, schedule)
+    tx = with_rates(tx, ((method.frozen, 0.0),)) if method.frozen else tx
+
+    def init() -> TrainState:
+        b, canvas = dataset.batch_size, dataset.canvas
+        batch = {  # only its shapes matter
+            "image": jnp.zeros((b, canvas, canvas, 3), jnp.uint8),
+            "size": jnp.full((b, 2), canvas, jnp.int32),
+            "label": jnp.full((b,), -1, jnp.int32),
+        }
+        return init_state(method, tx, jax.random.key(run.seed), batch)
+
+    with blame("config"):
+        shapes = jax.eval_shape(init)
+        shardings = state_shardings(shapes, mesh)
+    placed = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+    return Parts(
+        config=config,
+        mesh=mesh,
+        run=run,
+        dataset=dataset,
+        source=source,
+        test_source=test_source,
+        network=net,
+        method=method,
+        tx=tx,
+        schedule=schedule,
+        num_steps=num_train_steps(*length),
+        init=init,
+        warm_starts=tuple(warm_starts),
+        abstract_state=jax.tree.map(placed, shapes, shardings),
+    )
+
+
+def _check_classes(source: Source, test: Source | None, heads: Mapping[str, Any]) -> None:
+    if test and source.class_names and test.class_names != source.class_names:
+        raise UserError(
+            f"{test.name} has the classes {test.class_names[:10]} and {source.name} "
+            f"{source.class_names[:10]}: the same label would mean different things."
+        )
+    classifier = heads.get("classifier")
+    for labelled in (source, test):
+        if classifier and labelled and labelled.class_names:
+            num_classes = len(labelled.class_names)
+            if classifier["num_classes"] != num_classes:
+                raise UserError(
+                    f"config.heads.classifier.num_classes={classifier['num_classes']}, but "
+                    f"{labelled.name} has {num_classes} classes; use {num_classes}, or None."
+                )
+
+
+def _teacher(teacher: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[Teacher, WarmStart]:
+    """Returns the teacher, and where its variables come from; see `resolve.resolve_teacher`."""
+    net = network({**teacher, "augment": config["augment"]})
+    trees = module_trees(net.shapes)
+    start = WarmStart(
+        checkpoint=teacher["checkpoint"],
+        trees={f"method_state/teacher/{path}": path for path in trees},
+    )
+    return Teacher(net.model, net.shapes), start
+
+
+def inference_variables(state: TrainState) -> dict[str, Any]:
+    """Returns what the functions of a `Network` need of a state."""
+    return {"params": state.params, "batch_stats": state.batch_stats}
+
+
+def augmented_views(p: Parts, num_images: int) -> np.ndarray:
+    """Returns the views of the first images as training sees them, uint8 [m, v, h, w, 3].
+
+    Images that cannot be read are left out.
+    """
+    rows = -(-num_images // p.mesh.size) * p.mesh.size  # a batch that the mesh can split
+    dataset = dataclasses.replace(p.dataset, batch_size=rows)
+    first = dataset.eval_batches(p.source, indices=range(min(num_images, len(p.source))))
+    (batch,) = place_batches(first, p.mesh)
+    key = rng.stream(jax.random.key(p.run.seed), "augment", 0)
+    views = jax.jit(p.method.augment)(key, batch)
+    pixels = np.asarray(jnp.round(views * 255), np.uint8)
+    return pixels[np.asarray(batch["valid"])]

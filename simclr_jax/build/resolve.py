@@ -1,0 +1,108 @@
+"""Fills in what a recipe leaves to the images and to the teacher: the values that are None."""
+
+import dataclasses
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from simclr_jax.core.errors import UserError, nearest
+from simclr_jax.core.sections import call
+from simclr_jax.data.dataset import Dataset
+from simclr_jax.data.records import Source
+from simclr_jax.data.sources import suggest_sizes
+from simclr_jax.train.workdir import load_config
+
+log = logging.getLogger(__name__)
+SECTIONS = ("run", "data", "augment", "encoder", "heads", "method", "optim", "schedule", "evals")
+OPTIONAL = ("warm_start",)
+LARGEST_DEFAULT_BATCH = 256
+
+
+def resolve(config: Mapping[str, Any]) -> tuple[dict[str, Any], Dataset, Source]:
+    """Returns the config with every value settled, and the images that settled it.
+
+    Raises:
+      UserError: if a section is unknown or missing, or the images or the teacher are not there.
+    """
+    known = SECTIONS + OPTIONAL
+    for section in config:
+        if section not in known:
+            raise UserError(
+                f"config.{section} does not exist.{nearest(section, known)} "
+                f"Known sections: {', '.join(known)}."
+            )
+    missing = [section for section in SECTIONS if section not in config]
+    if missing:
+        raise UserError(f"config.{missing[0]} is missing.")
+    resolved = {section: dict(config[section]) for section in SECTIONS}
+    resolved["warm_start"] = dict(config["warm_start"]) if "warm_start" in config else {}
+    dataset, source = _open(resolved["data"], resolved["augment"])
+    method = resolved["method"]
+    if "teacher" in method:
+        method["teacher"] = _teacher(method["teacher"])
+    _settle_classes(resolved["heads"], method, source)
+    return resolved, dataset, source
+
+
+def _open(data: dict[str, Any], augment: dict[str, Any]) -> tuple[Dataset, Source]:
+    unsettled = {name: 2 for name in ("canvas", "batch_size") if data.get(name, 2) is None}
+    dataset = call("config.data", Dataset, data | unsettled)
+    source = dataset.open_train()
+    if data["canvas"] is None or augment.get("size", 0) is None:
+        canvas, size = suggest_sizes(source)
+        data["canvas"] = data["canvas"] or canvas
+        augment["size"] = augment["size"] or size
+        log.info("From the images: canvas %d px, views %d px.", data["canvas"], augment["size"])
+    if data["batch_size"] is None:
+        largest = 2 ** int(np.log2(max(len(source) // 2, 2)))
+        data["batch_size"] = min(LARGEST_DEFAULT_BATCH, largest)
+        log.info("From %d images: batch size %d.", len(source), data["batch_size"])
+    dataset = dataclasses.replace(dataset, canvas=data["canvas"], batch_size=data["batch_size"])
+    return dataset, source
+
+
+def _teacher(teacher: Any) -> dict[str, Any]:
+    """Returns a teacher's checkpoint and network, so that only a fresh start needs its workdir."""
+    if isinstance(teacher, Mapping):
+        return dict(teacher)
+    if not teacher:
+        raise UserError(
+            "config.method.teacher is missing: the workdir of a fine-tuned run, as in "
+            "--config.method.teacher=runs/finetuned."
+        )
+    config = load_config(teacher)
+    if not _num_classes(config["heads"]):
+        raise UserError(
+            f"config.method.teacher={teacher!r} has no classifier to learn from. Fine-tune it "
+            "first: python -m simclr_jax train --config=configs/finetune.py:... "
+            f"--config.warm_start.checkpoint={teacher} --workdir=..."
+        )
+    return {"checkpoint": teacher, "encoder": config["encoder"], "heads": config["heads"]}
+
+
+def _settle_classes(heads: dict[str, Any], method: Mapping[str, Any], source: Source) -> None:
+    """Gives the classifier as many classes as the labels, or else the teacher, have."""
+    if "classifier" not in heads or heads["classifier"] is None:
+        return
+    taught = _num_classes(method["teacher"]["heads"]) if "teacher" in method else None
+    classifier = dict(heads["classifier"])
+    if "num_classes" not in classifier or classifier["num_classes"] is None:
+        classifier["num_classes"] = len(source.class_names) or taught
+    if not classifier["num_classes"]:
+        raise UserError(
+            f"{source.name} has no labels to train a classifier with. For a folder of class "
+            "folders, set config.data.labels_from_folders=True."
+        )
+    if taught not in (None, classifier["num_classes"]):
+        raise UserError(
+            f"The teacher {method['teacher']['checkpoint']} tells {taught} classes apart and the "
+            f"student {classifier['num_classes']} ({source.name}); they must be the same classes."
+        )
+    heads["classifier"] = classifier
+
+
+def _num_classes(heads: Mapping[str, Any]) -> int | None:
+    classifier = heads.get("classifier")
+    return classifier["num_classes"] if classifier else None

@@ -1,0 +1,127 @@
+"""A share of the labels of a data set: the same one on every machine."""
+
+import dataclasses
+import logging
+
+import numpy as np
+from jaxtyping import Int
+
+from simclr_jax.core.errors import UserError
+from simclr_jax.data.records import Record, Source, digest, read_records
+
+log = logging.getLogger(__name__)
+CHUNK = 1000
+
+
+class LabelSubset:
+    """The examples of a source whose labels are used, and the others without one, or not at all."""
+
+    def __init__(self, source: Source, fraction: float, *, seed: int, keep_unlabelled: bool):
+        """Draws the examples; see `balanced_subset`.
+
+        Args:
+          source: every example needs a label.
+          fraction: share of the labels to use, in (0, 1].
+          seed: which draw.
+          keep_unlabelled: keep the other examples, with label -1.
+
+        Raises:
+          UserError: if a label is missing, or a class has too few examples.
+        """
+        if not source.class_names:
+            raise UserError(
+                f"{source.name} has no labels, so there is no fraction={fraction:g} of them to "
+                "take. For a folder of class folders, set labels_from_folders=True."
+            )
+        labels = read_labels(source)
+        num_classes = len(source.class_names)
+        if labels.min() < 0 or labels.max() >= num_classes:
+            i = int(np.flatnonzero((labels < 0) | (labels >= num_classes))[0])
+            raise UserError(
+                f"Example {i} of {source.name} has the label {labels[i]}; the data set has "
+                f"{num_classes} classes, so labels must be from 0 to {num_classes - 1}."
+            )
+        absent = np.flatnonzero(np.bincount(labels, minlength=num_classes) == 0)
+        if absent.size:
+            raise UserError(f"{source.name} has no example of {source.class_names[absent[0]]!r}.")
+        chosen = balanced_subset(labels, fraction, seed)
+        self._source = source
+        self._labelled = frozenset(chosen.tolist()) if keep_unlabelled else None
+        self._ids = np.arange(len(source)) if keep_unlabelled else chosen
+        self.class_names = source.class_names
+        self.name = f"{source.name} with {len(chosen):,} of {len(labels):,} labels"
+        self.fingerprint = digest([source.fingerprint, f"{fraction!r} {seed} {keep_unlabelled}"])
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def __getitem__(self, index: int, /) -> Record:
+        i = int(self._ids[index])
+        return self._hide(i, self._source[i])
+
+    def __getitems__(self, indices: list[int], /) -> list[Record | None]:
+        """Reads many at once where the source can, and leaves None where it cannot."""
+        ids = self._ids[indices]
+        records = read_records(self._source, ids)
+        return [
+            record and self._hide(int(i), record) for i, record in zip(ids, records, strict=True)
+        ]
+
+    def _hide(self, i: int, record: Record) -> Record:
+        if self._labelled is None or i in self._labelled:
+            return record
+        return dataclasses.replace(record, label=-1)
+
+
+def read_labels(source: Source) -> Int[np.ndarray, " n"]:
+    """Returns the label of every example; a source without `labels` is read from end to end."""
+    known = getattr(source, "labels", None)
+    if known is not None:
+        return np.asarray(known, np.int64)
+    labels = np.empty(len(source), np.int64)
+    for start in range(0, len(source), CHUNK):
+        ids = np.arange(start, min(start + CHUNK, len(source)))
+        for i, record in zip(ids, read_records(source, ids), strict=True):
+            labels[i] = (record or source[int(i)]).label
+        if start and start % (100 * CHUNK) == 0:
+            log.info("Read %d of %d labels of %s.", start, len(source), source.name)
+    return labels
+
+
+def balanced_subset(
+    labels: Int[np.ndarray, " n"], fraction: float, seed: int
+) -> Int[np.ndarray, " m"]:
+    """Draws the same number of examples of each class, at least one.
+
+    Each class gives round(fraction * n / number of classes) examples. The draw depends on
+    `labels` and `seed` alone, on every machine and with every version of NumPy, and with one
+    seed the subset of a smaller fraction is part of that of a larger one.
+
+    Args:
+      labels: one for each example, all >= 0.
+      fraction: share of the examples to draw, in (0, 1].
+      seed: which draw, >= 0.
+
+    Returns:
+      Indices into `labels`, ascending.
+
+    Raises:
+      UserError: if a class has fewer examples than that, or the fraction is out of range.
+    """
+    if not 0 < fraction <= 1:
+        raise UserError(f"A label fraction must be in (0, 1], got {fraction}; try 0.01.")
+    counts = np.bincount(labels)
+    each = max(1, round(fraction * len(labels) / len(counts)))
+    rarest = int(counts.argmin())
+    if counts[rarest] < each:
+        most = counts[rarest] * len(counts) / len(labels)
+        cure = f"use a fraction of at most {most:.4g}" if most else "give it examples"
+        raise UserError(
+            f"Fraction {fraction:g} of {len(labels)} labels takes {each} of each of the "
+            f"{len(counts)} classes, but class {rarest} has {counts[rarest]}; {cure}, or 1.0, "
+            "which takes all labels as they are."
+        )
+    # Raw words, because NumPy guarantees the stream of a bit generator and not of `permutation`.
+    words = np.random.Philox(key=seed).random_raw(len(labels))
+    by_class = np.split(np.lexsort((words, labels)), np.cumsum(counts)[:-1])
+    return np.sort(np.concatenate([rows[:each] for rows in by_class]))

@@ -1,0 +1,92 @@
+"""Distillation: a student learns a teacher's class probabilities on unlabelled images.
+
+Chen et al. 2020, https://arxiv.org/abs/2006.10029, Section 2, the last of SimCLRv2's three steps
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from simclr_jax.core.state import TrainState
+from simclr_jax.core.types import Batch, Labels, Params, PRNGKey, Scalar, Views
+from simclr_jax.losses.classification import cross_entropy, distillation
+from simclr_jax.methods.base import Method, StepOutput, Variables, init_model
+from simclr_jax.methods.supervised import require_classifier
+from simclr_jax.models.ssl import SSLModel
+
+
+@dataclasses.dataclass(frozen=True)
+class Teacher:
+    """A trained classifier that a student learns from.
+
+    Attributes:
+      model: its output has an entry "logits" of shape [n, k].
+      shapes: of its variables, {"params": ..., "batch_stats": ...}.
+    """
+
+    model: SSLModel
+    shapes: Any
+
+
+def distill(
+    model: SSLModel,
+    augment: Callable[[PRNGKey, Batch], Views],
+    *,
+    teacher: Teacher,
+    temperature: float = 1.0,
+    alpha: float = 1.0,
+) -> Method:
+    """Returns the training of `model` on what a teacher says of one view of each image.
+
+    The loss is alpha times the distillation loss on all images plus 1 - alpha times the cross
+    entropy on those with a label. The teacher sees the student's view, in inference mode. Its
+    variables are `method_state["teacher"]`: `init` makes zeros, which the caller replaces.
+
+    Args:
+      model: the student; its output has an entry "logits" of shape [n, k].
+      augment: (key, batch) -> one view of each image; crop and flip alone in the paper.
+      teacher: a classifier of the same classes.
+      temperature: of both softmaxes, > 0. The paper uses 0.1 for self-distillation and 1 for a
+        smaller student.
+      alpha: weight of the teacher, in [0, 1]; 1, the paper's choice, needs no label.
+
+    Raises:
+      ValueError: if the temperature or alpha is out of range, or the student has no classifier.
+    """
+    require_classifier(model)
+    if not temperature > 0:
+        raise ValueError(f"temperature={temperature}; it must be > 0. The paper uses 0.1 and 1.")
+    if not 0 <= alpha <= 1:
+        raise ValueError(
+            f"alpha={alpha}; it must be in [0, 1]: 1 is the teacher alone, 0 the labels alone."
+        )
+
+    def init(key: PRNGKey, views: Views) -> Variables:
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), teacher.shapes)
+        return init_model(model, key, views)._replace(method_state={"teacher": zeros})
+
+    def loss(
+        params: Params, state: TrainState, views: Views, labels: Labels, key: PRNGKey
+    ) -> tuple[Scalar, StepOutput]:
+        del key
+        images = views[:, 0]
+        taught = teacher.model.apply(state.method_state["teacher"], images, method="classify")
+        assert isinstance(taught, jax.Array)  # nothing is mutable here
+        out, updated = model.apply(
+            {"params": params, "batch_stats": state.batch_stats},
+            images,
+            train=True,
+            mutable=["batch_stats"],
+        )
+        logits = out["logits"]
+        value = alpha * distillation(logits, taught, temperature=temperature)
+        if alpha < 1:
+            value += (1 - alpha) * cross_entropy(logits, labels)
+        agreement = (jnp.argmax(logits, axis=-1) == jnp.argmax(taught, axis=-1)).mean()
+        metrics = {"loss": value, "agreement": agreement}
+        return value, StepOutput(updated["batch_stats"], metrics)
+
+    return Method(init, augment, loss)

@@ -1,0 +1,85 @@
+"""Training with labels: linear evaluation, fine-tuning, and the supervised baseline.
+
+The three differ in where they start (`config.warm_start`), which layers they train
+(`train_from`) and which features the classifier sees (`SSLModel.select`).
+
+Chen et al. 2020, https://arxiv.org/abs/2002.05709, Appendix B.5 to B.7
+Chen et al. 2020, https://arxiv.org/abs/2006.10029, Section 3 and Appendix B
+"""
+
+from collections.abc import Callable
+
+from simclr_jax.core.state import TrainState
+from simclr_jax.core.tree import stop_gradient_at
+from simclr_jax.core.types import Batch, Labels, Params, PRNGKey, Scalar, Views
+from simclr_jax.losses.classification import cross_entropy, top1
+from simclr_jax.methods.base import Method, StepOutput, Variables, init_model
+from simclr_jax.models.ssl import SSLModel
+
+# What comes before each part, in the order of computation: frozen when training starts there.
+FROZEN_BEFORE = {
+    "stem": "",
+    "stage1": r"encoder/stem.*",
+    "stage2": r"encoder/(stem|stage1/).*",
+    "stage3": r"encoder/(stem|stage[12]/).*",
+    "stage4": r"encoder/(stem|stage[123]/).*",
+    "classifier": r"(encoder|projector)/.*",
+}
+
+
+def supervised(
+    model: SSLModel, augment: Callable[[PRNGKey, Batch], Views], *, train_from: str = "stem"
+) -> Method:
+    """Returns training of `model` with cross entropy on one view of each labelled image.
+
+    With train_from="classifier", linear evaluation, encoder and projector run in inference mode:
+    their BatchNorms normalise with running statistics and keep them. That is what the official
+    TF1 code does and TF2 does not. With a later stage than the stem, every BatchNorm, those of
+    the frozen stages too, normalises with the batch and moves its statistics, as in both.
+    A projector layer below the classifier is trained along, as in TF2 and in the paper, which
+    fine-tunes the whole network; TF1 leaves it as it was.
+
+    Args:
+      model: its output has an entry "logits" of shape [n, k].
+      augment: (key, batch) -> one view of each image.
+      train_from: the first part that is trained, one of `FROZEN_BEFORE`; those before it keep
+        the values that they start with.
+
+    Raises:
+      ValueError: if there is no such part, or no classifier.
+    """
+    require_classifier(model)
+    if train_from not in FROZEN_BEFORE:
+        raise ValueError(f"train_from={train_from!r} must be one of {[*FROZEN_BEFORE]}.")
+    frozen = FROZEN_BEFORE[train_from]
+
+    def init(key: PRNGKey, views: Views) -> Variables:
+        return init_model(model, key, views)
+
+    def loss(
+        params: Params, state: TrainState, views: Views, labels: Labels, key: PRNGKey
+    ) -> tuple[Scalar, StepOutput]:
+        del key
+        out, updated = model.apply(
+            {"params": stop_gradient_at(frozen, params), "batch_stats": state.batch_stats},
+            views[:, 0],
+            train=train_from != "classifier",
+            mutable=["batch_stats"],
+        )
+        value = cross_entropy(out["logits"], labels)
+        metrics = {"loss": value, "top1": top1(out["logits"], labels)}
+        return value, StepOutput(updated["batch_stats"], metrics)
+
+    return Method(init, augment, loss, frozen=frozen)
+
+
+def require_classifier(model: SSLModel) -> None:
+    """Checks that there are logits to train.
+
+    Raises:
+      ValueError: if the model has no classifier.
+    """
+    if model.classifier is None:
+        raise ValueError(
+            "training with classes needs config.heads.classifier, such as dict(num_classes=None)."
+        )

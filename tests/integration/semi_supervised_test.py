@@ -1,0 +1,183 @@
+"""SimCLRv2's three steps on a tiny network: what each takes over, and what a mistake is told."""
+
+import jax
+import numpy as np
+import pytest
+
+from simclr_jax import run as runs
+from simclr_jax.build.network import network
+from simclr_jax.build.parts import parts
+from simclr_jax.cli import trained
+from simclr_jax.core.errors import UserError
+from simclr_jax.data.dataset import Dataset
+from simclr_jax.evals.classifier import classifier_accuracy
+from simclr_jax.parallel.mesh import make_mesh
+from simclr_jax.train import workdir as workdirs
+from simclr_jax.train.checkpoint import Checkpoints
+from simclr_jax.train.loop import fit
+from simclr_jax.train.metrics import read_metrics
+
+pytestmark = pytest.mark.integration
+ENCODER = {tree: tree for tree in ("params/encoder", "batch_stats/encoder")}
+LAYER = {
+    f"{collection}/projector/{name}": f"{collection}/projector/{name}"
+    for collection, name in (("params", "dense1"), ("params", "norm1"), ("batch_stats", "norm1"))
+}
+
+
+def train(config, workdir):
+    with runs.open_run(config, str(workdir)) as run:
+        before = jax.device_get(run.state)
+        after = fit(run.state, run.step, run.batches, num_steps=run.num_steps, hooks=run.hooks)
+        return before, jax.device_get(after)
+
+
+@pytest.fixture
+def supervised_config(tiny_config):
+    """The tiny network with a classifier on the first projector layer, and 10 % of the labels."""
+    return {
+        **tiny_config,
+        "run": {"epochs": 3, "log_every": 5, "checkpoint_every": 100},
+        "data": {**tiny_config["data"], "fraction": 0.1},
+        "augment": {"name": "finetune", "size": 12, "flip": False},
+        "heads": {**tiny_config["heads"], "classifier": {"num_classes": None}, "select": 1},
+        "method": {"name": "supervised"},
+        "evals": {"classifier": {"every_epochs": 1.0}},
+    }
+
+
+@pytest.fixture
+def pretrained(tiny_config, tmp_path):
+    """A workdir with a checkpoint of another seed than the runs that start from it."""
+    workdir = str(tmp_path / "pretrained")
+    config = {**tiny_config, "run": {**tiny_config["run"], "seed": 1}}
+    state = jax.jit(parts(config, make_mesh()).init)()
+    state = state.replace(batch_stats=jax.tree.map(lambda x: x + 0.5, state.batch_stats))
+    workdirs.claim(workdir, config)
+    with Checkpoints(workdir) as checkpoints:
+        checkpoints.save(63, state, {"next_example": 0, "listing": ""})
+    return workdir, jax.device_get(state)
+
+
+def assert_equal(got, want):
+    jax.tree.map(np.testing.assert_array_equal, got, want)
+
+
+def test_pretrain_fine_tune_distil(tiny_config, supervised_config, pretrained, tmp_path):
+    workdir, source = pretrained
+    finetune = {
+        **supervised_config,
+        "warm_start": {"checkpoint": workdir, "trees": {**ENCODER, **LAYER}},
+    }
+    before, _ = train(finetune, tmp_path / "finetuned")
+    assert_equal(before.params["encoder"], source.params["encoder"])
+    assert_equal(before.batch_stats["encoder"], source.batch_stats["encoder"])
+    assert_equal(before.params["projector"]["dense1"], source.params["projector"]["dense1"])
+    assert not np.any(before.params["classifier"]["kernel"])
+    p = parts(finetune, make_mesh())
+    assert len(p.source) == 100
+    assert p.config["heads"]["classifier"]["num_classes"] == 10
+
+    distill = {
+        **tiny_config,
+        "augment": supervised_config["augment"],
+        "heads": {"classifier": {"num_classes": None, "zero_init": False}},
+        "method": {"name": "distill", "teacher": str(tmp_path / "finetuned")},
+        "evals": {"classifier": {"every_epochs": 1.0}},
+    }
+    before, after = train(distill, tmp_path / "student")
+    teacher = trained.load(str(tmp_path / "finetuned"))
+    assert_equal(before.method_state["teacher"], jax.device_get(teacher.variables))
+    assert_equal(after.method_state, before.method_state)
+    agreement = [row["agreement"] for row in read_metrics(str(tmp_path / "student"))]
+    assert agreement[-1] > agreement[0]
+
+    # The student can be judged when its teacher is gone.
+    (tmp_path / "finetuned").rename(tmp_path / "elsewhere")
+    student = trained.load(str(tmp_path / "student"))
+    test = student.dataset.open("test")
+    accuracy = classifier_accuracy(
+        student.classify, student.dataset.eval_batches(test), student.mesh
+    )
+    last = read_metrics(str(tmp_path / "student"))[-1]
+    assert accuracy["top1"] == pytest.approx(last["test_top1"])
+    assert accuracy["num_test"] == 1000
+
+
+def test_linear_evaluation_leaves_the_encoder_as_it_was(supervised_config, pretrained, tmp_path):
+    workdir, source = pretrained
+    config = {
+        **supervised_config,
+        "heads": {"classifier": {"num_classes": None}},
+        "method": {"name": "supervised", "train_from": "classifier"},
+        "optim": {"name": "sgd", "weight_decay": 0.1},
+        "warm_start": {"checkpoint": workdir, "trees": ENCODER},
+    }
+    _, after = train(config, tmp_path / "probe")
+    assert_equal(after.params["encoder"], source.params["encoder"])
+    assert_equal(after.batch_stats["encoder"], source.batch_stats["encoder"])
+    assert np.all(np.any(after.params["classifier"]["kernel"], axis=0))
+
+
+def test_a_resumed_run_does_not_start_from_the_checkpoint_again(
+    supervised_config, pretrained, tmp_path
+):
+    workdir, _ = pretrained
+    config = {**supervised_config, "warm_start": {"checkpoint": workdir, "trees": ENCODER}}
+    _, straight = train(config, tmp_path / "run")
+    before, _ = train(config, tmp_path / "run")
+    assert_equal(before, straight)
+
+
+@pytest.mark.parametrize(
+    ("section", "changes", "message"),
+    [
+        ("warm_start", {"checkpoint": "/nowhere", "trees": ENCODER}, "no finished checkpoint"),
+        ("encoder", {"name": "tiny", "width": 4}, "params/encoder: 3 of 3 arrays differ"),
+        ("heads", {"classifier": {"num_classes": 7}}, "num_classes=7, but digits/test.* has 10"),
+        ("heads", {"classifier": {"num_classes": None}, "select": 1}, "select=1 must be 0"),
+        ("heads", {}, r"needs config\.heads\.classifier"),
+        ("method", {"name": "distill", "teacher": "/nowhere"}, "/nowhere holds no run"),
+        ("method", {"name": "distill", "teacher": None}, "config.method.teacher is missing"),
+        ("data", {"fraction": 0.0}, r"fraction must be in \(0, 1\], got 0"),
+        ("data", {"fraction": 2}, r"fraction must be in \(0, 1\], got 2"),
+    ],
+)
+def test_a_mistake_is_told_before_anything_is_trained(
+    supervised_config, pretrained, tmp_path, section, changes, message
+):
+    workdir, _ = pretrained
+    config = {**supervised_config, "warm_start": {"checkpoint": workdir, "trees": ENCODER}}
+    config[section] = {**config[section], **changes} if section == "data" else changes
+    with pytest.raises(UserError, match=message):
+        train(config, tmp_path / "wrong")
+    assert not (tmp_path / "wrong/metrics.jsonl").exists()
+
+
+def test_a_pretrained_network_is_no_teacher(tiny_config, pretrained):
+    config = {**tiny_config, "method": {"name": "distill", "teacher": pretrained[0]}}
+    with pytest.raises(UserError, match=r"has no classifier to learn from. Fine-tune it first"):
+        parts(config, make_mesh())
+
+
+def test_a_teacher_of_other_classes_is_refused(
+    tiny_config, supervised_config, pretrained, tmp_path, monkeypatch
+):
+    train(supervised_config, tmp_path / "teacher")
+    images = Dataset.open(Dataset("digits", 16, 28, "test"), "test")
+    images.class_names = images.class_names[:7]
+    monkeypatch.setattr(Dataset, "open", lambda self, split: images)
+    config = {
+        **tiny_config,
+        "heads": {"classifier": {"num_classes": None}},
+        "method": {"name": "distill", "teacher": str(tmp_path / "teacher")},
+    }
+    with pytest.raises(UserError, match="tells 10 classes apart and the student 7"):
+        parts(config, make_mesh())
+
+
+def test_a_network_is_the_one_that_the_run_trained(tiny_config):
+    shapes = parts(tiny_config, make_mesh()).abstract_state
+    net = network(tiny_config)
+    same = lambda x, y: (x.shape, x.dtype) == (y.shape, y.dtype)
+    assert all(jax.tree.leaves(jax.tree.map(same, shapes.params, net.shapes["params"])))
