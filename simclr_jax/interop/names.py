@@ -3,11 +3,8 @@
 The official names number convolutions and BatchNorms in the order in which the TF graph
 created them, over the whole encoder: "base_model/conv2d_7/kernel". That order follows from
 the architecture alone, so a table needs no checkpoint. TF1 and TF2 count alike; only the
-scopes around the number differ, and `tf1_name` removes that difference. A checkpoint of
-either kind is imported by
-
-    theirs = {tf1_name(name): name for name in checkpoint}  # drop the None
-    ours = {path: read(theirs[official]) for path, official in official_names(...).items()}
+scopes around the number differ, and `tf1_name` removes that difference. `recognition`
+finds the architecture of a checkpoint and pairs its names with ours.
 
 Source: google-research/simclr at 383d414, resnet.py, model_util.py and tf2/.
 """
@@ -37,9 +34,25 @@ _PROJECTOR_NAME = re.compile(
     r"|(?:.*/)?(?:sync_)?batch_normalization(?:_\d+)?/"
     r"(?P<norm>gamma|beta|moving_mean|moving_variance))"
 )
+_CLASSIFIER_NAME = re.compile(
+    r"(?:head_supervised|supervised_head)/(?:linear_layer/)?dense(?:_\d+)?/(?P<leaf>kernel|bias)"
+)
+_CLASSIFIER_SCOPE = "head_supervised/linear_layer/dense"
+_EMA_NAME = re.compile(r"ema_model/(?P<name>.+)")
+# What a checkpoint may hold beside the network; the first pattern that matches names the kind.
+_LEFTOVERS = {
+    "optimizer": re.compile(
+        r".*/(?:Momentum|Adam(?:_1)?)|beta[12]_power|.*/\.OPTIMIZER_SLOT/.*|optimizer/.*"
+    ),
+    "ema_model": _EMA_NAME,
+    "memory": re.compile(r".*memory.*"),
+    "counter": re.compile(r"global_step|save_counter"),
+}
 
 
-def official_names(encoder: ResNet, projector: Projector | None = None) -> dict[str, str]:
+def official_names(
+    encoder: ResNet, projector: Projector | None = None, *, classifier: bool = False
+) -> dict[str, str]:
     """Returns the TF1 name of every variable of an `SSLModel`, in creation order.
 
     Keys are paths such as "params/encoder/stage1/block0/conv1/kernel", values names such as
@@ -50,6 +63,7 @@ def official_names(encoder: ResNet, projector: Projector | None = None) -> dict[
       encoder: only its depth, `sk_ratio` and stem matter; unbound.
       projector: only its number of layers matters; None leaves the head out, as in the
         checkpoints of SimCLR v1.
+      classifier: whether there is one.
     """
     names = {}
     num_convs = num_norms = 0
@@ -70,15 +84,17 @@ def official_names(encoder: ResNet, projector: Projector | None = None) -> dict[
         if i == num_layers - 1:  # the last BatchNorm does not shift
             del norm[f"params/projector/norm{i + 1}/bias"]
         names |= norm
+    if classifier:
+        for leaf in ("kernel", "bias"):
+            names[f"params/classifier/{leaf}"] = f"{_CLASSIFIER_SCOPE}/{leaf}"
     return names
 
 
 def tf1_name(name: str) -> str | None:
     """Returns the TF1 name of a variable with the given TF1 or TF2 name.
 
-    Whatever is not a variable of encoder or projector gives None: optimizer slots
-    (".../Momentum"), `global_step`, the classifier, and the `ema_model/` copies and memory
-    buffers that the released SimCLRv2 checkpoints still hold.
+    Whatever is not a variable of encoder, projector or classifier gives None: see
+    `leftover_kind`.
 
     Args:
       name: the variable's own name, such as "base_model/conv2d_5/kernel" or
@@ -91,7 +107,29 @@ def tf1_name(name: str) -> str | None:
     if match := _PROJECTOR_NAME.fullmatch(name):
         leaf = f"batch_normalization/{match['norm']}" if match["norm"] else "dense/kernel"
         return f"head_contrastive/{match['layer']}/{leaf}"
+    if match := _CLASSIFIER_NAME.fullmatch(name):
+        return f"{_CLASSIFIER_SCOPE}/{match['leaf']}"
     return None
+
+
+def tf1_name_of_ema(name: str) -> str | None:
+    """Returns the TF1 name of the variable whose moving average has the given name.
+
+    The released SimCLRv2 checkpoints keep such copies under ema_model/. Both spellings are
+    read, with and without the scope: "ema_model/base_model/conv2d/kernel" and
+    "ema_model/conv2d/kernel". None if the name is not that of a copy.
+    """
+    match = _EMA_NAME.fullmatch(name)
+    return match and (tf1_name(match["name"]) or tf1_name(f"base_model/{match['name']}"))
+
+
+def leftover_kind(name: str) -> str | None:
+    """Returns what a variable that is none of the network's is for, or None if unknown.
+
+    Training leaves "optimizer" slots (".../Momentum") and each "counter" behind; the released
+    SimCLRv2 checkpoints hold "ema_model" copies and the "memory" of negatives as well.
+    """
+    return next((kind for kind, known in _LEFTOVERS.items() if known.fullmatch(name)), None)
 
 
 def _numbered(name: str, index: int) -> str:

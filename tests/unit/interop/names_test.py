@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from simclr_jax.core.tree import path_name
-from simclr_jax.interop.names import official_names, tf1_name
+from simclr_jax.interop.names import leftover_kind, official_names, tf1_name, tf1_name_of_ema
 from simclr_jax.models.heads import Projector
 from simclr_jax.models.resnet import ResNet
 from simclr_jax.models.ssl import SSLModel
@@ -102,13 +102,59 @@ def test_projector_is_optional_and_may_have_two_layers():
         "ema_model/base_model/conv2d_3/kernel",
         "ema_model/head_contrastive/nl_0/batch_normalization/gamma",
         "memory/queue",
-        "head_supervised/linear_layer/dense/kernel",
-        "head_supervised/linear_layer/dense_3/bias",
         "base_model/conv2d_3/bias",
+        "head_supervised/linear_layer/dense_1/gamma",
     ],
 )
-def test_leftovers_of_a_checkpoint_have_no_name(leftover):
+def test_what_is_no_variable_of_the_network_has_no_name(leftover):
     assert tf1_name(leftover) is None
+
+
+@pytest.mark.parametrize(
+    ("leftover", "kind"),
+    [
+        ("base_model/conv2d_3/kernel/Momentum", "optimizer"),
+        ("base_model/conv2d_3/kernel/Adam_1", "optimizer"),
+        ("beta1_power", "optimizer"),
+        ("model/resnet_model/a/kernel/.OPTIMIZER_SLOT/optimizer/Momentum", "optimizer"),
+        ("optimizer/learning_rate", "optimizer"),
+        ("ema_model/conv2d/kernel", "ema_model"),
+        ("memory/buffer", "memory"),
+        ("global_step", "counter"),
+        ("save_counter", "counter"),
+        ("base_model/conv2d_3/bias", None),
+        ("dense/kernel", None),
+    ],
+)
+def test_leftovers_of_a_checkpoint_are_of_a_known_kind(leftover, kind):
+    assert leftover_kind(leftover) == kind
+
+
+@pytest.mark.parametrize(
+    ("copy", "original"),
+    [
+        ("ema_model/conv2d_3/kernel", "base_model/conv2d_3/kernel"),
+        ("ema_model/base_model/conv2d_3/kernel", "base_model/conv2d_3/kernel"),
+        ("ema_model/head_contrastive/nl_0/dense/kernel", "head_contrastive/nl_0/dense/kernel"),
+        ("ema_model/step", None),
+        ("base_model/conv2d_3/kernel", None),
+    ],
+)
+def test_ema_copies_lead_to_the_variable_that_they_average(copy, original):
+    assert tf1_name_of_ema(copy) == original
+
+
+def test_the_classifier_has_one_name_in_tf1_and_tf2():
+    names = official_names(ResNet(18), classifier=True)
+    ours = {path: name for path, name in names.items() if "encoder" not in path}
+    assert ours == {
+        f"params/classifier/{leaf}": f"head_supervised/linear_layer/dense/{leaf}"
+        for leaf in ("kernel", "bias")
+    }
+    for path, name in ours.items():
+        assert tf1_name(name) == name
+        assert tf1_name(name.replace("dense", "dense_3")) == name
+        assert tf1_name(name.replace("head_supervised", "supervised_head")) == name, path
 
 
 def test_takes_names_with_the_output_index_of_tf():

@@ -1,0 +1,114 @@
+"""The workdir of imported weights: what `evaluate`, `embed`, `train` and `export` take."""
+
+import logging
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+from etils import epath
+
+from simclr_jax.core.errors import UserError
+from simclr_jax.core.state import TrainState
+from simclr_jax.interop.recognition import Recognised
+from simclr_jax.interop.tf_checkpoint import Imported
+from simclr_jax.models.resnet import SMALLEST_IMAGE_PX
+from simclr_jax.train import workdir as workdirs
+from simclr_jax.train.checkpoint import Checkpoints
+
+log = logging.getLogger(__name__)
+
+# What the official networks with either stem were trained on.
+_IMAGES = {
+    "imagenet": dict(name="tfds/imagenet2012", split="train", test_split="validation", canvas=320),
+    "cifar": dict(name="tfds/cifar10", split="train", test_split="test", canvas=32),
+}
+_IMAGE_SIZE_PX = {"imagenet": 224, "cifar": 32}
+_BATCH_SIZE = 256
+
+
+def require_free(workdir: str) -> None:
+    """Makes sure that an import would not overwrite anything.
+
+    Raises:
+      UserError: if `workdir` is a file, or a directory that is not empty.
+    """
+    path = epath.Path(workdir)
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise UserError(
+            f"--workdir={workdir} exists and is not empty; import into a new directory."
+        )
+
+
+def resolve_size(stem: str, size_px: int | None) -> int:
+    """Returns the side of the views that evaluation cuts: `size_px`, or the official one.
+
+    Raises:
+      UserError: if the encoder cannot take images as small as that.
+    """
+    if size_px is None:
+        return _IMAGE_SIZE_PX[stem]
+    if size_px < SMALLEST_IMAGE_PX[stem]:
+        raise UserError(
+            f"--size={size_px} is too small for a ResNet with the {stem} stem, which needs "
+            f"{SMALLEST_IMAGE_PX[stem]} px and was trained on {_IMAGE_SIZE_PX[stem]} px."
+        )
+    return size_px
+
+
+def write_workdir(
+    workdir: str, imported: Imported, *, source: Mapping[str, Any], size_px: int, select: int
+) -> None:
+    """Writes config and checkpoint; the directory appears under its name when complete.
+
+    Args:
+      workdir: must not exist, or be empty.
+      imported: network and weights.
+      source: where they come from, the config's section "imported".
+      size_px: side of the views that evaluation cuts.
+      select: which features the classifier takes, if there is one.
+    """
+    require_free(workdir)
+    target = epath.Path(workdir)
+    unfinished = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.tmp"
+    state = TrainState(
+        step=jnp.asarray(imported.step, jnp.int32), **imported.variables, opt_state=()
+    )
+    try:
+        workdirs.claim(str(unfinished), _config(imported.network, source, size_px, select))
+        log.info("Writing the checkpoint ...")
+        with Checkpoints(str(unfinished)) as checkpoints:
+            checkpoints.save(imported.step, state, {"next_example": 0, "listing": ""})
+        if target.exists():
+            target.rmdir()  # which refuses if it is not empty by now
+        unfinished.replace(target)
+    finally:
+        if unfinished.exists():
+            unfinished.rmtree()
+
+
+def _config(
+    network: Recognised, source: Mapping[str, Any], size_px: int, select: int
+) -> dict[str, Any]:
+    encoder, projector, heads = network.encoder, network.projector, {}
+    heads["projector"] = projector and {
+        "num_layers": projector.num_layers,
+        "hidden_dim": projector.hidden_dim,
+        "output_dim": projector.output_dim,
+    }
+    if network.num_classes is not None:
+        heads |= {"classifier": {"num_classes": network.num_classes}, "select": select}
+    return {
+        "imported": dict(source),
+        "data": {**_IMAGES[encoder.stem], "path": None, "batch_size": _BATCH_SIZE},
+        "augment": {"name": "eval", "size": size_px},
+        "encoder": {
+            "name": "resnet",
+            "depth": encoder.depth,
+            "width": encoder.width,
+            "sk_ratio": encoder.sk_ratio,
+            "stem": encoder.stem,
+            "dtype": "float32",
+        },
+        "heads": heads,
+    }

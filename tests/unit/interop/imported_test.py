@@ -1,0 +1,113 @@
+"""The workdir of imported weights: its config, its checkpoint, and what it never overwrites."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from simclr_jax.core.errors import UserError
+from simclr_jax.interop.imported import require_free, resolve_size, write_workdir
+from simclr_jax.interop.recognition import Recognised
+from simclr_jax.interop.tf_checkpoint import Imported
+from simclr_jax.models.heads import Projector
+from simclr_jax.models.resnet import ResNet
+from simclr_jax.train.checkpoint import Checkpoints
+
+SOURCE = {"format": "tf", "checkpoint": "there/model.ckpt", "ema": False}
+VARIABLES = {
+    "params": {"encoder": {"stem_conv": {"kernel": np.arange(6, dtype=np.float32)}}},
+    "batch_stats": {"encoder": {"stem_norm": {"mean": np.ones(2, np.float32)}}},
+}
+
+
+def imported(encoder, projector=None, num_classes=None):
+    network = Recognised(encoder, projector, num_classes, names={}, shapes={}, ignored={})
+    return Imported(network, jax.tree.map(jax.numpy.asarray, VARIABLES), step=250228)
+
+
+def write(workdir, contents, **options):
+    options = {"source": SOURCE, "size_px": 224, "select": 0} | options
+    write_workdir(str(workdir), contents, **options)
+    return json.loads((workdir / "config.json").read_text())
+
+
+def test_the_config_describes_network_and_images(tmp_path):
+    encoder, projector = ResNet(50, width=2, sk_ratio=0.0625), Projector(hidden_dim=48)
+    assert write(tmp_path / "run", imported(encoder, projector, 1000), select=1) == {
+        "imported": SOURCE,
+        "data": {
+            "name": "tfds/imagenet2012",
+            "split": "train",
+            "test_split": "validation",
+            "path": None,
+            "batch_size": 256,
+            "canvas": 320,
+        },
+        "augment": {"name": "eval", "size": 224},
+        "encoder": {
+            "name": "resnet",
+            "depth": 50,
+            "width": 2,
+            "sk_ratio": 0.0625,
+            "stem": "imagenet",
+            "dtype": "float32",
+        },
+        "heads": {
+            "projector": {"num_layers": 3, "hidden_dim": 48, "output_dim": 128},
+            "classifier": {"num_classes": 1000},
+            "select": 1,
+        },
+    }
+
+
+def test_a_checkpoint_without_heads_says_so(tmp_path):
+    config = write(tmp_path / "run", imported(ResNet(18, stem="cifar")), size_px=32)
+    assert config["heads"] == {"projector": None}
+    assert (config["data"]["name"], config["data"]["canvas"]) == ("tfds/cifar10", 32)
+
+
+def test_the_checkpoint_holds_step_and_variables_and_nothing_for_training(tmp_path):
+    write(tmp_path / "new" / "run", imported(ResNet(18)))
+    one_device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    place = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one_device)
+    with Checkpoints(str(tmp_path / "new" / "run"), read_only=True) as checkpoints:
+        assert checkpoints.latest_step() == 250228
+        restored = checkpoints.restore_variables(jax.tree.map(place, VARIABLES))
+    jax.tree.map(np.testing.assert_array_equal, restored, VARIABLES)
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["run"]
+
+
+def test_an_empty_directory_may_be_filled_and_no_other(tmp_path):
+    (tmp_path / "empty").mkdir()
+    write(tmp_path / "empty", imported(ResNet(18)))
+    (tmp_path / "file").touch()
+    for taken in ("empty", "file"):
+        with pytest.raises(UserError, match=r"exists and is not empty; import into a new"):
+            require_free(str(tmp_path / taken))
+        with pytest.raises(UserError, match="not empty"):
+            write(tmp_path / taken, imported(ResNet(18)))
+
+
+def test_nothing_is_left_of_an_import_that_fails(tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(Checkpoints, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        write(tmp_path / "run", imported(ResNet(18)))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_directory_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="Cannot write to --workdir"):
+        write(tmp_path / "file" / "run", imported(ResNet(18)))
+
+
+def test_views_are_as_large_as_in_training_unless_told_otherwise():
+    assert resolve_size("imagenet", None) == 224
+    assert resolve_size("cifar", None) == 32
+    assert resolve_size("imagenet", 160) == 160
+    with pytest.raises(UserError, match=r"--size=16 is too small.*imagenet stem, which needs 17"):
+        resolve_size("imagenet", 16)
