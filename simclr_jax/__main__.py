@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+from keyword import iskeyword
 
 from simclr_jax.core.errors import nearest
 
@@ -10,6 +11,8 @@ VERBS = {
     "evaluate": "judges the encoder of a run: kNN, linear probe, label efficiency",
     "embed": "writes the features of any images",
     "report": "writes one page that shows a run: D/report.html",
+    "import": "takes in a checkpoint of the official code, as a workdir like any other",
+    "export": "takes the encoder away: PyTorch, torchvision, StableHLO, ONNX, TensorFlow",
 }
 USAGE = "usage: python -m simclr_jax VERB [--help] [--flags]\n\n" + "\n".join(
     f"  {verb:<10}{does}" for verb, does in VERBS.items()
@@ -25,7 +28,7 @@ def main() -> int:
     if verb not in VERBS:
         print(f"error: unknown verb {verb!r}.{nearest(verb, VERBS)}\n{USAGE}", file=sys.stderr)
         return 2
-    module = importlib.import_module(f"simclr_jax.cli.{verb}")
+    module = importlib.import_module(f"simclr_jax.cli.{verb}{'_' if iskeyword(verb) else ''}")
     return module.main(sys.argv[1:])
 
 

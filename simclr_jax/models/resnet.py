@@ -30,6 +30,7 @@ BOTTLENECK_DEPTHS = frozenset({50, 101, 152, 200})
 # An image must keep at least 2x2 pixels before each layer that halves it, or that layer
 # would see nothing but padding beside one pixel: more than half of the total stride.
 SMALLEST_IMAGE_PX = {"imagenet": 17, "cifar": 5}
+GEOMETRIES = ("official", "torchvision")
 
 
 class ResNet(nn.Module):
@@ -45,6 +46,10 @@ class ResNet(nn.Module):
         32 px, where it also replaces the stem of ResNet-D).
       dtype: type of convolutions and activations, float32 or bfloat16. Parameters, BatchNorm
         statistics and the returned representation are float32 in both cases.
+      geometry: "official", or "torchvision" for networks whose weights torchvision's ResNets
+        can take over exactly: the max-pool pads both sides, and a shortcut is the identity
+        wherever the shapes agree (stage 1 of depths 18 and 34). Only for width 1 with the
+        ImageNet stem and without selective kernels, as torchvision has no others.
     """
 
     depth: int
@@ -52,6 +57,7 @@ class ResNet(nn.Module):
     sk_ratio: int | float = 0.0
     stem: str = "imagenet"
     dtype: DTypeLike = jnp.float32
+    geometry: str = "official"
 
     def __post_init__(self):
         if self.depth not in STAGE_SIZES:
@@ -69,6 +75,18 @@ class ResNet(nn.Module):
         if self.stem not in SMALLEST_IMAGE_PX:
             raise ValueError(
                 f"ResNet stem must be one of {[*SMALLEST_IMAGE_PX]}, got {self.stem!r}."
+            )
+        if self.geometry not in GEOMETRIES:
+            raise ValueError(
+                f"ResNet geometry must be one of {[*GEOMETRIES]}, got {self.geometry!r}."
+            )
+        if self.geometry == "torchvision" and (
+            self.width != 1 or self.sk_ratio > 0 or self.stem != "imagenet"
+        ):
+            raise ValueError(
+                f"ResNet geometry='torchvision' is for width=1, sk_ratio=0 and stem='imagenet', "
+                f"the networks that torchvision has; got width={self.width}, "
+                f"sk_ratio={self.sk_ratio}, stem={self.stem!r}. Others need geometry='official'."
             )
         super().__post_init__()
 
@@ -93,6 +111,7 @@ class ResNet(nn.Module):
                 bottleneck=self.depth in BOTTLENECK_DEPTHS,
                 sk_ratio=self.sk_ratio,
                 dtype=self.dtype,
+                project_always=self.geometry == "official",
                 name=f"stage{i + 1}",
             )(x, train=train)
         return x.mean(axis=(1, 2), dtype=at_least_float32(self.dtype))
@@ -113,12 +132,22 @@ class ResNet(nn.Module):
             x = conv_norm_relu(x, 32, 3, 2, "1")
             x = conv_norm_relu(x, 32, 3, 1, "2")
             x = conv_norm_relu(x, 64, 3, 1, "3")
-        # "SAME" pads an even image at the bottom right only, unlike torchvision.
-        return nn.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding="SAME")
+        padding = "SAME"  # of an even image the bottom and the right side only
+        if self.geometry == "torchvision":  # all sides; zero, as nothing after a relu is below it
+            x, padding = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), "VALID"
+        return nn.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=padding)
 
 
 class Stage(nn.Module):
-    """Residual blocks of one width; the first one changes size and channels."""
+    """Residual blocks of one width; the first one changes size and channels.
+
+    Attributes:
+      features, bottleneck, sk_ratio, dtype: see `ResidualBlock`.
+      num_blocks: how many.
+      strides: of the first block.
+      project_always: whether the first shortcut is a convolution even where the shapes agree
+        (stage 1 of depths 18 and 34), as in the official code.
+    """
 
     features: int
     num_blocks: int
@@ -126,17 +155,20 @@ class Stage(nn.Module):
     bottleneck: bool
     sk_ratio: int | float
     dtype: DTypeLike
+    project_always: bool
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "n h w c"], *, train: bool
     ) -> Float[Array, "n out_h out_w out_c"]:
         """Returns the output of the last block."""
+        out_features = self.features * (4 if self.bottleneck else 1)
+        project = self.project_always or self.strides > 1 or x.shape[-1] != out_features
         for i in range(self.num_blocks):
             x = ResidualBlock(
                 features=self.features,
                 strides=self.strides if i == 0 else 1,
-                project=i == 0,  # also where the shapes agree: stage 1 of depth 18 and 34
+                project=project and i == 0,
                 bottleneck=self.bottleneck,
                 sk_ratio=self.sk_ratio,
                 dtype=self.dtype,

@@ -143,6 +143,49 @@ def test_every_block_starts_as_its_shortcut(bottleneck, last):
     assert "shortcut_norm/scale" in scales
 
 
+@pytest.mark.parametrize(
+    ("depth", "published", "classifier"),
+    [(18, 11_689_512, 513_000), (34, 21_797_672, 513_000), (50, 25_557_032, 2_049_000)],
+)
+def test_torchvision_geometry_has_the_parameters_of_torchvision(depth, published, classifier):
+    params = shapes(ResNet(depth, geometry="torchvision"))["params"]
+    assert sum(x.size for x in jax.tree.leaves(params)) == published - classifier
+    shortcut = {"shortcut_conv", "shortcut_norm"}
+    assert (shortcut < params["stage1"]["block0"].keys()) == (depth == 50)
+    assert shortcut < params["stage2"]["block0"].keys()
+
+
+def test_torchvision_geometry_pads_the_max_pool_on_all_sides():
+    encoder = ResNet(18, geometry="torchvision")
+    variables = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes(encoder))
+    rng = np.random.default_rng(0)
+    variables["params"]["stem_conv"]["kernel"] += rng.normal(size=(7, 7, 3, 64))
+    variables["params"]["stem_norm"]["scale"] += 1
+
+    @jax.jit
+    def stem_and_stage1(x):
+        _, state = encoder.apply(
+            variables,
+            x,
+            train=False,
+            capture_intermediates=lambda module, _: module.name in ("stem_norm", "stage1"),
+            mutable=["intermediates"],
+        )
+        inner = state["intermediates"]
+        return inner["stem_norm"]["__call__"][0], inner["stage1"]["__call__"][0]
+
+    stem, stage1 = stem_and_stage1(jnp.asarray(rng.uniform(size=(1, 20, 20, 3)), jnp.float32))
+    padded = np.pad(np.maximum(stem, 0), ((0, 0), (1, 1), (1, 1), (0, 0)))  # 10 pixels and two
+    pooled = [
+        padded[:, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3].max(axis=(1, 2))
+        for i in range(5)
+        for j in range(5)
+    ]
+    # Identity shortcuts beside branches of zeros: stage 1 hands the pool on.
+    want = np.stack(pooled, axis=1).reshape(1, 5, 5, 64)
+    np.testing.assert_allclose(stage1, want, rtol=1e-6)
+
+
 def test_fractional_width_truncates_channels():
     params = shapes(ResNet(18, width=0.3))["params"]
     assert params["stem_conv"]["kernel"].shape[-1] == 19
@@ -249,6 +292,13 @@ def test_names_the_size_that_the_stem_cannot_take(stem, shape, message):
         ({"width": float("nan")}, "1/32 or larger.*got nan"),
         ({"sk_ratio": -0.5}, r"\[0, 1\].*got -0.5"),
         ({"stem": "svhn"}, r"\['imagenet', 'cifar'\], got 'svhn'"),
+        ({"geometry": "timm"}, r"\['official', 'torchvision'\], got 'timm'"),
+        ({"geometry": "torchvision", "stem": "imagenet"}, r"width=1.*got width=0.125"),
+        ({"geometry": "torchvision", "width": 1}, r"stem='imagenet'.*stem='cifar'. Others need"),
+        (
+            {"geometry": "torchvision", "width": 1, "stem": "imagenet", "sk_ratio": SK},
+            r"sk_ratio=0 .*sk_ratio=0.0625",
+        ),
     ],
 )
 def test_names_the_bad_argument(kwargs, message):

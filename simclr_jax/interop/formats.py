@@ -1,0 +1,186 @@
+"""Trained encoders out: every format is written, read back and compared before it appears."""
+
+import dataclasses
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from simclr_jax.core.errors import UserError, nearest
+from simclr_jax.interop import (
+    onnx_format,
+    safetensors_format,
+    saved_model,
+    stablehlo,
+    torchvision_format,
+)
+from simclr_jax.interop.encoder import Encode, TrainedEncoder
+from simclr_jax.interop.optional import import_optional
+from simclr_jax.interop.parity import Difference, difference, photographs
+
+MAX_DIFFERENCE = 1e-4
+_TWO_GIB = 2**31
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """One way to take an encoder away.
+
+    Attributes:
+      suffix: what the name of the file ends in; "" for a directory.
+      packages: what writing and reading need beside a plain install.
+      write: (encoder, path, **options) -> one sentence on how to use the file.
+      read: path -> what the file's consumer computes with it.
+      max_bytes: what a file of this format can hold; None for no limit.
+    """
+
+    suffix: str
+    packages: tuple[str, ...]
+    write: Callable[..., str]
+    read: Callable[[Path], Encode]
+    max_bytes: int | None = None
+
+
+FORMATS = {
+    "safetensors": Format(
+        ".safetensors",
+        ("safetensors", "torch"),
+        safetensors_format.write,
+        safetensors_format.read,
+    ),
+    "torchvision": Format(
+        ".safetensors",
+        ("safetensors", "torch"),
+        torchvision_format.write,
+        torchvision_format.read,
+    ),
+    "stablehlo": Format(".stablehlo", ("flatbuffers",), stablehlo.write, stablehlo.read, _TWO_GIB),
+    "onnx": Format(
+        ".onnx",
+        ("safetensors", "torch", "onnx", "onnxscript", "onnxruntime"),
+        onnx_format.write,
+        onnx_format.read,
+        _TWO_GIB,
+    ),
+    "saved_model": Format("", ("tensorflow",), saved_model.write, saved_model.read),
+}
+
+
+class Exported(NamedTuple):
+    """What `export` tells.
+
+    Attributes:
+      difference: between the file and the JAX encoder, on photographs.
+      usage: one sentence on how to use the file.
+    """
+
+    difference: Difference
+    usage: str
+
+
+def check_request(format_name: str, path: Path) -> None:
+    """Checks what can be checked before a run is loaded.
+
+    Raises:
+      UserError: if there is no such format, a package that it needs is missing, or the output
+        has the wrong suffix, lies in a directory that does not exist, or may not be overwritten.
+    """
+    if format_name not in FORMATS:
+        raise UserError(
+            f"--format={format_name} does not exist.{nearest(format_name, FORMATS)} "
+            f"Known formats: {', '.join(FORMATS)}."
+        )
+    chosen = FORMATS[format_name]
+    if not path.parent.is_dir():
+        raise UserError(f"--output={path}: the directory {path.parent} does not exist.")
+    if not chosen.suffix and path.exists():
+        raise UserError(
+            f"--output={path} exists; --format={format_name} makes a new directory. "
+            "Remove it, or give another name."
+        )
+    if chosen.suffix and (path.suffix != chosen.suffix or path.is_dir()):
+        raise UserError(
+            f"--output={path} must be a file whose name ends in {chosen.suffix} for "
+            f"--format={format_name}, such as encoder{chosen.suffix}."
+        )
+    for package in chosen.packages:
+        import_optional(package)
+
+
+def export(
+    encoder: TrainedEncoder,
+    path: Path,
+    format_name: str,
+    *,
+    max_difference: float = MAX_DIFFERENCE,
+    **options: Any,
+) -> Exported:
+    """Writes an encoder, if what is written computes what the encoder computes.
+
+    The file is read back by those who will use it (PyTorch, ONNX Runtime, TensorFlow, JAX) and
+    run on real photographs. It appears under its name only after that comparison.
+
+    Args:
+      encoder: what to write.
+      path: the file, or for a SavedModel the directory.
+      format_name: a key of `FORMATS`.
+      max_difference: largest difference between two features that is accepted, relative to the
+        largest feature of the encoder.
+      **options: of the format's `write`.
+
+    Raises:
+      UserError: as `check_request` does; if the format cannot hold this encoder; or if the
+        difference is larger than accepted. Nothing is left behind then.
+    """
+    check_request(format_name, path)
+    chosen = FORMATS[format_name]
+    _check_fits(encoder, format_name, chosen.max_bytes)
+    unfinished = path.with_name(f"{path.name}.tmp")
+    _remove(unfinished)
+    try:
+        usage = chosen.write(encoder, unfinished, **options)
+        images = photographs(encoder.image_size)
+        found = difference(chosen.read(unfinished)(images), encoder.encode(images))
+        if not found.relative <= max_difference:
+            raise UserError(_refusal(encoder, format_name, found, max_difference))
+        unfinished.replace(path)
+    finally:
+        _remove(unfinished)
+    return Exported(found, usage)
+
+
+def _check_fits(encoder: TrainedEncoder, format_name: str, max_bytes: int | None) -> None:
+    num_bytes = sum(x.nbytes for x in encoder.tensors().values())
+    if max_bytes is not None and num_bytes >= max_bytes:
+        raise UserError(
+            f"--format={format_name} holds at most {max_bytes / 2**30:.0f} GiB in one file, and "
+            f"the encoder has {num_bytes / 2**30:.1f} GiB of weights. Use --format=safetensors or "
+            "--format=saved_model, which have no such limit."
+        )
+
+
+def _refusal(
+    encoder: TrainedEncoder, format_name: str, found: Difference, max_difference: float
+) -> str:
+    message = (
+        f"--format={format_name} differs from the JAX encoder by {found.relative:.2g} of the "
+        f"largest feature ({found.absolute:.2g} absolute) on photographs, more than "
+        f"--max_difference={max_difference:g}. Nothing was written. "
+    )
+    accept = f"--max_difference={2 * found.relative:.1g} to accept the difference"
+    if format_name == "torchvision" and encoder.network.geometry != "torchvision":
+        return message + (
+            "The reason: torchvision's max-pool pads both sides of an image, the one that this "
+            "encoder was trained with pads an even image at the bottom right only. What works: "
+            "--format=safetensors with simclr_jax/interop/torch_resnet.py, which is exact; "
+            f"{accept}, which fine-tuning makes up for; or "
+            "config.encoder.geometry='torchvision' in the next training."
+        )
+    return message + f"Another format may be exact; or give {accept}."
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,31 @@
+"""Between arrays in JAX's layout and the PyTorch module of `torch_resnet`."""
+
+from typing import Any
+
+import numpy as np
+
+from simclr_jax.interop.encoder import Encode, TrainedEncoder
+from simclr_jax.interop.optional import import_optional
+
+
+def torch_module(encoder: TrainedEncoder) -> Any:
+    """Returns the encoder as a `torch_resnet.ResNet`, in eval mode.
+
+    Raises:
+      UserError: if PyTorch or safetensors is not installed.
+    """
+    torch = import_optional("torch")
+    torch_resnet = import_optional("simclr_jax.interop.torch_resnet")
+    tensors = {path: torch.tensor(x) for path, x in encoder.tensors().items()}
+    return torch_resnet.from_tensors(encoder.settings, tensors)
+
+
+def encode_with(module: Any) -> Encode:
+    """Returns a function that runs a PyTorch module on images in JAX's layout."""
+    torch = import_optional("torch")
+
+    def encode(images: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return module(torch.tensor(images.transpose(0, 3, 1, 2))).numpy()
+
+    return encode
