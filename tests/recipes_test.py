@@ -1,31 +1,46 @@
 """Every recipe and every variant builds, on devices or not, and keeps its published numbers."""
 
+import functools
 import importlib.util
 from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
 
-from simclr_jax import build
+from simclr_jax.build import resolve
+from simclr_jax.build.parts import parts
+from simclr_jax.core.sections import call, choose
+from simclr_jax.core.tree import select
 from simclr_jax.data.dataset import Dataset
 from simclr_jax.data.records import Record
+from simclr_jax.models.published import NETWORKS
+from simclr_jax.models.resnet import ResNet
+from simclr_jax.models.ssl import ENCODERS
 from simclr_jax.parallel.mesh import make_mesh
 from simclr_jax.run import _online_evaluation
 from simclr_jax.train.metrics import MetricsWriter
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+ROOT = Path(__file__).parents[1]
 
 
-def recipe(name):
-    spec = importlib.util.spec_from_file_location(name, CONFIGS / f"{name}.py")
+@functools.cache
+def module(path):
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
+def recipe(name):
+    return module(f"configs/{name}.py")
+
+
 class Images:
-    """As many images as the real data set has, without having them."""
+    """As many labelled images as the real data set has, without having them."""
 
     class_names = tuple("0123456789")
     fingerprint = "none"
@@ -33,46 +48,107 @@ class Images:
     def __init__(self, name, size):
         self.name, self._size = name, size
 
+    @property
+    def labels(self):
+        return np.arange(self._size) % 10
+
     def __len__(self):
         return self._size
 
     def __getitem__(self, index, /):
-        return Record(np.zeros((300, 400, 3), np.uint8), 0, str(index))
+        return Record(np.zeros((300, 400, 3), np.uint8), index % 10, str(index))
 
 
-SIZES = {"digits": 4000, "tfds/cifar10": 50_000, "tfds/imagenet2012": 1_281_167, "folder": 900}
-IMAGENET = recipe("simclr_imagenet")
-VARIANTS = [
+SIZES = {
+    "digits": 4000,
+    "folder": 900,
+    "tfds/cifar10": 50_000,
+    "tfds/imagenet2012": 1_281_167,
+    "tfds/imagenet2012_subset/1pct": 12_811,
+    "tfds/imagenet2012_subset/10pct": 128_116,
+}
+DOWNSTREAM = ("linear_probe", "finetune", "supervised", "distill")
+PRETRAINING = [
     ("simclr_digits", ""),
     ("simclr_digits", "smoke"),
     *(("simclr_cifar10", variant) for variant in ("r18", "r50", "small")),
     ("simclr_folder", ""),
     ("simclr_folder", "laptop"),
-    *(("simclr_imagenet", variant) for variant in (*IMAGENET.V1, *IMAGENET.V2, "smoke")),
+    *(("simclr_imagenet", variant) for variant in (*NETWORKS, "smoke")),
 ]
+FINETUNED = {
+    "encoder": {"name": "resnet", "depth": 18, "width": 0.25},
+    "heads": {"classifier": {"num_classes": 10}, "select": 0},
+}
+
+
+def build(name, variant):
+    """Builds a variant on four devices, over which the smallest batch, 20, can be split."""
+    config = recipe(name).get_config(variant)
+    if "warm_start" in config:
+        config.warm_start.checkpoint = "pretrained"
+    if "teacher" in config.method:
+        config.method.teacher = "finetuned"
+    opened = lambda self, split: Images(self.name, SIZES[self.name])
+    with (
+        mock.patch.object(Dataset, "open", opened),
+        mock.patch.object(resolve, "load_config", return_value=FINETUNED),
+    ):
+        return parts(config.to_dict(), make_mesh(jax.devices()[:4]))
+
+
+built = functools.cache(build)
+
+
+def assert_complete(p):
+    assert p.num_steps > 1
+    assert "encoder" in p.abstract_state.params
+    evals = p.config["evals"]
+    online = call("config.evals", _online_evaluation, evals, p, MetricsWriter("unused"))
+    assert len(online) == len(evals)
+
+
+@pytest.mark.parametrize(("name", "variant"), PRETRAINING)
+def test_builds_under_eval_shape(name, variant):
+    assert_complete(built(name, variant))
+
+
+class Light(nn.Module):
+    """Stands for an encoder that the test above has traced."""
+
+    @nn.compact
+    def __call__(self, images, *, train):
+        return nn.BatchNorm(use_running_average=not train)(images.mean(axis=(1, 2)))
 
 
 @pytest.fixture
-def parts(monkeypatch):
-    def build_parts(name, variant):
-        monkeypatch.setattr(
-            Dataset, "open", lambda self, split: Images(self.name, SIZES[self.name])
-        )
-        return build.parts(recipe(name).get_config(variant).to_dict(), make_mesh())
+def light_encoders(monkeypatch):
+    def light(depth, width=1, sk_ratio=0.0, stem="imagenet", dtype="float32"):
+        ResNet(depth, width, sk_ratio, stem, dtype)  # checks its arguments
+        return Light()
 
-    return build_parts
+    monkeypatch.setitem(ENCODERS, "resnet", light)
 
 
-@pytest.mark.parametrize(("name", "variant"), VARIANTS)
-def test_builds_under_eval_shape(parts, name, variant):
-    p = parts(name, variant)
-    assert p.num_steps > 1
-    assert "encoder" in p.abstract_state.params
-    online = _online_evaluation(p, MetricsWriter("unused"), **p.config["evals"])
-    assert len(online) == len(p.config["evals"])
+@pytest.mark.parametrize("name", ["simclr_imagenet", *DOWNSTREAM])
+def test_every_variant_builds_under_eval_shape(name, light_encoders):
+    """Of those that differ in the encoder alone, one is built."""
+    known = recipe(name).VARIANTS
+    variants = {
+        *(",".join((net, *option)) for net in known for option in ((), *zip(known[net]))),
+        *(recipe(name).PUBLISHED if name in DOWNSTREAM else ()),
+    }
+    seen = set()
+    for variant in sorted(variants):
+        config = recipe(name).get_config(variant).to_dict()
+        encoder, settings = choose("config.encoder", ENCODERS, config.pop("encoder"))
+        call("config.encoder", encoder, settings)
+        if repr(config) not in seen:
+            assert_complete(build(name, variant))
+        seen.add(repr(config))
 
 
-@pytest.mark.parametrize("name", sorted({name for name, _ in VARIANTS}))
+@pytest.mark.parametrize("name", sorted({name for name, _ in PRETRAINING} | {*DOWNSTREAM}))
 def test_an_unknown_variant_is_told_what_there_is(name):
     with pytest.raises(ValueError, match=r"Unknown variant 'r5'; this recipe knows "):
         recipe(name).get_config("r5")
@@ -86,19 +162,102 @@ def test_an_unknown_variant_is_told_what_there_is(name):
         ("simclr_imagenet", "v2_r50_1x", 250228, 6.4),
     ],
 )
-def test_published_recipes_have_the_official_length_and_rate(parts, name, variant, steps, peak):
-    p = parts(name, variant)
+def test_published_recipes_have_the_official_length_and_rate(name, variant, steps, peak):
+    assert_length_and_rate(built(name, variant), steps, peak)
+
+
+@pytest.mark.parametrize(
+    ("name", "variant", "steps", "peak"),
+    [
+        ("linear_probe", "v1_r50_1x", 28151, 1.6),
+        ("linear_probe", "v2_r152_3x_sk", 28151, 1.6),
+        ("finetune", "v1_r50_4x,fraction=0.01", 12811 * 60 // 4096 + 1, 0.8),
+        ("finetune", "v1_r50_4x,fraction=0.1", 128116 * 30 // 4096 + 1, 0.8),
+        ("finetune", "v2_r50_1x,fraction=0.01", 751, 0.16),
+        ("finetune", "v2_r152_1x,fraction=0.1", 128116 * 30 // 1024 + 1, 0.16),
+        ("finetune", "v2_r50_1x_sk,fraction=0.01", 751, 0.064),
+        ("finetune", "v2_r101_2x", 1281167 * 30 // 1024 + 1, 0.064),
+        ("supervised", "v2_r50_1x", 28151, 1.6),
+        ("distill", "v2_r50_1x,fraction=0.1", 1281167 * 400 // 4096 + 1, 6.4),
+    ],
+)
+def test_what_follows_pretraining_has_too(light_encoders, name, variant, steps, peak):
+    assert_length_and_rate(build(name, variant), steps, peak)
+
+
+def assert_length_and_rate(p, steps, peak):
     assert p.num_steps == steps
-    rates = [float(p.schedule(step)) for step in range(0, steps, 97)]
+    rates = [float(p.schedule(step)) for step in range(0, steps, max(1, steps // 2000))]
     np.testing.assert_allclose(max(rates), peak, rtol=1e-3)
 
 
-def test_sizes_that_are_left_open_come_from_the_images(parts):
-    p = parts("simclr_folder", "")
+@pytest.mark.parametrize(
+    ("name", "variant", "pretrained"),
+    [
+        ("linear_probe", "v1_r50_1x", ("simclr_imagenet", "v1_r50_1x")),
+        ("finetune", "v2_r50_1x_sk,fraction=0.1", ("simclr_imagenet", "v2_r50_1x_sk")),
+        ("finetune", "cifar10,fraction=0.01", ("simclr_cifar10", "small")),
+        ("finetune", "digits,fraction=0.01", ("simclr_digits", "")),
+    ],
+)
+def test_a_warm_start_fits_what_the_pretraining_recipe_makes(name, variant, pretrained):
+    (start,) = built(name, variant).warm_starts
+    target = built(name, variant).abstract_state
+    source = built(*pretrained).abstract_state
+    for path, path_there in start.trees.items():
+        want, got = select(vars(target), path), select(vars(source), path_there)
+        assert jax.tree.map(np.shape, want) == jax.tree.map(np.shape, got)
+    # What is trained along and does not come from the checkpoint is the classifier.
+    assert {path.split("/")[1] for path in start.trees} == {*target.params} - {"classifier"}
+
+
+def test_a_distilled_student_sees_the_labels_of_its_teacher_at_most(light_encoders):
+    source = build("distill", "digits,fraction=0.01").source
+    assert len(source) == 4000
+    assert sum(source[i].label >= 0 for i in range(4000)) == 40
+
+
+def test_every_published_number_belongs_to_one_variant():
+    """That the variants build is tested above."""
+    numbers = {name: [] for name in NETWORKS}
+    for name in DOWNSTREAM:
+        for variant, top1 in recipe(name).PUBLISHED.items():
+            numbers[variant.partition(",")[0]].append(top1)
+    for name, network in NETWORKS.items():
+        supervised = () if network.supervised is None else (network.supervised,)
+        want = (network.linear, *network.finetuned, *supervised, *network.distilled)
+        assert sorted(numbers[name]) == sorted(want)
+
+
+def test_the_table_in_readme_is_what_the_script_prints():
+    results_table = module("launch/results_table.py")
+    _, _, rest = (ROOT / "README.md").read_text().partition(results_table.START)
+    written, end, _ = rest.partition(results_table.END)
+    assert end
+    assert written == results_table.section(), "run launch/results_table.py --write"
+
+
+def test_the_table_shows_what_was_measured(monkeypatch):
+    results_table = module("launch/results_table.py")
+    finetune = recipe("finetune")
+    measured = {"v2_r50_1x,fraction=0.01": 57.5}
+    recipes = lambda name: SimpleNamespace(
+        VARIANTS=finetune.VARIANTS,
+        PUBLISHED=finetune.PUBLISHED if name == "finetune" else {},
+        MEASURED=measured if name == "finetune" else {},
+    )
+    monkeypatch.setattr(results_table, "recipe", recipes)
+    row = next(r for r in results_table.section().splitlines() if r.startswith("| `v2_r50_1x` |"))
+    cells = [cell.strip() for cell in row.split("|")[2:-1]]
+    assert cells == ["-", "57.9 / 57.5", "68.4 / not run", "76.3 / not run", "-", "-", "-"]
+
+
+def test_sizes_that_are_left_open_come_from_the_images():
+    p = built("simclr_folder", "")
     assert p.config["augment"]["size"] == 224
     assert (p.dataset.canvas, p.dataset.batch_size) == (320, 256)
 
 
-def test_the_largest_network_has_the_published_size(parts):
-    encoder = parts("simclr_imagenet", "v2_r152_3x_sk").abstract_state.params["encoder"]
+def test_the_largest_network_has_the_published_size():
+    encoder = built("simclr_imagenet", "v2_r152_3x_sk").abstract_state.params["encoder"]
     assert sum(leaf.size for leaf in jax.tree.leaves(encoder)) == 794_704_160
