@@ -26,7 +26,7 @@ from ml_collections import ConfigDict, config_dict
 from simclr_jax.models.published import IMAGENET, NETWORKS, split_variant
 
 OPTIONS = tuple(f"fraction={fraction}" for fraction in IMAGENET)
-VARIANTS = dict.fromkeys((*NETWORKS, "cifar10", "digits"), OPTIONS)
+VARIANTS = dict.fromkeys((*NETWORKS, "cifar10", "digits"), (*OPTIONS, "select=0", "select=1"))
 PUBLISHED = {
     f"{name},{option}": top1
     for name, network in NETWORKS.items()
@@ -39,12 +39,15 @@ def get_config(variant: str = "v2_r50_1x,fraction=0.01") -> ConfigDict:
     """Returns the recipe for a published network on ImageNet, or for a small one on two cores.
 
     Args:
-      variant: "NETWORK[,fraction=0.01|0.1|1]". NETWORK is one of `NETWORKS`, or "cifar10" or
-        "digits" for what configs/simclr_cifar10.py:small and configs/simclr_digits.py pretrain.
+      variant: "NETWORK[,fraction=0.01|0.1|1][,select=0|1]". NETWORK is one of `NETWORKS`, or
+        "cifar10" or "digits" for what configs/simclr_cifar10.py:small and
+        configs/simclr_digits.py pretrain. The classifier is on the encoder (select=0) or on the
+        first projector layer (1), if not said as published for that share of the labels.
     """
     name, options = split_variant(variant, VARIANTS)
     fraction = options.get("fraction", "1")
     v1 = name.startswith("v1")
+    select = int(options.get("select", "0" if v1 or fraction == "1" else "1"))
     config = ConfigDict()
     config.run = dict(seed=0, epochs=60 if fraction == "0.01" else 30, log_every=10)
     config.data = dict(

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Checks everything that needs no accelerator; `tests/check.sh fast` leaves out training runs
-# and whole networks. Makes its own environment; see launch/env.sh.
+# and whole networks; `tests/check.sh interop` installs the optional packages into .venv and runs
+# the tests of import and export that need them. Makes its own environment; see launch/env.sh.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/env.sh
@@ -8,8 +9,14 @@ source launch/env.sh
 case "${1:-all}" in
     all) selection="" ;;
     fast) selection="not integration and not reference" ;;
+    interop)
+        python -m pip install --quiet --disable-pip-version-check -r requirements-interop.txt
+        exec python -m pytest --numprocesses 2 --dist worksteal tests/unit/interop \
+            tests/reference/export_test.py tests/reference/import_golden_test.py \
+            tests/integration/interop_test.py
+        ;;
     *)
-        echo "usage: tests/check.sh [fast]" >&2
+        echo "usage: tests/check.sh [fast|interop]" >&2
         exit 2
         ;;
 esac
@@ -17,4 +24,4 @@ esac
 ruff format --check .
 ruff check .
 pyright
-python -m pytest -m "$selection" --numprocesses 2 --dist worksteal
+python -m pytest -m "$selection" -rs --numprocesses 2 --dist worksteal

@@ -143,6 +143,8 @@ def _note(row: dict[str, Any]) -> str:
         parts.append(f"(chance {row['loss_chance']:.3f})")
     if "knn_top1" in row:
         parts.append(f"kNN {row['knn_top1']:.1%}")
+    if "test_top1" in row:
+        parts.append(f"test top-1 {row['test_top1']:.1%}")
     if "pairs_per_second" in row:
         parts.append(f"{row['pairs_per_second']:.0f} images/s")
     return "  ".join(parts)

@@ -1,0 +1,141 @@
+"""Both doors by the command line: official weights in, trained weights out to PyTorch and JAX."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+R18 = ROOT / "tests/golden/tf1_checkpoints/r18_cifar_w0125"
+pytestmark = pytest.mark.integration
+
+
+def run(*arguments):
+    command = [sys.executable, "-m", "simclr_jax", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def succeed(*arguments):
+    result = run(*arguments)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def difference(stdout):
+    """Returns the relative difference that `export` measured and printed."""
+    match = re.search(r"which is (\S+) of the largest feature", stdout)
+    assert match is not None, stdout
+    return float(match[1])
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """64 pictures of two classes, dark and bright, half of them for testing."""
+    top = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for i in range(64):
+        split, level = ("train", "test")[i % 2], ("dark", "bright")[i // 2 % 2]
+        tiles = rng.integers(0, 128, (6, 6, 3), np.uint8) + 127 * (level == "bright")
+        path = top / split / level / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(tiles.astype(np.uint8)).resize((40, 40)).save(path)
+    return top
+
+
+def test_an_imported_checkpoint_is_a_workdir_like_any_other(photos, tmp_path):
+    pytest.importorskip("tensorflow")
+    workdir = tmp_path / "imported"
+    succeed("import", "--format=tf", f"--checkpoint={R18}", f"--workdir={workdir}")
+    data = ("--data=folder", f"--path={photos}")
+    out = succeed(
+        *("evaluate", f"--workdir={workdir}", *data, "--split=train", "--test_split=test"),
+        *("--protocol=knn", "--fractions=1", "--features=encoder", "--json"),
+    )
+    (row,) = json.loads(out)["results"]
+    assert (row["num_train"], row["num_test"]) == (32, 32)
+    assert row["top1"] > 0.8, "dark and bright pictures are far apart in any network"
+    assert "features [64, 64]" in succeed(
+        "embed", f"--workdir={workdir}", *data, f"--output={tmp_path / 'f.npz'}"
+    )
+    exported = f"--output={tmp_path / 'r18.stablehlo'}"
+    assert (
+        difference(succeed("export", f"--workdir={workdir}", "--format=stablehlo", exported)) < 1e-5
+    )
+
+    finetuned = tmp_path / "finetuned"
+    succeed(
+        *("train", "--config=configs/finetune.py:digits,select=0", f"--workdir={finetuned}"),
+        *(f"--config.warm_start.checkpoint={workdir}", "--config.run.epochs=1"),
+        *("--config.encoder.width=0.125", "--config.encoder.stem=cifar"),
+        *("--config.schedule.warmup_epochs=0.0", "--config.augment.size=12"),
+    )
+    assert json.loads((finetuned / "metrics.jsonl").read_text().splitlines()[-1])["test_top1"] > 0.3
+    refused = run("report", f"--workdir={workdir}")
+    assert refused.returncode == 2
+    assert "holds an import, not a run" in refused.stderr
+
+
+def test_a_checkpoint_of_another_depth_is_refused(tmp_path):
+    pytest.importorskip("tensorflow")
+    workdir = tmp_path / "imported"
+    succeed("import", "--format=tf", f"--checkpoint={R18}", f"--workdir={workdir}")
+    result = run(
+        *("train", "--config=configs/linear_probe.py:digits", f"--workdir={tmp_path / 'probe'}"),
+        *(f"--config.warm_start.checkpoint={workdir}", "--config.encoder.depth=34"),
+        *("--config.encoder.width=0.125", "--config.encoder.stem=cifar"),
+    )
+    assert result.returncode == 2
+    assert "does not fit params/encoder" in result.stderr
+    assert "stage1/block2/conv1/kernel is not there" in result.stderr
+
+
+def test_five_lines_fine_tune_an_exported_digits_run_in_pytorch(tmp_path):
+    torch = pytest.importorskip("torch")
+    from simclr_jax.interop.torch_resnet import load_encoder
+
+    workdir, file = tmp_path / "run", tmp_path / "mine.safetensors"
+    succeed("train", "--config=configs/simclr_digits.py:smoke", f"--workdir={workdir}")
+    out = succeed("export", f"--workdir={workdir}", "--format=safetensors", f"--output={file}")
+    assert difference(out) < 1e-5
+
+    images, labels = torch.rand(20, 3, 28, 28), torch.arange(20) % 10
+    losses = []
+    encoder = load_encoder(str(file)).train()
+    model = torch.nn.Sequential(encoder, torch.nn.Linear(encoder.output_dim, 10))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    for _ in range(20):
+        loss = torch.nn.functional.cross_entropy(model(images), labels)
+        optimizer.zero_grad(), loss.backward(), optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_a_stablehlo_file_runs_in_jax_alone(tmp_path):
+    workdir, file = tmp_path / "run", tmp_path / "mine.stablehlo"
+    succeed("train", "--config=configs/simclr_digits.py:smoke", f"--workdir={workdir}")
+    out = succeed("export", f"--workdir={workdir}", "--format=stablehlo", f"--output={file}")
+    assert difference(out) < 1e-5
+    exported = jax.export.deserialize(bytearray(file.read_bytes()))
+    features = exported.call(np.ones((3, 28, 28, 3), np.float32))
+    assert features.shape == (3, 128)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--format=pickle", "--output=x.pkl"], "pickle"),
+        (["--format=stablehlo", "--output=nowhere/x.stablehlo"], "nowhere"),
+        (["--format=stablehlo", "--output=x.onnx"], ".stablehlo"),
+    ],
+)
+def test_a_mistake_in_an_export_is_told_before_any_work(arguments, message):
+    result = run("export", "--workdir=runs/none", *arguments)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
