@@ -75,7 +75,9 @@ def test_an_imported_checkpoint_is_a_workdir_like_any_other(photos, tmp_path):
         *("--config.encoder.width=0.125", "--config.encoder.stem=cifar"),
         *("--config.schedule.warmup_epochs=0.0", "--config.augment.size=12"),
     )
-    assert json.loads((finetuned / "metrics.jsonl").read_text().splitlines()[-1])["test_top1"] > 0.3
+    assert (
+        json.loads((finetuned / "metrics.jsonl").read_text().splitlines()[-1])["test_top1"] > 0.15
+    )
     refused = run("report", f"--workdir={workdir}")
     assert refused.returncode == 2
     assert "holds an import, not a run" in refused.stderr
