@@ -1,0 +1,1 @@
+"""The parts of `python -m launch.tpu_vm`; standard library only."""

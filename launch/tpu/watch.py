@@ -1,0 +1,193 @@
+"""Keeps a run going: asks for the slice, starts the run, and does both again when it is lost.
+
+The state lives in the cloud, in the request, the VMs and the marks of the run on worker 0; the
+loop only looks at it and takes the next step. So a watch that was itself stopped can be started
+again at any moment, and one that comes late returns at once what the run returned.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from launch.tpu import push
+from launch.tpu.gcloud import ABSENT, Gcloud, GcloudError, LaunchError, Slice
+
+POLL_SECONDS = 60.0
+MAX_PAUSE_SECONDS = 600.0
+MAX_FAILURES = 6  # commands that fail in a row: about 16 minutes of pauses
+TERMINATED = 143  # exit code of a run that SIGTERM stopped after a checkpoint
+LOST_REQUESTS = ("FAILED", "SUSPENDED")
+LOST_NODES = ("PREEMPTED", "TERMINATED", ABSENT)
+NOT_PUSHED = (4, 127)  # exit codes of a worker without code, or without even the script
+STOPPED_NODES = ("STOPPING", "STOPPED")  # by somebody: a spot VM cannot be stopped
+
+
+class Clock:
+    """Time as it passes; tests bring their own."""
+
+    def sleep(self, seconds: float) -> None:
+        """Waits."""
+        time.sleep(seconds)
+
+    def say(self, message: str) -> None:
+        """Prints a line with the time of day."""
+        print(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {message}", flush=True)
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to ask for, and what to run on it (the arguments of `python -m simclr_jax`)."""
+
+    accelerator_type: str
+    runtime_version: str
+    provisioning: str
+    arguments: Sequence[str]
+    max_restarts: int
+
+
+def pause_seconds(attempt: int) -> float:
+    """Returns the pause after the n-th attempt in a row that brought nothing: 30, 60, ... 600."""
+    return min(30.0 * 2 ** (attempt - 1), MAX_PAUSE_SECONDS)
+
+
+class Watch:
+    """One slice under watch, and how often it had to be helped."""
+
+    def __init__(self, cloud: Gcloud, place: Slice, order: Order, clock: Clock):
+        self.cloud = cloud
+        self.place = place
+        self.order = order
+        self.clock = clock
+        self.restarts = 0
+        self.barren = 0  # slices lost in a row before any was ready
+        self.half_pushed = False  # a push failed: some workers have the code, others not
+        self.half_started = False  # a start failed: some workers run, others not
+        self.last_seen = ""
+
+    def until_done(self) -> int:
+        """Returns the exit code of the run.
+
+        Raises:
+            GcloudError: a command failed `MAX_FAILURES` times in a row, or in a way that no
+                repetition mends.
+            LaunchError: the slice or the run were lost more than `max_restarts` times, or somebody
+                stopped the VMs.
+        """
+        failures = 0
+        while True:
+            try:
+                code = self.step()
+                failures = 0
+            except GcloudError as error:
+                failures += 1
+                if error.permanent or failures >= MAX_FAILURES:
+                    raise
+                self.clock.say(f"failed ({failures} of at most {MAX_FAILURES} times): {error}")
+                self.clock.sleep(pause_seconds(failures))
+                continue
+            if code is not None:
+                return code
+            self.clock.sleep(POLL_SECONDS)
+
+    def step(self) -> int | None:
+        """Looks once and does what is due; returns the run's exit code when it has ended."""
+        request = self.cloud.state(self.place.describe_queue())
+        if request == ABSENT:
+            self._create()
+        elif request in LOST_REQUESTS:
+            self._replace(f"the request is {request}")
+        elif request != "ACTIVE":
+            self._see(f"the request is {request}")
+        else:
+            return self._look_at_node(self.cloud.state(self.place.describe_node()))
+        return None
+
+    def _look_at_node(self, node: str) -> int | None:
+        if node in LOST_NODES:
+            self._replace(f"the VMs are {node}")
+        elif node in STOPPED_NODES:
+            raise LaunchError(f"The VMs are {node}, by somebody's hand: start or delete them.")
+        elif node != "READY":
+            self._see(f"the VMs are {node}")
+        else:
+            self.barren = 0
+            return self._look_at_run(self.cloud.worker_state(self.place))
+        return None
+
+    def _look_at_run(self, run: str) -> int | None:
+        if run == "absent" or self.half_pushed:
+            self._push()
+            self._start()
+        elif run == "installed":
+            self._start()
+        elif run in ("dead", f"exited {TERMINATED}") or self.half_started:
+            self._count(f"the run is {run}" + " on some workers only" * self.half_started)
+            self._start()
+        elif run == "running":
+            self._see("the run is running")
+        else:
+            code = int(run.removeprefix("exited "))
+            self.clock.say(f"the run ended with exit code {code}")
+            return code
+        return None
+
+    def _create(self) -> None:
+        self.clock.say(f"asking for {self.order.accelerator_type} ({self.order.provisioning})")
+        self.cloud.ask(create(self.place, self.order))
+
+    def _replace(self, reason: str) -> None:
+        self._count(reason)
+        self.barren += 1
+        if self.barren > 1:
+            self.clock.sleep(pause_seconds(self.barren - 1))
+        self.cloud.ask(self.place.delete())
+        self.half_pushed = self.half_started = False
+        self._create()
+
+    def _push(self) -> None:
+        self.clock.say("pushing the code")
+        stop_first, self.half_pushed = self.half_pushed, True
+        push.send(self.cloud, self.place, stop_first=stop_first)
+        self.half_pushed = False
+
+    def _start(self) -> None:
+        if self.half_started or self.restarts:  # what other workers still run would wait for 0
+            self.cloud.do(self.place.on_workers("all", "stop"))
+        self.half_started = True
+        self.clock.say("starting the run")
+        try:
+            self.cloud.do(start(self.place, self.order.arguments))
+        except GcloudError as error:
+            self.half_pushed = error.code in NOT_PUSHED
+            raise
+        self.half_started = False
+
+    def _count(self, reason: str) -> None:
+        self.restarts += 1
+        if self.restarts > self.order.max_restarts:
+            raise LaunchError(f"Gave up: {reason}, after --max-restarts={self.order.max_restarts}.")
+        self._see(f"{reason}: restart {self.restarts} of at most {self.order.max_restarts}")
+
+    def _see(self, what: str) -> None:
+        if what != self.last_seen:
+            self.clock.say(what)
+        self.last_seen = what
+
+
+def create(place: Slice, order: Order) -> list[str]:
+    """Returns the command that asks for the slice of an order."""
+    return place.create(order.accelerator_type, order.runtime_version, order.provisioning)
+
+
+def start(place: Slice, arguments: Sequence[str]) -> list[str]:
+    """Returns the command that starts the run on every worker."""
+    return place.on_workers("all", "start", *arguments)
+
+
+def show(cloud: Gcloud, place: Slice, order: Order) -> None:
+    """Prints, for a dry run, what a watch calls if the slice comes and stays."""
+    for command in (create(place, order), place.describe_queue(), place.describe_node()):
+        cloud.ask(command)
+    push.send(cloud, place)
+    cloud.do(start(place, order.arguments))
+    cloud.worker_state(place)

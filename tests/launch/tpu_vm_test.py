@@ -1,0 +1,399 @@
+import os
+import shlex
+import shutil
+import tarfile
+
+import pytest
+
+from launch import tpu_vm
+from launch.tpu import catalog, push, watch
+from launch.tpu.gcloud import Gcloud, GcloudError, Slice
+from simclr_jax.core.errors import UserError
+
+PLACE = ("slice1", "--zone=us-west4-a", "--project=my-project")
+OFFER = ("--type=v5litepod-8", "--spot")
+TRAIN = ("--", "train", "--config=configs/simclr_imagenet.py:v2_r50_1x", "--workdir=gs://b/run")
+WATCH = ("watch", *PLACE, *OFFER, *TRAIN)
+ACTIVE = {"queue": ["ACTIVE"], "node": ["READY"]}
+NOT_FOUND = [1, "ERROR: (gcloud.describe) NOT_FOUND: Resource 'slice1' was not found"]
+QUOTA = [1, "RESOURCE_EXHAUSTED: Quota limit TPUV5sPreemptible has been exceeded. Limit: 8"]
+SSH_DOWN = [255, "ssh: connect to host 34.1.2.3 port 22: Connection refused"]
+
+
+def state(name):
+    return f"simclr_jax state: {name}"
+
+
+def test_create_asks_for_a_spot_slice_with_the_runtime_of_its_type(cloud):
+    assert cloud.main("create", *PLACE, *OFFER) == 0
+    (call,) = cloud.calls
+    assert call["arguments"] == [
+        *("compute", "tpus", "queued-resources", "create", "slice1", "--zone=us-west4-a"),
+        *("--project=my-project", "--node-id=slice1", "--accelerator-type=v5litepod-8"),
+        *("--runtime-version=v2-alpha-tpuv5-lite", "--spot"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"), [([], []), (["--on-demand"], []), (["--reserved"], ["--reserved"])]
+)
+def test_create_asks_on_demand_unless_told_otherwise(cloud, flags, expected):
+    assert cloud.main("create", *PLACE, "--type=v5litepod-8", *flags) == 0
+    assert cloud.calls[0]["arguments"][10:] == expected
+
+
+def test_create_shows_why_it_was_refused(cloud, capfd):
+    cloud.answer(create=[QUOTA])
+    assert cloud.main("create", *PLACE, *OFFER) == 1
+    assert "Quota limit" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["create", "Slice_1", *PLACE[1:], *OFFER], "such as 'slice-1'"),
+        (["create", "--zone=us-west4-a", "-x", *OFFER], None),
+        (["create", "a; rm -rf ~", *PLACE[1:], *OFFER], "cannot name a slice"),
+        (["create", "slice1", "--zone=us-west4-q", *OFFER], "Did you mean 'us-west4-a'"),
+        (["status", "slice1", "--zone=moon"], "No TPU zone 'moon'"),
+        (["create", *PLACE, "--type=v5litepod-12"], "v5litepod has v5litepod-1, v5litepod-4"),
+        (["create", *PLACE, "--type=v5e-16"], "Did you mean 'v5litepod-16'"),
+        (["create", *PLACE, "--type=h100-8"], "Kinds are v2, v3, v4, v5litepod, v5p, v6e"),
+        (["create", *PLACE, "--type=v4-8"], "v4-8 is in us-central2-b; us-west4-a has v5litepod-1"),
+        (
+            ["create", *PLACE, *OFFER, "--runtime-version=tpu-vm-base"],
+            "needs 'v2-alpha-tpuv5-lite'",
+        ),
+        (["create", *PLACE, *OFFER, "--reserved"], None),
+        (["create", *PLACE[:2], "--project=My Project", *OFFER], "is no project ID"),
+        (["create", *PLACE, *OFFER, *TRAIN], "takes nothing after --"),
+        (["run", *PLACE], "Say what to run"),
+        (["run", *PLACE, "--", "trian"], "Did you mean 'train'"),
+        (["run", *PLACE, "--", "train", "--config=configs/simclr_digit.py"], "simclr_digits.py"),
+        (["run", *PLACE, "--", "train", "--config", "configs/none.py"], "there is no file"),
+        ([*WATCH[:-1], "--workdir=runs/a"], "deleted with the slice"),
+        (["watch", *PLACE, *OFFER, *TRAIN[:3]], "watch needs --workdir=gs://"),
+        (["logs", *PLACE, "--worker=first"], "give the number of a worker"),
+        (["logs", *PLACE, "--lines=0"], "--lines=0"),
+        (["logs", *PLACE, "--lines=many"], None),
+        (["logs", *PLACE, "--li=5"], None),
+        (["restart", *PLACE], None),
+        ([], None),
+    ],
+)
+def test_refuses_bad_input_before_anything_is_called(cloud, capsys, words, message):
+    if message is None:  # the argument parser's own
+        with pytest.raises(SystemExit, match="2"):
+            cloud.main(*words)
+    else:
+        assert cloud.main(*words) == 2
+        assert message in capsys.readouterr().err
+    assert cloud.calls == []
+
+
+def test_a_missing_gcloud_is_a_mistake_of_the_user(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert tpu_vm.main(["create", *PLACE, *OFFER]) == 2
+    assert "gcloud is not on PATH" in capsys.readouterr().err
+    assert tpu_vm.main(["create", *PLACE, *OFFER, "--dry-run"]) == 0
+
+
+@pytest.mark.parametrize("answer", ["", "(unset)"])
+def test_a_missing_project_is_a_mistake_of_the_user(cloud, capsys, answer):
+    cloud.answer(config=[answer])
+    assert cloud.main("create", *PLACE[:2], *OFFER) == 2
+    assert "gcloud config set project" in capsys.readouterr().err
+    assert cloud.kinds() == ["config"]
+
+
+def test_the_project_comes_from_gcloud_or_the_environment(cloud, monkeypatch):
+    cloud.answer(config=["from-gcloud"])
+    assert cloud.main("delete", *PLACE[:2]) == 0
+    monkeypatch.setenv("CLOUDSDK_CORE_PROJECT", "from-environment")
+    assert cloud.main("delete", *PLACE[:2]) == 0
+    assert cloud.kinds() == ["config", "delete", "delete"]
+    assert "--project=from-gcloud" in cloud.calls[1]["arguments"]
+    assert "--project=from-environment" in cloud.calls[2]["arguments"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("create", *PLACE, *OFFER),
+        ("push", *PLACE),
+        ("run", *PLACE, *TRAIN),
+        ("logs", *PLACE, "--follow"),
+        ("status", *PLACE),
+        ("delete", *PLACE),
+        WATCH,
+    ],
+    ids=lambda words: words[0],
+)
+def test_dry_run_prints_the_commands_that_a_real_run_calls(cloud, capfd, words):
+    cut = words.index("--") if "--" in words else len(words)
+    assert cloud.main(*words[:cut], "--dry-run", *words[cut:]) == 0
+    printed = [shlex.split(line) for line in capfd.readouterr().out.splitlines()]
+    assert cloud.calls == []
+    cloud.answer(
+        queue=[NOT_FOUND, "ACTIVE"] if words is WATCH else ["ACTIVE"],
+        node=["READY"],
+        state=[state("absent"), state("exited 0")],
+    )
+    assert cloud.main(*words) == 0
+    called = [["gcloud", *call["arguments"]] for call in cloud.calls]
+    assert printed
+    assert all(command in called for command in printed)
+    assert all(command in printed for command in called)
+
+
+HOSTILE = (
+    "a; rm -rf $HOME",
+    "$(touch injected)",
+    "`touch injected`",
+    'it\'s "two"  spaces',
+    "-x\ny*",
+)
+
+
+@pytest.mark.parametrize("workdir", HOSTILE)
+def test_hostile_arguments_reach_the_program_as_they_are(cloud, home, workdir):
+    cloud.answer(home=str(home))
+    assert cloud.main("run", *PLACE, "--", "train", f"--workdir={workdir}") == 0
+    wait_for_end(home)
+    arguments = (home / "arguments").read_text().split("\0")[:-1]
+    assert arguments == ["-m", "simclr_jax", "train", f"--workdir={workdir}"]
+    assert not list(home.rglob("injected"))
+
+
+def wait_for_end(home):
+    lock = home / "simclr_jax/lock"
+    assert os.system(shlex.join(["flock", "--timeout", "20", str(lock), "true"])) == 0
+
+
+def remote_state(cloud):
+    return Gcloud().worker_state(Slice("slice1", "us-west4-a", "my-project"))
+
+
+def test_a_run_outlives_the_session_and_leaves_its_exit_code(cloud, home):
+    cloud.answer(home=str(home))
+    (home / "bin/python").write_text("#!/usr/bin/env bash\necho out\nread < $HOME/gate\nexit 7\n")
+    os.mkfifo(home / "gate")
+    assert remote_state(cloud) == "installed"
+    assert cloud.main("run", *PLACE, "--", "train") == 0  # has returned, the run waits
+    assert remote_state(cloud) == "running"
+    assert cloud.main("run", *PLACE, "--", "train") == 1
+    assert cloud.main("push", *PLACE) == 1  # new code under a run is refused, too
+    with open(home / "gate", "w") as gate:
+        gate.write("go\n")
+    wait_for_end(home)
+    assert remote_state(cloud) == "exited 7"
+    assert (home / "simclr_jax/run.log").read_text() == "out\n"
+
+
+def test_stop_asks_the_run_to_end_and_keeps_its_exit_code(cloud, home):
+    cloud.answer(home=str(home))
+    os.mkfifo(home / "up")
+    (home / "bin/python").write_text(
+        "#!/usr/bin/env bash\ntrap 'exit 143' TERM\nsleep 60 &\necho up > $HOME/up\nwait\n"
+    )
+    assert cloud.main("run", *PLACE, "--", "train") == 0
+    assert (home / "up").read_text() == "up\n"
+    assert os.system(f"cd {home} && HOME={home} bash simclr_jax_worker.sh stop") == 0
+    assert remote_state(cloud) == "exited 143"
+
+
+def test_install_replaces_the_code_and_keeps_the_environment(cloud, home, monkeypatch):
+    monkeypatch.setenv("PATH", f"{home}/bin{os.pathsep}{os.environ['PATH']}")
+    shutil.copy(home / "bin/python", home / "bin/python3.13")  # else uv would fetch one
+    code = home / "simclr_jax/code"
+    with tarfile.open(home / "simclr_jax_code.tar.gz", "w:gz") as tar:
+        tar.add(code / "launch/env.sh", arcname="launch/env.sh")
+    (code / ".venv").mkdir()
+    (code / "stale.py").touch()
+    (home / "simclr_jax/exit_code").write_text("0\n")
+    (home / "simclr_jax/installed").unlink()
+    cloud.answer(home=str(home))
+    assert remote_state(cloud) == "absent"
+    assert cloud.main("push", *PLACE) == 0
+    assert sorted(path.name for path in code.iterdir()) == [".venv", "launch"]
+    assert (home / "arguments").read_text().split("\0")[-2] == "jax[tpu]"
+    assert remote_state(cloud) == "installed"
+
+
+def test_a_run_that_left_no_exit_code_is_dead(cloud, home):
+    cloud.answer(home=str(home))
+    (home / "simclr_jax/pid").write_text("12345\n")
+    assert remote_state(cloud) == "dead"
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ([3, "slice1-w0: a run is under way"], "A run is under way on slice1"),
+        ([4, "slice1-w0: no code was pushed"], "`push` first"),
+        ([127, "bash: simclr_jax_worker.sh: No such file or directory"], "`push` first"),
+        (SSH_DOWN, "exit code 255"),
+    ],
+)
+def test_run_says_why_it_did_not_start(cloud, capfd, answer, message):
+    cloud.answer(start=[answer])
+    assert cloud.main("run", *PLACE, *TRAIN) == 1
+    assert message in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("scenario", "printed", "code"),
+    [
+        ({"queue": [NOT_FOUND]}, "request ABSENT", 1),
+        ({"queue": ["WAITING_FOR_RESOURCES"]}, "request WAITING_FOR_RESOURCES\nVMs     -", 0),
+        ({**ACTIVE, "state": [state("exited 0")]}, "VMs     READY\nrun     exited 0", 0),
+        ({**ACTIVE, "state": [[127, "no such file"]]}, "run     absent", 0),
+        ({"queue": ["ACTIVE"], "node": ["PREEMPTED"]}, "VMs     PREEMPTED\nrun     -", 0),
+    ],
+)
+def test_status_names_all_three_states(cloud, capsys, scenario, printed, code):
+    cloud.answer(**scenario)
+    assert cloud.main("status", *PLACE) == code
+    assert printed in capsys.readouterr().out
+
+
+def test_a_command_that_hangs_is_ended_with_all_that_it_started(cloud):
+    with pytest.raises(GcloudError, match=r"no answer in 0\.1 seconds"):
+        Gcloud().ask(["bash", "-c", "sleep 60 & wait"], timeout_seconds=0.1)
+
+
+LOOKS = ("queue", "node", "state")
+FROM_NOTHING = ["create", "scp", "install", "start"]
+
+
+def test_watch_takes_a_run_from_nothing_to_its_end(cloud):
+    cloud.answer(
+        queue=[NOT_FOUND, "ACCEPTED", "WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE"],
+        node=["CREATING", "READY"],
+        state=[[127, "no such file"], state("running"), state("exited 0")],
+    )
+    assert cloud.main(*WATCH) == 0
+    assert cloud.kinds(*LOOKS) == FROM_NOTHING
+    assert set(cloud.clock.pauses) == {watch.POLL_SECONDS}
+
+
+@pytest.mark.parametrize("code", [0, 1, 2])
+def test_watch_returns_what_the_run_returned(cloud, code):
+    cloud.answer(**ACTIVE, state=[state("running"), state(f"exited {code}")])
+    assert cloud.main(*WATCH) == code
+    assert cloud.kinds(*LOOKS) == []
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [
+        {"queue": ["ACTIVE", "SUSPENDING", "SUSPENDED", "ACTIVE"], "node": ["READY"]},
+        {"queue": ["ACTIVE"], "node": ["READY", "PREEMPTED", "READY"]},
+        {"queue": ["ACTIVE"], "node": ["READY", "TERMINATED", "READY"]},
+        {"queue": ["ACTIVE", "FAILED", "ACTIVE"], "node": ["READY"]},
+        {"queue": ["ACTIVE", NOT_FOUND, "ACTIVE"], "node": ["READY"]},
+    ],
+)
+def test_watch_recreates_a_lost_slice_and_resumes(cloud, lost):
+    cloud.answer(**lost, state=[state("running"), [127, "no such file"], state("exited 0")])
+    assert cloud.main(*WATCH) == 0
+    assert [kind for kind in cloud.kinds(*LOOKS) if kind not in ("stop", "delete")] == FROM_NOTHING
+    starts = [call["command"] for call in cloud.calls if call["kind"] == "start"]
+    assert starts == [shlex.join(["bash", "simclr_jax_worker.sh", "start", *TRAIN[1:]])]
+
+
+@pytest.mark.parametrize("ended", ["exited 143", "dead"])
+def test_watch_resumes_a_run_that_was_stopped_on_a_slice_that_stays(cloud, ended):
+    cloud.answer(**ACTIVE, state=[state(ended), state("running"), state("exited 0")])
+    assert cloud.main(*WATCH) == 0
+    assert cloud.kinds(*LOOKS) == ["stop", "start"]
+
+
+def test_watch_tries_again_with_growing_pauses_and_then_gives_up(cloud, capsys):
+    cloud.answer(queue=[NOT_FOUND], create=[QUOTA])
+    assert cloud.main(*WATCH) == 1
+    assert cloud.kinds(*LOOKS) == ["create"] * watch.MAX_FAILURES
+    assert cloud.clock.pauses == [30, 60, 120, 240, 480]
+    assert "Quota limit" in capsys.readouterr().err
+
+
+def test_watch_survives_ssh_failures_that_pass(cloud):
+    cloud.answer(
+        **ACTIVE, state=[SSH_DOWN, SSH_DOWN, state("running"), SSH_DOWN, state("exited 0")]
+    )
+    assert cloud.main(*WATCH) == 0
+    assert cloud.clock.pauses == [30, 60, watch.POLL_SECONDS, 30]
+
+
+def test_watch_does_not_repeat_what_no_repetition_mends(cloud):
+    cloud.answer(queue=[[1, "PERMISSION_DENIED: Permission 'tpu.queuedResources.get' denied"]])
+    assert cloud.main(*WATCH) == 1
+    assert cloud.kinds() == ["queue"]
+
+
+def test_watch_gives_up_after_max_restarts(cloud, capsys):
+    cloud.answer(queue=["SUSPENDED"])
+    assert cloud.main(*WATCH[:2], "--max-restarts=3", *WATCH[2:]) == 1
+    assert cloud.kinds(*LOOKS) == ["delete", "create"] * 3
+    assert "--max-restarts=3" in capsys.readouterr().err
+    assert [seconds for seconds in cloud.clock.pauses if seconds != watch.POLL_SECONDS] == [30]
+
+
+def test_watch_starts_all_workers_anew_after_a_start_that_reached_some(cloud):
+    cloud.answer(
+        **ACTIVE,
+        state=[state("installed"), state("running"), state("exited 0")],
+        start=[SSH_DOWN, ""],
+    )
+    assert cloud.main(*WATCH) == 0
+    assert cloud.kinds(*LOOKS) == ["start", "stop", "start"]
+
+
+def test_watch_pushes_again_after_a_push_that_reached_some(cloud):
+    cloud.answer(
+        **ACTIVE,
+        state=[state("absent"), state("installed"), state("exited 0")],
+        install=[SSH_DOWN, ""],
+    )
+    assert cloud.main(*WATCH) == 0
+    assert cloud.kinds(*LOOKS) == ["scp", "install", "scp", "stop", "install", "start"]
+
+
+def test_watch_pushes_where_a_worker_turns_out_to_have_no_code(cloud):
+    cloud.answer(
+        **ACTIVE,
+        state=[state("installed"), state("running"), state("exited 0")],
+        start=[[4, "no code was pushed"], ""],
+    )
+    assert cloud.main(*WATCH) == 0
+    assert cloud.kinds(*LOOKS) == ["start", "scp", "stop", "install", "stop", "start"]
+
+
+def test_watch_leaves_a_slice_alone_that_somebody_stopped(cloud, capsys):
+    cloud.answer(queue=["ACTIVE"], node=["STOPPED"])
+    assert cloud.main(*WATCH) == 1
+    assert "start or delete them" in capsys.readouterr().err
+    assert cloud.kinds(*LOOKS) == []
+
+
+def test_the_archive_holds_the_files_as_they_are_and_nothing_ignored(tmp_path):
+    root = tmp_path / "clone"
+    root.mkdir()
+    assert os.system(f"git init --quiet {shlex.quote(str(root))}") == 0
+    for name, text in {".gitignore": "runs/\n", "new file.py": "x = 1\n"}.items():
+        (root / name).write_text(text)
+    (root / "runs").mkdir()
+    (root / "runs/big").write_text("ignored")
+    push.pack(root, tmp_path / "out/code.tar.gz")
+    with tarfile.open(tmp_path / "out/code.tar.gz") as tar:
+        assert tar.getnames() == [".gitignore", "new file.py"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["code.tar.gz"]
+    with pytest.raises(UserError, match="git init"):
+        push.pack(tmp_path / "out", tmp_path / "other.tar.gz")
+
+
+def test_every_offer_is_consistent():
+    assert len(catalog.TYPES) == sum(len(offer.sizes) for offer in catalog.OFFERS)
+    for name, offer in catalog.TYPES.items():
+        for zone in offer.zones:
+            assert catalog.check_offer(name, zone) == offer.runtime_version
