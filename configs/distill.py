@@ -79,7 +79,7 @@ def get_config(variant: str = "v2_r50_1x,fraction=0.01") -> ConfigDict:
         config.run.update(epochs=24, log_every=25)
         config.data.update(name="tfds/cifar10", test_split="test", batch_size=128, canvas=32)
         config.data.update(fraction=float(options.get("fraction", "1")), keep_unlabelled=True)
-        config.augment.update(size=32, min_area=0.3)
+        config.augment = dict(name="finetune", size=32, min_area=0.3)
         config.encoder = dict(name="resnet", depth=18, width=0.125, stem="imagenet")
         config.optim = dict(name="adamw", weight_decay=1e-4)
         config.schedule = dict(base_lr=2e-3, scaling="none", warmup_epochs=0.5)

@@ -56,6 +56,8 @@ code lacks; without it `v2_r50_1x` reaches 71.1 instead of 71.7, says its author
 def recipe(name: str) -> ModuleType:
     """Imports configs/NAME.py."""
     spec = importlib.util.spec_from_file_location(name, ROOT / "configs" / f"{name}.py")
+    if spec is None or spec.loader is None:
+        raise FileNotFoundError(name)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -84,7 +86,7 @@ def section() -> str:
 
 def main() -> None:
     """Runs the command."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--write", action="store_true", help="replace the table in README.md")
     if not parser.parse_args().write:
         print(section(), end="")
