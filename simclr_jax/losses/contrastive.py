@@ -11,6 +11,16 @@ import optax
 from jaxtyping import Array, Float
 
 from simclr_jax.core.types import Metrics, Scalar
+from simclr_jax.losses.tiled import (
+    TILE,
+    log_sum_exp_against,
+    log_sum_exp_within,
+    top_and_entropy,
+)
+
+# More rows than this are contrasted in tiles: at 8192, the batch of 4096 that the papers train
+# with, all similarities are 256 MB in float32, and sharded they are little beside activations.
+MAX_DENSE_ROWS = 8192
 
 
 def l2_normalize(x: Float[Array, "*b d"], eps: float = 1e-12) -> Float[Array, "*b d"]:
@@ -24,6 +34,7 @@ def nt_xent(
     temperature: float,
     keys: Float[Array, "_ _ d"] | None = None,
     queue: Float[Array, "k d"] | None = None,
+    tile: int | None = None,
 ) -> Scalar:
     """Normalized temperature-scaled cross entropy over all 2b views (SimCLR, Eq. 1).
 
@@ -40,6 +51,10 @@ def nt_xent(
       temperature: divides the cosine similarity; dimensionless, > 0, 0.1 on ImageNet.
       keys: projections of the same views by a momentum encoder, [b, 2, d], any scale.
       queue: keys of past batches, [k, d], rows of unit length.
+      tile: compares with so many candidates at a time, which takes memory in proportion to
+        tile * (2b + k) and not to the square of the batch (see `tiled`); the same value and
+        gradient but for rounding. None: all at once up to `MAX_DENSE_ROWS` rows of z, and in
+        tiles of a good size above.
 
     Returns:
       Mean loss per view in nats; log(2b - 1 + k) when all similarities are equal.
@@ -47,7 +62,7 @@ def nt_xent(
       value (google-research/simclr, tf2/objective.py); it has neither keys nor queue.
 
     Raises:
-      ValueError: if z is not [b, 2, d], or keys have another shape.
+      ValueError: if z is not [b, 2, d], keys have another shape, or the tile is below 1.
 
     Source: Chen et al. 2020, https://arxiv.org/abs/2002.05709, Section 2.1. Keys and queue:
     He et al. 2019, https://arxiv.org/abs/1911.05722, Eq. 1, here with the keys of this
@@ -57,13 +72,18 @@ def nt_xent(
     if keys is not None and keys.shape != z.shape:
         raise ValueError(f"nt_xent needs keys of the shape of z, {z.shape}, got {keys.shape}.")
     z = _unit_rows(z)  # [n, d]
-    candidates = z if keys is None else jax.lax.stop_gradient(_unit_rows(keys))
+    keys = None if keys is None else jax.lax.stop_gradient(_unit_rows(keys))
+    queue = None if queue is None else jax.lax.stop_gradient(queue)
+    tile = _chosen_tile(tile, z.shape[0])
+    if tile is not None:
+        return _tiled_nt_xent(z, keys, queue, temperature, tile)
+    candidates = z if keys is None else keys
     logits = _similarities(z, candidates) / temperature  # [n, n]
     logits = jnp.where(jnp.eye(z.shape[0], dtype=bool), -jnp.inf, logits)
     positives = jnp.arange(z.shape[0]) ^ 1
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, positives)
     if queue is not None:
-        past = _similarities(z, jax.lax.stop_gradient(queue)) / temperature  # [n, k]
+        past = _similarities(z, queue) / temperature  # [n, k]
         # log(A + B) = log A + softplus(log B - log A). Joined to one [n, 2b + k] the logits
         # would be split by rows, and every device would need the whole queue. Apart, a
         # sharded queue stays where it is; z, its gradient and sums of [n] travel.
@@ -72,7 +92,9 @@ def nt_xent(
     return losses.mean()
 
 
-def contrastive_metrics(z: Float[Array, "b v d"], *, temperature: float) -> Metrics:
+def contrastive_metrics(
+    z: Float[Array, "b v d"], *, temperature: float, tile: int | None = None
+) -> Metrics:
     """How well the first view of each image finds its second among all b second views.
 
     As the official code measures it: one direction, b candidates, views of the same
@@ -81,6 +103,7 @@ def contrastive_metrics(z: Float[Array, "b v d"], *, temperature: float) -> Metr
     Args:
       z: projections, [b, 2, d], as for `nt_xent`.
       temperature: divides the cosine similarity.
+      tile: candidates at a time, as for `nt_xent`.
 
     Returns:
       "contrastive_accuracy": share of images whose own second view is the most similar,
@@ -88,10 +111,15 @@ def contrastive_metrics(z: Float[Array, "b v d"], *, temperature: float) -> Metr
       candidates, log(b) when it cannot tell them apart.
 
     Raises:
-      ValueError: if z is not [b, 2, d].
+      ValueError: if z is not [b, 2, d], or the tile is below 1.
     """
     _check_two_views(z, "contrastive_metrics")
     z = jax.lax.stop_gradient(l2_normalize(_at_least_float32(z)))
+    tile = _chosen_tile(tile, 2 * z.shape[0])
+    if tile is not None:
+        best, entropy = top_and_entropy(z[:, 0], z[:, 1], temperature=temperature, tile=tile)
+        accuracy = (best == jnp.arange(z.shape[0])).mean()
+        return {"contrastive_accuracy": accuracy, "contrastive_entropy": entropy.mean()}
     logits = z[:, 0] @ z[:, 1].T / temperature  # [b, b]
     log_p = jax.nn.log_softmax(logits)
     accuracy = (jnp.argmax(logits, axis=-1) == jnp.arange(z.shape[0])).mean()
@@ -99,6 +127,34 @@ def contrastive_metrics(z: Float[Array, "b v d"], *, temperature: float) -> Metr
         "contrastive_accuracy": accuracy,
         "contrastive_entropy": -(jnp.exp(log_p) * log_p).sum(-1).mean(),
     }
+
+
+def _tiled_nt_xent(
+    z: Float[Array, "n d"],
+    keys: Float[Array, "n d"] | None,
+    queue: Float[Array, "k d"] | None,
+    temperature: float,
+    tile: int,
+) -> Scalar:
+    pairs = z.reshape(-1, 2, z.shape[-1])
+    partners = (pairs if keys is None else keys.reshape(pairs.shape))[:, ::-1]
+    positives = jnp.sum(pairs * partners, axis=-1).reshape(-1) / temperature
+    settings = {"temperature": temperature, "tile": tile}
+    if keys is None:
+        sums = log_sum_exp_within(z, **settings)
+    else:
+        sums = log_sum_exp_against(z, keys, skip_own=True, **settings)
+    if queue is not None:
+        sums = jnp.logaddexp(sums, log_sum_exp_against(z, queue, skip_own=False, **settings))
+    return (sums - positives).mean()
+
+
+def _chosen_tile(tile: int | None, num_rows: int) -> int | None:
+    if tile is None:
+        return TILE if num_rows > MAX_DENSE_ROWS else None
+    if tile < 1:
+        raise ValueError(f"tile={tile}; it must be at least 1, or None to choose by size.")
+    return tile
 
 
 def _check_two_views(z: Float[Array, "..."], name: str) -> None:

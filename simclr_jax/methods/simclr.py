@@ -25,6 +25,7 @@ def simclr(
     *,
     temperature: float = 0.1,
     memory: Mapping[str, Any] | None = None,
+    loss_tile: int | None = None,
 ) -> Method:
     """Returns SimCLR for `model`.
 
@@ -33,12 +34,20 @@ def simclr(
       augment: (key, batch) -> two views of each image.
       temperature: of NT-Xent, > 0.
       memory: settings of `Memory`, SimCLRv2's; None to contrast the views of one batch only.
+      loss_tile: candidates that the loss compares with at a time; memory grows with it. None
+        or 0: all at once, or tiles of a good size for a batch above 4096 images.
 
     Raises:
-      ValueError: if the temperature is not positive, or a setting of the memory is wrong.
+      ValueError: if the temperature is not positive, the tile is negative, or a setting of the
+        memory is wrong.
     """
     if not temperature > 0:
         raise ValueError(f"temperature={temperature}; it must be > 0. The papers use 0.1 to 0.5.")
+    if loss_tile is not None and loss_tile < 0:
+        raise ValueError(
+            f"loss_tile={loss_tile}; it must be at least 1, or 0 or None to choose by size."
+        )
+    tile = loss_tile or None
     remember = None if memory is None else call("config.method.memory", Memory, memory)
 
     def init(key: PRNGKey, views: Views) -> Variables:
@@ -60,13 +69,13 @@ def simclr(
             target, queue = state.method_state["target"], negatives(state.method_state["queue"])
             keys, target_stats = _project(model, target["params"], target["batch_stats"], views)
             carry = (keys, target_stats)
-        value = nt_xent(z, temperature=temperature, keys=keys, queue=queue)
+        value = nt_xent(z, temperature=temperature, keys=keys, queue=queue, tile=tile)
         num_past = 0 if queue is None else queue.shape[0]
         metrics = {
             "loss": value,
             # All similarities equal: nothing learned.
             "loss_chance": jnp.log(2.0 * z.shape[0] - 1.0 + num_past),
-            **contrastive_metrics(z, temperature=temperature),
+            **contrastive_metrics(z, temperature=temperature, tile=tile),
         }
         return value, StepOutput(batch_stats, metrics, carry)
 

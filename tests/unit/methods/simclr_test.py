@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import PartitionSpec as P
 
 from simclr_jax.core import rng
 from simclr_jax.core.errors import UserError
@@ -17,6 +18,7 @@ from simclr_jax.methods.memory import Memory
 from simclr_jax.methods.simclr import simclr
 from simclr_jax.models.heads import Projector
 from simclr_jax.models.ssl import SSLModel
+from simclr_jax.parallel.mesh import make_mesh
 from simclr_jax.train.step import init_state, make_train_step
 
 ROOT = jax.random.key(0)
@@ -183,3 +185,19 @@ def test_the_papers_size_and_rate_are_the_defaults():
     init = functools.partial(init_state, method({}), TX, ROOT)
     queue = jax.eval_shape(init, BATCH).method_state["queue"]
     assert queue.shape == (65536 // KEYS, KEYS, D)
+
+
+def test_a_tile_reaches_the_loss_which_knows_that_its_mesh_has_one_device():
+    one = jax.NamedSharding(make_mesh(jax.devices()[:1]), P())
+    placed = jax.device_put((start(None), BATCH), one)
+    programs = []
+    for tile in (0, 12):
+        tiled = simclr(MODEL, augment, temperature=0.2, loss_tile=tile)
+        programs.append(str(jax.make_jaxpr(make_train_step(tiled, TX, ROOT))(*placed)))
+    assert [f"f32[{KEYS},{KEYS}]" in program for program in programs] == [True, False]
+    assert "f32[12,12]" in programs[1]
+
+
+def test_a_negative_tile_is_refused():
+    with pytest.raises(ValueError, match="loss_tile=-1; it must be at least 1"):
+        simclr(MODEL, augment, loss_tile=-1)
