@@ -93,8 +93,8 @@ def test_a_checkpoint_of_another_depth_is_refused(tmp_path):
         *("--config.encoder.width=0.125", "--config.encoder.stem=cifar"),
     )
     assert result.returncode == 2
-    assert "does not fit params/encoder" in result.stderr
-    assert "stage1/block2/conv1/kernel is not there" in result.stderr
+    assert "imported:batch_stats/encoder does not fit batch_stats/encoder" in result.stderr
+    assert "stage1/block2/norm1/mean is not there" in result.stderr
 
 
 def test_five_lines_fine_tune_an_exported_digits_run_in_pytorch(tmp_path):
