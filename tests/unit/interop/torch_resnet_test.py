@@ -18,8 +18,8 @@ pytest.importorskip("safetensors")
 
 from safetensors.torch import load_file, save_file  # noqa: E402  # only where torch is
 
-from simclr_jax.interop import torch_resnet  # noqa: E402
-from simclr_jax.interop.torch_bridge import torch_module  # noqa: E402
+from simclr_jax.interop import torch_resnet  # noqa: E402  # imports torch
+from simclr_jax.interop.torch_bridge import torch_module  # noqa: E402  # likewise
 
 SIZES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 SIZES[152] = (3, 8, 36, 3)
