@@ -10,7 +10,7 @@ import jax
 from clu import parameter_overview
 from etils import epath
 
-from simclr_jax.build.parts import Parts, augmented_views, parts
+from simclr_jax.build.parts import Parts, augmented_views, parts, train_step
 from simclr_jax.core.errors import UserError
 from simclr_jax.core.sections import call
 from simclr_jax.core.state import TrainState
@@ -18,15 +18,13 @@ from simclr_jax.core.types import Batch
 from simclr_jax.data.place import place_batches
 from simclr_jax.data.quarantine import Quarantine
 from simclr_jax.evals.online import Apply, OnlineClassifier, OnlineKNN
-from simclr_jax.parallel.mesh import make_mesh
-from simclr_jax.parallel.sharding import batch_sharding, replicated
 from simclr_jax.train import workdir as workdirs
 from simclr_jax.train.checkpoint import Checkpoints, SaveCheckpoint
 from simclr_jax.train.health import StopOnNonFinite
 from simclr_jax.train.hooks import LogMetrics, StopOnSigterm
 from simclr_jax.train.loop import Hook
 from simclr_jax.train.metrics import MetricsWriter, view_sheet
-from simclr_jax.train.step import TrainStep, make_train_step
+from simclr_jax.train.step import TrainStep
 from simclr_jax.train.warm_start import replace_parts
 
 log = logging.getLogger(__name__)
@@ -50,7 +48,7 @@ def open_run(config: Mapping[str, Any], workdir: str) -> Iterator[Run]:
     Raises:
       UserError: if the config is wrong, or `workdir` is another run's or cannot be written.
     """
-    p = parts(config, make_mesh())
+    p = parts(config)
     writer = MetricsWriter(workdir)
     online_evaluation = call("config.evals", _online_evaluation, p.config["evals"], p, writer)
     workdirs.claim(workdir, p.config)
@@ -90,15 +88,9 @@ def open_run(config: Mapping[str, Any], workdir: str) -> Iterator[Run]:
         )
         stop_on_sigterm = StopOnSigterm(save_checkpoint)
         stack.enter_context(contextlib.closing(stop_on_sigterm))
-        shardings = _shardings(p)
         yield Run(
             state=state,
-            step=jax.jit(
-                make_train_step(p.method, p.tx, jax.random.key(p.run.seed)),
-                in_shardings=(shardings, batch_sharding(p.mesh)),
-                out_shardings=(shardings, replicated(p.mesh)),
-                donate_argnums=0,
-            ),
+            step=train_step(p),
             batches=place_batches(host_batches, p.mesh),
             num_steps=p.num_steps,
             hooks=[
@@ -120,16 +112,28 @@ def _initial_state(p: Parts, checkpoints: Checkpoints, first_step: int) -> Train
     # Before the first compilation, so that a wrong checkpoint costs no wait.
     restored = [start.restore(p.abstract_state) for start in p.warm_starts]
     params = p.abstract_state.params
+    if p.method.chunks > 1:
+        _explain_chunks(p)
     log.info(parameter_overview.get_parameter_overview(params, include_stats=False))
-    state = jax.jit(p.init, out_shardings=_shardings(p))()
+    shardings = jax.tree.map(lambda x: x.sharding, p.abstract_state)
+    state = jax.jit(p.init, out_shardings=shardings)()
     for start, trees in zip(p.warm_starts, restored, strict=True):
         state = replace_parts(state, trees)
         log.info("From %s: %s.", start.checkpoint, ", ".join(trees))
     return state
 
 
-def _shardings(p: Parts) -> TrainState:
-    return jax.tree.map(lambda x: x.sharding, p.abstract_state)
+def _explain_chunks(p: Parts) -> None:
+    exact = not jax.tree.leaves(p.network.shapes["batch_stats"])
+    log.info(
+        "Gradient cache: the network sees %d parts of %d images, the loss all %d images. %s",
+        p.method.chunks,
+        p.dataset.batch_size // p.method.chunks,
+        p.dataset.batch_size,
+        "The gradient is that of the whole batch."
+        if exact
+        else "BatchNorm normalises each part with its own statistics; everything else is exact.",
+    )
 
 
 def _online_evaluation(

@@ -20,7 +20,7 @@ from simclr_jax.data.records import Record
 from simclr_jax.models.published import NETWORKS
 from simclr_jax.models.resnet import ResNet
 from simclr_jax.models.ssl import ENCODERS
-from simclr_jax.parallel.mesh import make_mesh
+from simclr_jax.parallel.sharding import PRESETS
 from simclr_jax.run import _online_evaluation
 from simclr_jax.train.metrics import MetricsWriter
 
@@ -94,7 +94,7 @@ def build(name, variant):
         mock.patch.object(Dataset, "open", opened),
         mock.patch.object(resolve, "load_config", return_value=FINETUNED),
     ):
-        return parts(config.to_dict(), make_mesh(jax.devices()[:4]))
+        return parts(config.to_dict(), jax.devices()[:4])
 
 
 built = functools.cache(build)
@@ -102,6 +102,7 @@ built = functools.cache(build)
 
 def assert_complete(p):
     assert p.num_steps > 1
+    assert p.config["parallel"]["preset"] in PRESETS
     assert "encoder" in p.abstract_state.params
     evals = p.config["evals"]
     online = call("config.evals", _online_evaluation, evals, p, MetricsWriter("unused"))

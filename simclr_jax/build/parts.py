@@ -6,10 +6,11 @@ augment   augment.policies.POLICIES[name]    method    methods.METHODS[name]
 encoder   see build.network                  heads     see build.network
 evals     knn: evals.online.OnlineKNN, classifier: OnlineClassifier, judged while training
 warm_start  train.warm_start.WarmStart; may be absent
+parallel  parallel.sharding.Layout; may be absent
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -34,9 +35,9 @@ from simclr_jax.methods.distill import Teacher
 from simclr_jax.optim.build import OPTIMIZERS, with_rates
 from simclr_jax.optim.schedules import num_train_steps, recipe_schedule
 from simclr_jax.parallel.mesh import check_batch_size
-from simclr_jax.parallel.sharding import state_shardings
+from simclr_jax.parallel.sharding import Layout, batch_sharding, replicated
 from simclr_jax.train.loop import RunLength
-from simclr_jax.train.step import init_state
+from simclr_jax.train.step import TrainStep, init_state, make_train_step
 from simclr_jax.train.warm_start import WarmStart, module_trees
 
 
@@ -54,6 +55,7 @@ class Parts:
       init: () -> the state of step 0, unjitted, before the warm starts.
       warm_starts: checkpoints that replace parts of that state, in order.
       abstract_state: its shapes, types and shardings.
+      abstract_batch: those of a placed global batch.
     """
 
     config: dict[str, Any]
@@ -70,23 +72,36 @@ class Parts:
     init: Callable[[], TrainState]
     warm_starts: tuple[WarmStart, ...]
     abstract_state: TrainState
+    abstract_batch: dict[str, Any]
 
 
-def parts(config: Mapping[str, Any], mesh: Mesh) -> Parts:
+def parts(
+    config: Mapping[str, Any],
+    devices: Sequence[Any] | None = None,
+    *,
+    stand_in: Source | None = None,
+) -> Parts:
     """Builds what a config describes and checks that it fits together.
+
+    Args:
+      config: sections, see above.
+      devices: to train on, all of the run if None; they may be devices that are not there.
+      stand_in: takes the place of the training images, which are then not opened, and no images
+        are judged; None opens those of the config.
 
     Raises:
       UserError: naming the section, the key and the value that does not fit.
     """
-    config, dataset, source = resolve(config)
-    with blame("config.data"):
-        check_batch_size(dataset.batch_size, mesh)
+    config, dataset, source = resolve(config, stand_in)
+    layout = call("config.parallel", Layout, config["parallel"])
+    mesh = layout.mesh(devices)
     if dataset.batch_size > len(source):
         raise UserError(
             f"config.data.batch_size={dataset.batch_size} is more than the {len(source)} images "
             f"of {source.name}: an image would be in a batch twice. Use {len(source)} or less."
         )
-    test_source = dataset.open(dataset.test_split) if dataset.test_split is not None else None
+    judged = dataset.test_split if stand_in is None else None
+    test_source = dataset.open(judged) if judged is not None else None
     _check_classes(source, test_source, config["heads"])
     run = call("config.run", RunLength, config["run"])
     net = network(config)
@@ -100,25 +115,31 @@ def parts(config: Mapping[str, Any], mesh: Mesh) -> Parts:
         settings["teacher"], start = _teacher(settings["teacher"], config)
         warm_starts.append(start)
     method = call("config.method", method, settings, net.model, augment)
+    with blame("config.data"):
+        check_batch_size(dataset.batch_size, mesh, chunks=method.chunks)
     length = (len(source), dataset.batch_size, run.epochs)
     schedule = call("config.schedule", recipe_schedule, config["schedule"], *length)
     optimizer, settings = choose("config.optim", OPTIMIZERS, config["optim"])
     tx = call("config.optim", optimizer, settings, schedule)
     tx = with_rates(tx, ((method.frozen, 0.0),)) if method.frozen else tx
 
-    def init() -> TrainState:
+    def batch() -> dict[str, Any]:
         b, canvas = dataset.batch_size, dataset.canvas
-        batch = {  # only its shapes matter
+        return {
             "image": jnp.zeros((b, canvas, canvas, 3), jnp.uint8),
             "size": jnp.full((b, 2), canvas, jnp.int32),
             "label": jnp.full((b,), -1, jnp.int32),
         }
-        return init_state(method, tx, jax.random.key(run.seed), batch)
+
+    def init() -> TrainState:  # only the shapes of the batch matter
+        return init_state(method, tx, jax.random.key(run.seed), batch())
 
     with blame("config"):
         shapes = jax.eval_shape(init)
-        shardings = state_shardings(shapes, mesh)
+    with blame("config.parallel"):
+        shardings = layout.state_shardings(shapes, mesh)
     placed = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+    by_rows = batch_sharding(mesh)
     return Parts(
         config=config,
         mesh=mesh,
@@ -134,6 +155,21 @@ def parts(config: Mapping[str, Any], mesh: Mesh) -> Parts:
         init=init,
         warm_starts=tuple(warm_starts),
         abstract_state=jax.tree.map(placed, shapes, shardings),
+        abstract_batch=jax.tree.map(lambda x: placed(x, by_rows), jax.eval_shape(batch)),
+    )
+
+
+def train_step(p: Parts) -> TrainStep:
+    """Returns the jitted step of a run, which overwrites its state.
+
+    `train_step(p).lower(p.abstract_state, p.abstract_batch)` needs no data and no device.
+    """
+    shardings = jax.tree.map(lambda x: x.sharding, p.abstract_state)
+    return jax.jit(
+        make_train_step(p.method, p.tx, jax.random.key(p.run.seed)),
+        in_shardings=(shardings, batch_sharding(p.mesh)),
+        out_shardings=(shardings, replicated(p.mesh)),
+        donate_argnums=0,
     )
 
 

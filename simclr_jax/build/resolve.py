@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,12 +17,20 @@ from simclr_jax.train.workdir import load_config
 
 log = logging.getLogger(__name__)
 SECTIONS = ("run", "data", "augment", "encoder", "heads", "method", "optim", "schedule", "evals")
-OPTIONAL = ("warm_start",)
+OPTIONAL = ("warm_start", "parallel")
+# What people call the gradient accumulation that other code bases have.
+ACCUMULATION = re.compile("(num_)?(grad(ient)?s?_)?accum(ulat(e|ion))?(_grad(ient)?s?)?(_steps)?")
 LARGEST_DEFAULT_BATCH = 256
 
 
-def resolve(config: Mapping[str, Any]) -> tuple[dict[str, Any], Dataset, Source]:
+def resolve(
+    config: Mapping[str, Any], stand_in: Source | None = None
+) -> tuple[dict[str, Any], Dataset, Source]:
     """Returns the config with every value settled, and the images that settled it.
+
+    Args:
+      config: sections, see `build.parts`.
+      stand_in: takes the place of the training images; None opens those of the config.
 
     Raises:
       UserError: if a section is unknown or missing, or the images or the teacher are not there.
@@ -33,12 +42,14 @@ def resolve(config: Mapping[str, Any]) -> tuple[dict[str, Any], Dataset, Source]
                 f"config.{section} does not exist.{nearest(section, known)} "
                 f"Known sections: {', '.join(known)}."
             )
+    _refuse_accumulation(config)
     missing = [section for section in SECTIONS if section not in config]
     if missing:
         raise UserError(f"config.{missing[0]} is missing.")
     resolved = {section: dict(config[section]) for section in SECTIONS}
-    resolved["warm_start"] = dict(config["warm_start"]) if "warm_start" in config else {}
-    dataset, source = _open(resolved["data"], resolved["augment"])
+    for section in OPTIONAL:
+        resolved[section] = dict(config[section]) if section in config else {}
+    dataset, source = _open(resolved["data"], resolved["augment"], stand_in)
     method = resolved["method"]
     if "teacher" in method:
         method["teacher"] = _teacher(method["teacher"])
@@ -46,10 +57,24 @@ def resolve(config: Mapping[str, Any]) -> tuple[dict[str, Any], Dataset, Source]
     return resolved, dataset, source
 
 
-def _open(data: dict[str, Any], augment: dict[str, Any]) -> tuple[Dataset, Source]:
+def _refuse_accumulation(config: Mapping[str, Any]) -> None:
+    for section, values in config.items():
+        for key in values:
+            if ACCUMULATION.fullmatch(key):
+                raise UserError(
+                    f"config.{section}.{key} does not exist: gradients added up over small batches "
+                    "are not those of the large one, because a contrastive loss compares each "
+                    "image with all others of its batch. config.method.chunks=8 puts the batch "
+                    "through the network in 8 parts and contrasts all of it."
+                )
+
+
+def _open(
+    data: dict[str, Any], augment: dict[str, Any], stand_in: Source | None
+) -> tuple[Dataset, Source]:
     unsettled = {name: 2 for name in ("canvas", "batch_size") if data.get(name, 2) is None}
     dataset = call("config.data", Dataset, data | unsettled)
-    source = dataset.open_train()
+    source: Source = dataset.open_train() if stand_in is None else stand_in
     if data["canvas"] is None or augment.get("size", 0) is None:
         canvas, size = suggest_sizes(source)
         data["canvas"] = data["canvas"] or canvas

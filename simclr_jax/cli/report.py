@@ -37,7 +37,7 @@ def _report() -> None:
     run, workdir = trained.load(WORKDIR.value), epath.Path(WORKDIR.value)
     if "method" not in run.config:
         raise UserError(f"{workdir} holds an import, not a run: there is no training to report.")
-    p = parts(run.config, run.mesh)
+    p = parts(run.config)
     metrics = read_metrics(WORKDIR.value)
     results = workdir / "results.json"
     encoder = {"name": p.config["encoder"]["name"], **p.config["encoder"]}

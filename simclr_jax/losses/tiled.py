@@ -15,8 +15,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
+
+from simclr_jax.core.placement import by_rows, everywhere
 
 # Rows of a tile if none is asked for. On a CPU squares of 512 and of 1024 rows take the same time
 # within its noise, and squares of 256 take 15 % more.
@@ -85,7 +86,7 @@ def top_and_entropy(
       Index of the most similar candidate, the first of equals, and the entropy in nats of the
       softmax over candidates, both [n]. No gradient is meant to pass.
     """
-    z = _by_rows(z)
+    z = by_rows(z)
 
     def add(carry: tuple[Array, ...], strip: tuple[Array, Array]) -> tuple[Any, None]:
         top, best, total, weighted = carry
@@ -102,7 +103,7 @@ def top_and_entropy(
         return (new_top, best, fade * total + p.sum(axis=1), weighted), None
 
     tile = min(tile, candidates.shape[0])
-    strips = _tiles(_everywhere(candidates), tile)
+    strips = _tiles(everywhere(candidates), tile)
     firsts = tile * jnp.arange(len(strips))
     zeros = jnp.zeros_like(z[:, 0])
     # Below any cosine over the temperature of unit rows, and finite.
@@ -121,31 +122,11 @@ def _on_one_device(z: Float[Array, "n d"]) -> bool:
     return not mesh.empty and mesh.size == 1
 
 
-def _by_rows(x: Array) -> Array:
-    """Says that rows are split over all devices, lest `_everywhere` spreads to all uses of x."""
-    mesh = jax.typeof(x).sharding.mesh
-    if mesh.empty or x.shape[0] % mesh.size:
-        return x
-    return _placed(x, PartitionSpec(mesh.axis_names))
-
-
-def _everywhere(x: Array) -> Array:
-    """Gathers x at once, because XLA may choose to gather each tile when its turn comes."""
-    return _placed(x, PartitionSpec())
-
-
-def _placed(x: Array, spec: PartitionSpec) -> Array:
-    mesh = jax.typeof(x).sharding.mesh
-    if mesh.empty or any(kind is not AxisType.Auto for kind in mesh.axis_types):
-        return x
-    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
-
-
 def _sums_by_strips(
     z: Array, candidates: Array, temperature: float, tile: int, skip_own: bool
 ) -> Array:
     """Returns the log-sum-exp [n] of each row."""
-    z = _by_rows(z)
+    z = by_rows(z)
 
     def add(carry: tuple[Array, Array], strip: tuple[Array, Array]) -> tuple[Any, None]:
         top, total = carry
@@ -156,7 +137,7 @@ def _sums_by_strips(
 
     # A finite start, because a first strip may hold nothing but the row itself.
     start = jnp.full_like(z[:, 0], jnp.finfo(z.dtype).min)
-    strips = _tiles(_everywhere(candidates), tile)
+    strips = _tiles(everywhere(candidates), tile)
     firsts = tile * jnp.arange(len(strips))
     (top, total), _ = jax.lax.scan(add, (start, jnp.zeros_like(start)), (strips, firsts))
     return top + jnp.log(total)
@@ -178,7 +159,7 @@ def _gradient_by_strips(
     Row r is candidate r of every other row, and similarities are symmetric: what the gradient
     of z as candidates needs are the same logits, less the sums of the candidates.
     """
-    z = _by_rows(z)
+    z = by_rows(z)
 
     def add(total: Array, part: tuple[Array, ...]) -> tuple[Array, None]:
         strip, first, *of_strip = part
@@ -189,9 +170,9 @@ def _gradient_by_strips(
             weights += strip_grad[None, :] * jnp.exp(logits - strip_sums[None, :])
         return total + _product(weights, strip), None
 
-    strips = _tiles(_everywhere(candidates), tile)
+    strips = _tiles(everywhere(candidates), tile)
     firsts = tile * jnp.arange(len(strips))
-    of_strips = tuple(_tiles(_everywhere(x), tile) for x in (sums, grad)) if both else ()
+    of_strips = tuple(_tiles(everywhere(x), tile) for x in (sums, grad)) if both else ()
     total, _ = jax.lax.scan(add, jnp.zeros_like(z), (strips, firsts, *of_strips))
     return total / temperature
 

@@ -13,7 +13,14 @@ import jax.numpy as jnp
 from simclr_jax.core.state import TrainState
 from simclr_jax.core.types import Batch, Labels, Params, PRNGKey, Scalar, Views
 from simclr_jax.losses.classification import cross_entropy, distillation
-from simclr_jax.methods.base import Method, StepOutput, Variables, init_model
+from simclr_jax.methods.base import (
+    Method,
+    StepOutput,
+    Variables,
+    apply_model,
+    check_chunks,
+    init_model,
+)
 from simclr_jax.methods.supervised import require_classifier
 from simclr_jax.models.ssl import SSLModel
 
@@ -38,6 +45,7 @@ def distill(
     teacher: Teacher,
     temperature: float = 1.0,
     alpha: float = 1.0,
+    chunks: int = 1,
 ) -> Method:
     """Returns the training of `model` on what a teacher says of one view of each image.
 
@@ -52,11 +60,15 @@ def distill(
       temperature: of both softmaxes, > 0. The paper uses 0.1 for self-distillation and 1 for a
         smaller student.
       alpha: weight of the teacher, in [0, 1]; 1, the paper's choice, needs no label.
+      chunks: parts of the batch that go through the networks one after the other; see
+        `base.apply_model`.
 
     Raises:
-      ValueError: if the temperature or alpha is out of range, or the student has no classifier.
+      ValueError: if the temperature, alpha or chunks are out of range, or the student has no
+        classifier.
     """
     require_classifier(model)
+    check_chunks(chunks)
     if not temperature > 0:
         raise ValueError(f"temperature={temperature}; it must be > 0. The paper uses 0.1 and 1.")
     if not 0 <= alpha <= 1:
@@ -72,21 +84,18 @@ def distill(
         params: Params, state: TrainState, views: Views, labels: Labels, key: PRNGKey
     ) -> tuple[Scalar, StepOutput]:
         del key
-        images = views[:, 0]
-        taught = teacher.model.apply(state.method_state["teacher"], images, method="classify")
-        assert isinstance(taught, jax.Array)  # nothing is mutable here
-        out, updated = model.apply(
-            {"params": params, "batch_stats": state.batch_stats},
-            images,
-            train=True,
-            mutable=["batch_stats"],
+        views = views[:, :1]
+        known = state.method_state["teacher"]
+        said, _ = apply_model(
+            teacher.model, known["params"], known["batch_stats"], views, train=False, chunks=chunks
         )
-        logits = out["logits"]
+        out, batch_stats = apply_model(model, params, state.batch_stats, views, chunks=chunks)
+        logits, taught = out["logits"], said["logits"]
         value = alpha * distillation(logits, taught, temperature=temperature)
         if alpha < 1:
             value += (1 - alpha) * cross_entropy(logits, labels)
         agreement = (jnp.argmax(logits, axis=-1) == jnp.argmax(taught, axis=-1)).mean()
         metrics = {"loss": value, "agreement": agreement}
-        return value, StepOutput(updated["batch_stats"], metrics)
+        return value, StepOutput(batch_stats, metrics)
 
-    return Method(init, augment, loss)
+    return Method(init, augment, loss, chunks=chunks)

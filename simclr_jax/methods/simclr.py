@@ -4,6 +4,7 @@ Chen et al. 2020, https://arxiv.org/abs/2002.05709 (v1: 2-layer projector)
 Chen et al. 2020, https://arxiv.org/abs/2006.10029 (v2: 3-layer projector, SK-ResNet, memory)
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,7 +16,15 @@ from simclr_jax.core.sections import call
 from simclr_jax.core.state import TrainState
 from simclr_jax.core.types import Batch, Collection, Labels, Params, PRNGKey, Scalar, Views
 from simclr_jax.losses.contrastive import contrastive_metrics, nt_xent
-from simclr_jax.methods.base import Method, StepOutput, Variables, init_model, keep_method_state
+from simclr_jax.methods.base import (
+    Method,
+    StepOutput,
+    Variables,
+    apply_model,
+    check_chunks,
+    init_model,
+    keep_method_state,
+)
 from simclr_jax.methods.memory import Keys, Memory, negatives
 
 
@@ -26,6 +35,7 @@ def simclr(
     temperature: float = 0.1,
     memory: Mapping[str, Any] | None = None,
     loss_tile: int | None = None,
+    chunks: int = 1,
 ) -> Method:
     """Returns SimCLR for `model`.
 
@@ -36,10 +46,12 @@ def simclr(
       memory: settings of `Memory`, SimCLRv2's; None to contrast the views of one batch only.
       loss_tile: candidates that the loss compares with at a time; memory grows with it. None
         or 0: all at once, or tiles of a good size for a batch above 4096 images.
+      chunks: parts of the batch that go through the network one after the other, so that more
+        fits; the loss sees all of it. See `base.apply_model`.
 
     Raises:
-      ValueError: if the temperature is not positive, the tile is negative, or a setting of the
-        memory is wrong.
+      ValueError: if the temperature is not positive, the tile or the chunks are out of range, or
+        a setting of the memory is wrong.
     """
     if not temperature > 0:
         raise ValueError(f"temperature={temperature}; it must be > 0. The papers use 0.1 to 0.5.")
@@ -47,15 +59,20 @@ def simclr(
         raise ValueError(
             f"loss_tile={loss_tile}; it must be at least 1, or 0 or None to choose by size."
         )
+    check_chunks(chunks)
     tile = loss_tile or None
     remember = None if memory is None else call("config.method.memory", Memory, memory)
+
+    def project(params: Params, batch_stats: Collection, views: Views) -> tuple[Keys, Collection]:
+        out, stats = apply_model(model, params, batch_stats, views, chunks=chunks)
+        return out["projection"].reshape(*views.shape[:2], -1), stats  # [b, v, d]
 
     def init(key: PRNGKey, views: Views) -> Variables:
         variables = init_model(model, key, views)
         if remember is None:
             return variables
         network = (variables.params, variables.batch_stats)
-        keys, _ = jax.eval_shape(lambda views: _project(model, *network, views), views)
+        keys, _ = jax.eval_shape(functools.partial(project, *network), views)
         start = remember.start(jax.random.fold_in(key, 1), variables, keys.shape)
         return variables._replace(method_state=start)
 
@@ -63,11 +80,11 @@ def simclr(
         params: Params, state: TrainState, views: Views, labels: Labels, key: PRNGKey
     ) -> tuple[Scalar, StepOutput]:
         del labels, key
-        z, batch_stats = _project(model, params, state.batch_stats, views)
+        z, batch_stats = project(params, state.batch_stats, views)
         keys, queue, carry = None, None, ()
         if remember is not None:
             target, queue = state.method_state["target"], negatives(state.method_state["queue"])
-            keys, target_stats = _project(model, target["params"], target["batch_stats"], views)
+            keys, target_stats = project(target["params"], target["batch_stats"], views)
             carry = (keys, target_stats)
         value = nt_xent(z, temperature=temperature, keys=keys, queue=queue, tile=tile)
         num_past = 0 if queue is None else queue.shape[0]
@@ -79,15 +96,5 @@ def simclr(
         }
         return value, StepOutput(batch_stats, metrics, carry)
 
-    return Method(init, augment, loss, remember.after_update if remember else keep_method_state)
-
-
-def _project(
-    model: nn.Module, params: Params, batch_stats: Collection, views: Views
-) -> tuple[Keys, Collection]:
-    """Returns the projections [b, v, d] of all views, and the new running statistics."""
-    b, v = views.shape[:2]
-    rows = views.reshape(b * v, *views.shape[2:])  # batch-major: no communication
-    variables = {"params": params, "batch_stats": batch_stats}
-    out, updated = model.apply(variables, rows, train=True, mutable=["batch_stats"])
-    return out["projection"].reshape(b, v, -1), updated["batch_stats"]
+    after_update = remember.after_update if remember else keep_method_state
+    return Method(init, augment, loss, after_update, chunks=chunks)

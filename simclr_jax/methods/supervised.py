@@ -13,7 +13,14 @@ from simclr_jax.core.state import TrainState
 from simclr_jax.core.tree import stop_gradient_at
 from simclr_jax.core.types import Batch, Labels, Params, PRNGKey, Scalar, Views
 from simclr_jax.losses.classification import cross_entropy, top1
-from simclr_jax.methods.base import Method, StepOutput, Variables, init_model
+from simclr_jax.methods.base import (
+    Method,
+    StepOutput,
+    Variables,
+    apply_model,
+    check_chunks,
+    init_model,
+)
 from simclr_jax.models.ssl import SSLModel
 
 # What comes before each part, in the order of computation: frozen when training starts there.
@@ -28,7 +35,11 @@ FROZEN_BEFORE = {
 
 
 def supervised(
-    model: SSLModel, augment: Callable[[PRNGKey, Batch], Views], *, train_from: str = "stem"
+    model: SSLModel,
+    augment: Callable[[PRNGKey, Batch], Views],
+    *,
+    train_from: str = "stem",
+    chunks: int = 1,
 ) -> Method:
     """Returns training of `model` with cross entropy on one view of each labelled image.
 
@@ -44,11 +55,14 @@ def supervised(
       augment: (key, batch) -> one view of each image.
       train_from: the first part that is trained, one of `FROZEN_BEFORE`; those before it keep
         the values that they start with.
+      chunks: parts of the batch that go through the network one after the other; see
+        `base.apply_model`.
 
     Raises:
-      ValueError: if there is no such part, or no classifier.
+      ValueError: if there is no such part or no classifier, or chunks are out of range.
     """
     require_classifier(model)
+    check_chunks(chunks)
     if train_from not in FROZEN_BEFORE:
         raise ValueError(f"train_from={train_from!r} must be one of {[*FROZEN_BEFORE]}.")
     frozen = FROZEN_BEFORE[train_from]
@@ -60,17 +74,19 @@ def supervised(
         params: Params, state: TrainState, views: Views, labels: Labels, key: PRNGKey
     ) -> tuple[Scalar, StepOutput]:
         del key
-        out, updated = model.apply(
-            {"params": stop_gradient_at(frozen, params), "batch_stats": state.batch_stats},
-            views[:, 0],
+        out, batch_stats = apply_model(
+            model,
+            stop_gradient_at(frozen, params),
+            state.batch_stats,
+            views[:, :1],
             train=train_from != "classifier",
-            mutable=["batch_stats"],
+            chunks=chunks,
         )
         value = cross_entropy(out["logits"], labels)
         metrics = {"loss": value, "top1": top1(out["logits"], labels)}
-        return value, StepOutput(updated["batch_stats"], metrics)
+        return value, StepOutput(batch_stats, metrics)
 
-    return Method(init, augment, loss, frozen=frozen)
+    return Method(init, augment, loss, frozen=frozen, chunks=chunks)
 
 
 def require_classifier(model: SSLModel) -> None:

@@ -1,5 +1,6 @@
 """Device mesh, and the split of the global batch over it."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,29 +8,58 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
+# Between slices of a multislice TPU job; between devices that hold the same part of a sharded
+# array; between devices that hold different parts. The batch is split over all three.
+AXES = ("slice", "data", "fsdp")
 
-def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
-    """Returns a mesh with the one axis "data" over `devices` (default: all of the run).
+
+def make_mesh(devices: Sequence[Any] | None = None, *, fsdp: int = 1) -> Mesh:
+    """Returns a mesh with the axes "slice", "data" and "fsdp".
 
     Devices of one process are neighbours, so the rows that a process loads are one block of
     the global batch.
+
+    Args:
+      devices: all of the run if None; they may be devices that are not there.
+      fsdp: wanted length of axis "fsdp"; it gets the greatest common divisor of this and the
+        devices of a slice, so that a recipe for a pod runs on a laptop.
+
+    Raises:
+      ValueError: if the slices differ in size.
     """
     devices = jax.devices() if devices is None else devices
-    devices = sorted(devices, key=lambda device: (device.process_index, device.id))
-    return Mesh(np.asarray(devices), ("data",), axis_types=(AxisType.Auto,))
+    slices = [getattr(device, "slice_index", None) or 0 for device in devices]
+    num_slices = len(set(slices))
+    if len(devices) != num_slices * slices.count(slices[0]):
+        raise ValueError(f"{len(devices)} devices in {num_slices} slices of different sizes.")
+    order = sorted(
+        zip(slices, devices, strict=True), key=lambda x: (x[0], x[1].process_index, x[1].id)
+    )
+    per_slice = len(devices) // num_slices
+    shared = math.gcd(per_slice, fsdp)
+    shape = (num_slices, per_slice // shared, shared)
+    array = np.asarray([device for _, device in order]).reshape(shape)
+    return Mesh(array, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def check_batch_size(batch_size: int, mesh: Mesh) -> None:
-    """Checks that every device gets the same number of images.
+def check_batch_size(batch_size: int, mesh: Mesh, *, chunks: int = 1) -> None:
+    """Checks that every device gets the same number of images, in each chunk.
+
+    Args:
+      batch_size: images in the global batch.
+      mesh: devices that share them.
+      chunks: parts of the batch that go through the network one after the other.
 
     Raises:
       ValueError: with the nearest batch sizes that work.
     """
-    num_devices = mesh.devices.size
-    if batch_size < 2 or batch_size % num_devices:
-        below = batch_size // num_devices * num_devices
-        works = [size for size in (below, below + num_devices) if size >= 2]
+    unit = mesh.devices.size * chunks
+    if batch_size < 2 or batch_size % unit:
+        below = batch_size // unit * unit
+        works = [size for size in (below, below + unit) if size >= 2]
+        parts = f" in {chunks} chunks" if chunks > 1 else ""
         raise ValueError(
-            f"batch_size={batch_size} cannot be split evenly over {num_devices} devices, or is "
-            f"below the 2 images that a contrast needs; use {' or '.join(map(str, works))}."
+            f"batch_size={batch_size} cannot be split evenly over {mesh.devices.size} "
+            f"devices{parts}, or is below the 2 images that a contrast needs; use "
+            f"{' or '.join(map(str, works))}."
         )

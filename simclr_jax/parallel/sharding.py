@@ -1,20 +1,118 @@
 """Where each array lives on the mesh: the batch by rows, the train state by path rules."""
 
+import dataclasses
+import math
 import re
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from simclr_jax.core.tree import path_name
+from simclr_jax.parallel.mesh import AXES, make_mesh
 
-# (regex, spec) pairs; the first regex that matches the whole path of a leaf decides.
-RULES = (
-    # Keys [slots, 2b, d]: each device keeps those of its own images and writes them in place.
-    ("method_state/queue", P(None, "data")),
-    (".*", P()),
-)
+
+class Rule(NamedTuple):
+    """Splits one dimension of the leaves whose whole path matches.
+
+    Attributes:
+      pattern: regular expression for paths such as "opt_state/0/trace/encoder/conv/kernel".
+      dim: dimension to split; negative ones count from the last.
+      axes: mesh axes to split it over, in order.
+    """
+
+    pattern: str
+    dim: int
+    axes: tuple[str, ...]
+
+
+def _kernels(trees: str) -> tuple[Rule, ...]:
+    """Splits kernels by what they put out; those of classifiers by what they take in.
+
+    The channels of all published networks are multiples of 16, and the number of classes may be
+    any. Vectors such as BatchNorm's are not worth a message.
+    """
+    return (
+        Rule(f"({trees})/.*classifier.*/kernel", -2, ("fsdp",)),
+        Rule(f"({trees})/.*/kernel", -1, ("fsdp",)),
+    )
+
+
+# Keys [slots, 2b, d]: each device keeps those of its own images and writes them in place.
+_ALWAYS = (Rule("method_state/queue", 1, AXES),)
+_AT_REST = "opt_state|method_state/(target|teacher)"  # read once a step
+# The first rule that matches a path decides; what no rule matches is replicated.
+PRESETS = {
+    "replicated": _ALWAYS,
+    "zero1": (*_ALWAYS, *_kernels(_AT_REST)),
+    "fsdp": (*_ALWAYS, *_kernels(f"params|{_AT_REST}")),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How a run is spread over its devices; what it learns does not depend on it.
+
+    Attributes:
+      preset: "replicated"; "zero1", which splits the optimizer state and copies of the network
+        such as an EMA target; or "fsdp", which splits the parameters, too, and gathers them in
+        each step. Rajbhandari et al. 2019, https://arxiv.org/abs/1910.02054, stages 1 and 3.
+      fsdp: devices that share one copy of what is split; at most so many, see `make_mesh`.
+      rules: (pattern, dim, axes) that come before those of the preset, see `Rule`; each must
+        match something.
+    """
+
+    preset: str = "replicated"
+    fsdp: int = 8
+    rules: tuple[Sequence[Any], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.preset not in PRESETS:
+            raise ValueError(f"preset={self.preset!r} must be one of {[*PRESETS]}.")
+        if self.fsdp < 1:
+            raise ValueError(f"fsdp={self.fsdp}; it must be at least 1.")
+        for rule in self.rules:
+            _check_rule(rule)
+
+    def mesh(self, devices: Sequence[Any] | None = None) -> Mesh:
+        """Returns the mesh of `devices`, all of the run if None."""
+        split = self.preset != "replicated" or self.rules
+        return make_mesh(devices, fsdp=self.fsdp if split else 1)
+
+    def state_shardings(self, state: Any, mesh: Mesh) -> Any:
+        """Returns the placement of each leaf of a train state.
+
+        Args:
+          state: a TrainState of arrays or of `jax.ShapeDtypeStruct`.
+          mesh: as from `mesh`.
+
+        Returns:
+          The same tree with a NamedSharding at each leaf.
+
+        Raises:
+          ValueError: if a dimension cannot be split evenly, or one of `rules` matches nothing.
+        """
+        own = [Rule(pattern, dim, tuple(axes)) for pattern, dim, axes in self.rules]
+        unused = set(own)
+
+        def place(path: Any, leaf: Any) -> NamedSharding:
+            name = path_name(path)
+            for rule in (*own, *PRESETS[self.preset]):
+                if re.fullmatch(rule.pattern, name):
+                    unused.discard(rule)
+                    return NamedSharding(mesh, _spec(rule, name, leaf, mesh))
+            return NamedSharding(mesh, P())
+
+        placed = jax.tree_util.tree_map_with_path(place, state)
+        if unused:
+            paths = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(state)]
+            raise ValueError(
+                f"rules: {min(rule.pattern for rule in unused)!r} matches no array that is left "
+                f"over. A pattern must match a whole path, such as {max(paths, key=len)!r}."
+            )
+        return placed
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
@@ -27,29 +125,41 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 
 
-def state_shardings(state: Any, mesh: Mesh) -> Any:
-    """Returns the placement of each leaf of a train state, by `RULES`.
+def _check_rule(rule: Sequence[Any]) -> None:
+    try:
+        pattern, dim, axes = rule
+        re.compile(pattern)
+        valid = isinstance(dim, int) and not isinstance(axes, str) and {*axes} <= {*AXES}
+    except (TypeError, ValueError, re.error) as error:
+        raise ValueError(f"rules: {rule!r} must be (pattern, dim, axes): {error}.") from None
+    if not valid or not axes:
+        raise ValueError(
+            f"rules: {rule!r} must be (pattern, dim, axes), dim a number and axes some of {AXES}, "
+            "such as ('params/.*/kernel', -1, ('fsdp',))."
+        )
 
-    Args:
-      state: a TrainState of arrays or of `jax.ShapeDtypeStruct`.
-      mesh: devices; its axis is named "data".
 
-    Returns:
-      The same tree with a NamedSharding at each leaf.
-
-    Raises:
-      ValueError: if a dimension that a rule splits cannot be split evenly.
-    """
-
-    def place(path: Any, leaf: Any) -> NamedSharding:
-        name = path_name(path)
-        spec = next(spec for pattern, spec in RULES if re.fullmatch(pattern, name))
-        for dim, axis in enumerate(spec):
-            if axis is not None and leaf.shape[dim] % mesh.shape[axis]:
-                raise ValueError(
-                    f"Cannot split {name} of shape {leaf.shape}: dimension {dim} is not a "
-                    f"multiple of the {mesh.shape[axis]} devices along mesh axis {axis!r}."
-                )
-        return NamedSharding(mesh, spec)
-
-    return jax.tree_util.tree_map_with_path(place, state)
+def _spec(rule: Rule, name: str, leaf: Any, mesh: Mesh) -> P:
+    rank, shape = len(leaf.shape), mesh.shape
+    if not -rank <= rule.dim < rank:
+        raise ValueError(
+            f"Cannot split {name} of shape {leaf.shape}: rule {rule.pattern!r} names its "
+            f"dimension {rule.dim}, and it has {rank}."
+        )
+    size = leaf.shape[rule.dim]
+    num_parts = math.prod(shape[axis] for axis in rule.axes)
+    if size % num_parts:
+        raise ValueError(
+            f"Cannot split {name} of shape {leaf.shape}: its dimension {rule.dim % rank} is not a "
+            f"multiple of the {num_parts} devices along {' x '.join(rule.axes)}"
+            + (
+                f"; use parallel.fsdp={math.gcd(size, num_parts)}."
+                if rule.axes == ("fsdp",)
+                else "."
+            )
+        )
+    spec: list[Any] = [None] * rank
+    spec[rule.dim] = rule.axes
+    while spec and spec[-1] is None:
+        spec.pop()
+    return P(*spec)

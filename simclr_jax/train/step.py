@@ -9,10 +9,11 @@ import optax
 
 from simclr_jax.core import rng
 from simclr_jax.core.state import TrainState
-from simclr_jax.core.types import Batch, Metrics, PRNGKey
-from simclr_jax.methods.base import Method
+from simclr_jax.core.types import Batch, Metrics, Params, PRNGKey, Scalar
+from simclr_jax.methods.base import Method, StepOutput
 
 TrainStep: TypeAlias = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+Gradients: TypeAlias = Callable[[TrainState, Batch], tuple[Scalar, StepOutput, Params]]
 
 
 def init_state(
@@ -30,21 +31,35 @@ def init_state(
     )
 
 
+def make_gradients(method: Method, root: PRNGKey) -> Gradients:
+    """Returns the first half of the step: (state, batch) -> (loss, what it hands back, gradients).
+
+    Unjitted; randomness is that of the state's step.
+    """
+
+    def gradients(state: TrainState, batch: Batch) -> tuple[Scalar, StepOutput, Params]:
+        views = method.augment(rng.stream(root, "augment", state.step), batch)
+        key = rng.stream(root, "method", state.step)
+
+        def loss_fn(params: Params) -> tuple[Scalar, StepOutput]:
+            return method.loss(params, state, views, batch["label"], key)
+
+        (loss, out), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+        return loss, out, grads
+
+    return gradients
+
+
 def make_train_step(method: Method, tx: optax.GradientTransformation, root: PRNGKey) -> TrainStep:
     """Returns the unjitted step (state, batch) -> (state, metrics).
 
     If the loss or a gradient is not finite, the state comes back unchanged and
     "health/finite" is False: the caller decides what to do, and nothing is lost.
     """
+    gradients = make_gradients(method, root)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        views = method.augment(rng.stream(root, "augment", state.step), batch)
-        key = rng.stream(root, "method", state.step)
-
-        def loss_fn(params):
-            return method.loss(params, state, views, batch["label"], key)
-
-        (loss, out), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+        loss, out, grads = gradients(state, batch)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         updated = state.replace(
             step=state.step + 1,

@@ -8,7 +8,13 @@ from etils import epath
 from simclr_jax.core.errors import UserError
 
 # Changing these does not change what is learned, so a resumed run may.
-FREE_TO_CHANGE = {"run.log_every", "run.checkpoint_every", "run.keep_checkpoints"}
+FREE_TO_CHANGE = (
+    "run.log_every",
+    "run.checkpoint_every",
+    "run.keep_checkpoints",
+    "parallel",
+    "encoder.remat",
+)
 
 
 def load_config(workdir: str) -> dict[str, Any]:
@@ -38,7 +44,7 @@ def claim(workdir: str, config: dict[str, Any]) -> None:
         differences = [
             f"  {key}: {old!r} there, {new!r} here"
             for key, old, new in _differences(load_config(workdir), config)
-            if key not in FREE_TO_CHANGE
+            if not f"{key}.".startswith(tuple(f"{free}." for free in FREE_TO_CHANGE))
         ]
         if differences:
             raise UserError(

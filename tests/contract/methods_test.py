@@ -13,8 +13,7 @@ from simclr_jax.methods import METHODS
 from simclr_jax.methods.distill import Teacher
 from simclr_jax.models.heads import Projector, classifier
 from simclr_jax.models.ssl import SSLModel
-from simclr_jax.parallel.mesh import make_mesh
-from simclr_jax.parallel.sharding import batch_sharding, replicated
+from simclr_jax.parallel.sharding import PRESETS, Layout, batch_sharding
 from simclr_jax.train.step import init_state, make_train_step
 
 ROOT = jax.random.key(0)
@@ -79,17 +78,22 @@ def test_gradient_reaches_the_encoder(method, batch):
     assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(grads["encoder"]))
 
 
-def test_eight_devices_take_the_step_of_one(method, batch):
+def test_eight_devices_take_the_step_of_one_in_every_layout(method, batch):
     step = make_train_step(method, optax.sgd(1.0), ROOT)  # SGD shows a wrong gradient scale
     fresh = jax.device_get(start(method, optax.sgd(1.0), batch))
     results = []
-    for mesh in (make_mesh(jax.devices()[:1]), make_mesh()):
-        shardings = (replicated(mesh), batch_sharding(mesh))
-        placed = jax.device_put(batch, batch_sharding(mesh))
-        state = jax.device_put(fresh, replicated(mesh))
-        results.append(jax.device_get(jax.jit(step, in_shardings=shardings)(state, placed)))
-    for one, eight in zip(*map(jax.tree.leaves, results), strict=True):
-        np.testing.assert_allclose(eight, one, rtol=2e-4, atol=2e-5 * max(1.0, np.abs(one).max()))
+    layouts = [Layout(), *(Layout(preset, fsdp=4) for preset in PRESETS)]
+    for layout, devices in zip(layouts, [jax.devices()[:1], None, None, None], strict=True):
+        mesh = layout.mesh(devices)
+        placement = layout.state_shardings(fresh, mesh)
+        shardings = (placement, batch_sharding(mesh))
+        state, placed = jax.device_put((fresh, batch), shardings)
+        done = jax.jit(step, in_shardings=shardings, out_shardings=(placement, None))
+        results.append(jax.device_get(done(state, placed)))
+    for one, *eight in zip(*map(jax.tree.leaves, results), strict=True):
+        tolerance = {"rtol": 2e-4, "atol": 2e-5 * max(1.0, np.abs(one).max())}
+        for other in eight:
+            np.testing.assert_allclose(other, one, **tolerance)
 
 
 def test_thirty_steps_lower_the_loss(method, batch):

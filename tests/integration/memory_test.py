@@ -14,7 +14,7 @@ from simclr_jax.methods.simclr import simclr
 from simclr_jax.models.heads import Projector
 from simclr_jax.models.ssl import SSLModel
 from simclr_jax.parallel.mesh import make_mesh
-from simclr_jax.parallel.sharding import batch_sharding, replicated, state_shardings
+from simclr_jax.parallel.sharding import Layout, batch_sharding, replicated
 from simclr_jax.train.checkpoint import Checkpoints
 from simclr_jax.train.step import init_state, make_train_step
 
@@ -51,7 +51,7 @@ class Trainer:
         self._batch = jax.device_put(batch, batch_sharding(mesh))
         init = functools.partial(init_state, method, tx, ROOT, jax.tree.map(jnp.asarray, batch))
         shapes = jax.eval_shape(init)
-        placement = state_shardings(shapes, mesh)
+        placement = Layout().state_shardings(shapes, mesh)
         placed = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
         self.abstract_state = jax.tree.map(placed, shapes, placement)
         self.start = jax.jit(init, out_shardings=placement)

@@ -80,8 +80,7 @@ def test_eight_devices_see_the_batches_and_take_the_steps_of_one(
     tiny_config, tmp_path, monkeypatch
 ):
     eight = train(tiny_config, tmp_path / "eight")
-    make_mesh = runs.make_mesh
-    monkeypatch.setattr(runs, "make_mesh", lambda: make_mesh(jax.devices()[:1]))
+    monkeypatch.setattr(runs, "parts", lambda config: parts(config, jax.devices()[:1]))
     train(tiny_config, tmp_path / "one")
     rows = [read_metrics(str(tmp_path / name)) for name in ("eight", "one")]
     for row, other in zip(*rows, strict=True):
@@ -99,7 +98,7 @@ def test_a_diverging_run_stops_and_leaves_the_last_good_checkpoint(tiny_config, 
         train(tiny_config, tmp_path)
     failed = int(re.search(r"at step (\d+)", str(e.value)).group(1))
     assert saved_steps(tmp_path)[-1] == failed - 1
-    abstract = parts(tiny_config, runs.make_mesh()).abstract_state
+    abstract = parts(tiny_config).abstract_state
     with Checkpoints(str(tmp_path), read_only=True) as checkpoints:
         params = checkpoints.restore_variables({"params": abstract.params})
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
@@ -148,7 +147,7 @@ def test_a_workdir_of_another_run_is_refused(tiny_config, tmp_path):
 
 def test_other_images_than_those_of_the_checkpoint_are_refused(tiny_config, tmp_path):
     train(tiny_config, tmp_path)
-    abstract = parts(tiny_config, runs.make_mesh()).abstract_state
+    abstract = parts(tiny_config).abstract_state
     with (
         Checkpoints(str(tmp_path), read_only=True) as checkpoints,
         pytest.raises(UserError, match="another list of images"),

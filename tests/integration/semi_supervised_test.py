@@ -11,7 +11,6 @@ from simclr_jax.cli import trained
 from simclr_jax.core.errors import UserError
 from simclr_jax.data.dataset import Dataset
 from simclr_jax.evals.classifier import classifier_accuracy
-from simclr_jax.parallel.mesh import make_mesh
 from simclr_jax.train import workdir as workdirs
 from simclr_jax.train.checkpoint import Checkpoints
 from simclr_jax.train.loop import fit
@@ -51,7 +50,7 @@ def pretrained(tiny_config, tmp_path):
     """A workdir with a checkpoint of another seed than the runs that start from it."""
     workdir = str(tmp_path / "pretrained")
     config = {**tiny_config, "run": {**tiny_config["run"], "seed": 1}}
-    state = jax.jit(parts(config, make_mesh()).init)()
+    state = jax.jit(parts(config).init)()
     state = state.replace(batch_stats=jax.tree.map(lambda x: x + 0.5, state.batch_stats))
     workdirs.claim(workdir, config)
     with Checkpoints(workdir) as checkpoints:
@@ -74,7 +73,7 @@ def test_pretrain_fine_tune_distil(tiny_config, supervised_config, pretrained, t
     assert_equal(before.batch_stats["encoder"], source.batch_stats["encoder"])
     assert_equal(before.params["projector"]["dense1"], source.params["projector"]["dense1"])
     assert not np.any(before.params["classifier"]["kernel"])
-    p = parts(finetune, make_mesh())
+    p = parts(finetune)
     assert len(p.source) == 100
     assert p.config["heads"]["classifier"]["num_classes"] == 10
 
@@ -157,7 +156,7 @@ def test_a_mistake_is_told_before_anything_is_trained(
 def test_a_pretrained_network_is_no_teacher(tiny_config, pretrained):
     config = {**tiny_config, "method": {"name": "distill", "teacher": pretrained[0]}}
     with pytest.raises(UserError, match=r"has no classifier to learn from. Fine-tune it first"):
-        parts(config, make_mesh())
+        parts(config)
 
 
 def test_a_teacher_of_other_classes_is_refused(
@@ -173,11 +172,11 @@ def test_a_teacher_of_other_classes_is_refused(
         "method": {"name": "distill", "teacher": str(tmp_path / "teacher")},
     }
     with pytest.raises(UserError, match="tells 10 classes apart and the student 7"):
-        parts(config, make_mesh())
+        parts(config)
 
 
 def test_a_network_is_the_one_that_the_run_trained(tiny_config):
-    shapes = parts(tiny_config, make_mesh()).abstract_state
+    shapes = parts(tiny_config).abstract_state
     net = network(tiny_config)
     same = lambda x, y: (x.shape, x.dtype) == (y.shape, y.dtype)
     assert all(jax.tree.leaves(jax.tree.map(same, shapes.params, net.shapes["params"])))

@@ -3,39 +3,103 @@
 import jax
 import jax.numpy as jnp
 import pytest
-from jax.sharding import PartitionSpec as P
 
 from simclr_jax.core.state import TrainState
-from simclr_jax.parallel.mesh import make_mesh
-from simclr_jax.parallel.sharding import state_shardings
+from simclr_jax.core.tree import path_name
+from simclr_jax.parallel.sharding import Layout
+
+shape = lambda *dims: jax.ShapeDtypeStruct(dims, jnp.float32)
+KERNELS = {"encoder": {"conv": {"kernel": shape(3, 3, 4, 16)}, "norm": {"scale": shape(16)}}}
 
 
-def state(rows: int) -> TrainState:
-    shape = lambda *dims: jax.ShapeDtypeStruct(dims, jnp.float32)
+def state(*, rows: int = 16, classes: int = 10) -> TrainState:
+    params = {**KERNELS, "classifier": {"kernel": shape(32, classes)}}
     return TrainState(
         step=jax.ShapeDtypeStruct((), jnp.int32),
-        params={"encoder": {"queue": shape(3, rows, 4)}},
+        params=params,
         batch_stats={},
-        opt_state=({"trace": shape(16, 16)},),
-        method_state={"queue": shape(3, rows, 4), "target": {"params": {"queue": shape(16)}}},
+        opt_state=({"trace": params},),
+        method_state={"queue": shape(3, rows, 4), "target": {"params": KERNELS}},
     )
 
 
-def test_splits_the_rows_of_the_queue_and_nothing_else():
-    got = state_shardings(state(16), make_mesh())
-    assert jax.tree.structure(got) == jax.tree.structure(state(16))
-    assert got.method_state["queue"].shard_shape((3, 16, 4)) == (3, 2, 4)
-    others = jax.tree.leaves(got.replace(method_state={**got.method_state, "queue": ()}))
-    assert len(others) == 4
-    assert all(sharding.spec == P() for sharding in others)
+def split(layout: Layout, state: TrainState) -> dict[str, tuple[int, ...]]:
+    """Returns the shape on one of 8 devices of each leaf that is split, by path."""
+    placed = layout.state_shardings(state, layout.mesh())
+    assert jax.tree.structure(placed) == jax.tree.structure(state)
+    both = zip(jax.tree_util.tree_leaves_with_path(placed), jax.tree.leaves(state), strict=True)
+    return {
+        path_name(path): sharding.shard_shape(leaf.shape)
+        for (path, sharding), leaf in both
+        if not sharding.is_fully_replicated
+    }
 
 
-def test_a_state_without_memory_is_copied_to_every_device():
-    got = state_shardings(state(16).replace(method_state=()), make_mesh())
-    assert all(sharding.is_fully_replicated for sharding in jax.tree.leaves(got))
+QUEUE = {"method_state/queue": (3, 2, 4)}
+AT_REST = {
+    "opt_state/0/trace/encoder/conv/kernel": (3, 3, 4, 4),
+    "opt_state/0/trace/classifier/kernel": (8, 10),
+    "method_state/target/params/encoder/conv/kernel": (3, 3, 4, 4),
+}
+PARAMS = {"params/encoder/conv/kernel": (3, 3, 4, 4), "params/classifier/kernel": (8, 10)}
 
 
-def test_names_the_leaf_that_cannot_be_split():
-    message = r"method_state/queue of shape \(3, 20, 4\): dimension 1 .* 8 devices .* 'data'"
+@pytest.mark.parametrize(
+    ("preset", "want"),
+    [("replicated", QUEUE), ("zero1", QUEUE | AT_REST), ("fsdp", QUEUE | AT_REST | PARAMS)],
+)
+def test_presets_split_kernels_and_the_queue(preset, want):
+    assert split(Layout(preset, fsdp=4), state()) == want
+
+
+def test_a_rule_of_the_recipe_comes_before_those_of_the_preset():
+    rule = ("params/.*/kernel", 0, ("data", "fsdp"))
+    got = split(Layout(fsdp=4, rules=(rule,)), state().replace(params={"a": {"kernel": shape(8)}}))
+    assert got == {**QUEUE, "params/a/kernel": (1,)}
+
+
+@pytest.mark.parametrize(
+    ("layout", "changes", "message"),
+    [
+        (
+            Layout("fsdp"),
+            {"params": {"a": {"kernel": shape(4, 20)}}},
+            r"params/a/kernel of shape \(4, 20\): its dimension 1 .* 8 devices along fsdp; "
+            r"use parallel.fsdp=4",
+        ),
+        (
+            Layout(),
+            {"method_state": {"queue": shape(3, 20, 4)}},
+            r"method_state/queue .* 8 devices along slice x data x fsdp",
+        ),
+        (
+            Layout(rules=(("params/.*/scale", 1, ("data",)),)),
+            {},
+            r"norm/scale .* dimension 1, and it has 1",
+        ),
+        (
+            Layout(rules=(("params/encoder", 0, ("data",)),)),
+            {},
+            r"'params/encoder' matches no array .* such as 'method_state/target/",
+        ),
+    ],
+)
+def test_names_what_cannot_be_split(layout, changes, message):
     with pytest.raises(ValueError, match=message):
-        state_shardings(state(20), make_mesh())
+        split(layout, state().replace(**changes))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"preset": "zero2"}, "preset='zero2' must be one of .*'zero1'"),
+        ({"fsdp": 0}, "fsdp=0; it must be at least 1"),
+        ({"rules": (("a", 0),)}, r"\(pattern, dim, axes\)"),
+        ({"rules": (("(", 0, ("data",)),)}, "unterminated"),
+        ({"rules": (("a", 0, ("model",)),)}, "axes some of"),
+        ({"rules": (("a", 0, "data"),)}, "axes some of"),
+    ],
+)
+def test_refuses_a_layout_that_does_not_exist(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Layout(**settings)

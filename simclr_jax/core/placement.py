@@ -1,0 +1,27 @@
+"""Placement of arrays on the mesh, said from inside a jitted function."""
+
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.typing import ArrayLike
+
+
+def by_rows(x: ArrayLike) -> Any:
+    """Says that the rows of x are split over all devices, so that other uses of x don't decide."""
+    mesh = jax.typeof(x).sharding.mesh
+    if mesh.empty or jax.typeof(x).shape[0] % mesh.size:
+        return x
+    return _placed(x, PartitionSpec(mesh.axis_names))
+
+
+def everywhere(x: ArrayLike) -> Any:
+    """Gathers x once, here; its gradient is summed over all devices."""
+    return _placed(x, PartitionSpec())
+
+
+def _placed(x: Any, spec: PartitionSpec) -> Any:
+    mesh = jax.typeof(x).sharding.mesh
+    if mesh.empty or any(kind is not AxisType.Auto for kind in mesh.axis_types):
+        return x
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))

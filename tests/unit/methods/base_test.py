@@ -1,0 +1,109 @@
+"""The gradient cache: a network that is applied in parts is the same network."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from simclr_jax.losses.contrastive import nt_xent
+from simclr_jax.methods.base import apply_model, check_chunks
+from simclr_jax.parallel.mesh import make_mesh
+from simclr_jax.parallel.sharding import batch_sharding, replicated
+
+B, V, D = 32, 2, 5
+VIEWS = np.random.default_rng(0).normal(size=(B, V, 4, 4, 3)).astype(np.float32)
+
+
+class Network(nn.Module):
+    """Two layers, with BatchNorm between them or a variable that stands for it."""
+
+    batch_norm: bool
+
+    @nn.compact
+    def __call__(self, images, *, train):
+        x = nn.Dense(8, name="first")(images.reshape(len(images), -1))
+        if self.batch_norm:
+            x = nn.BatchNorm(use_running_average=not train, momentum=0.5, name="norm")(x)
+        else:
+            self.variable("batch_stats", "none", jnp.zeros, ())
+        return {"projection": nn.Dense(D, name="second")(jnp.tanh(x))}
+
+
+def value_and_grads(model, chunks, mesh=None):
+    variables = model.init(jax.random.key(0), VIEWS[:1, 0], train=False)
+
+    def loss(params, views):
+        out, stats = apply_model(model, params, variables["batch_stats"], views, chunks=chunks)
+        z = out["projection"].reshape(B, V, D)
+        return nt_xent(z, temperature=0.2), (z, stats)
+
+    fn = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    if mesh is None:
+        return jax.device_get(fn(variables["params"], VIEWS))
+    params = jax.device_put(variables["params"], replicated(mesh))
+    return jax.device_get(fn(params, jax.device_put(VIEWS, batch_sharding(mesh))))
+
+
+@pytest.mark.parametrize("chunks", [2, 8])
+def test_without_batch_statistics_the_cache_is_exact(chunks):
+    plain, cached = (value_and_grads(Network(batch_norm=False), n) for n in (1, chunks))
+    for a, b in zip(*map(jax.tree.leaves, (plain, cached)), strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-6)
+
+
+def test_batch_norm_sees_one_part_at_a_time():
+    model = Network(batch_norm=True)
+    (_, (z, stats)), _ = value_and_grads(model, 4)
+    variables = model.init(jax.random.key(0), VIEWS[:1, 0], train=False)
+    means = []
+    for part in range(4):
+        rows = VIEWS[part::4].reshape(-1, *VIEWS.shape[2:])
+        out, updated = model.apply(variables, rows, train=True, mutable=["batch_stats"])
+        np.testing.assert_allclose(
+            z[part::4].reshape(-1, D), out["projection"], rtol=1e-4, atol=1e-5
+        )
+        means.append(updated["batch_stats"]["norm"]["mean"])
+    np.testing.assert_allclose(stats["norm"]["mean"], np.mean(means, axis=0), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("chunks", [1, 4])
+def test_eight_devices_cut_the_parts_that_one_does(chunks):
+    one, eight = (
+        value_and_grads(Network(batch_norm=True), chunks, make_mesh(jax.devices()[:n]))
+        for n in (1, 8)
+    )
+    for a, b in zip(*map(jax.tree.leaves, (one, eight)), strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-5)
+
+
+class Deep(nn.Module):
+    """Layers whose outputs are what takes the memory."""
+
+    @nn.compact
+    def __call__(self, images, *, train):
+        self.variable("batch_stats", "none", jnp.zeros, ())
+        x = images.reshape(len(images), -1)
+        for _ in range(8):
+            x = jnp.tanh(nn.Dense(256)(x))
+        return {"projection": nn.Dense(D)(x)}
+
+
+def test_nothing_of_a_part_is_kept_but_what_it_puts_out():
+    views = jax.ShapeDtypeStruct((1024, V, 4, 4, 3), jnp.float32)
+    variables = Deep().init(jax.random.key(0), VIEWS[:1, 0], train=False)
+
+    def temporary_bytes(chunks):
+        def total(params, views):
+            out, _ = apply_model(Deep(), params, variables["batch_stats"], views, chunks=chunks)
+            return (out["projection"] ** 2).sum()
+
+        compiled = jax.jit(jax.grad(total)).lower(variables["params"], views).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    assert temporary_bytes(8) < temporary_bytes(1) / 3
+
+
+def test_refuses_no_parts():
+    with pytest.raises(ValueError, match="chunks=0; it must be at least 1"):
+        check_chunks(0)
