@@ -18,6 +18,7 @@ from simclr_jax.core.types import Batch
 from simclr_jax.data.place import place_batches
 from simclr_jax.data.quarantine import Quarantine
 from simclr_jax.evals.online import Apply, OnlineClassifier, OnlineKNN
+from simclr_jax.parallel import hosts
 from simclr_jax.train import workdir as workdirs
 from simclr_jax.train.checkpoint import Checkpoints, SaveCheckpoint
 from simclr_jax.train.health import StopOnNonFinite
@@ -46,12 +47,19 @@ def open_run(config: Mapping[str, Any], workdir: str) -> Iterator[Run]:
     """Starts a run, or picks up the one that `workdir` holds; closes its files at the end.
 
     Raises:
-      UserError: if the config is wrong, or `workdir` is another run's or cannot be written.
+      UserError: if the config is wrong, or `workdir` is another run's or cannot be written, or
+        the processes of a run don't agree.
     """
-    p = parts(config)
-    writer = MetricsWriter(workdir)
-    online_evaluation = call("config.evals", _online_evaluation, p.config["evals"], p, writer)
-    workdirs.claim(workdir, p.config)
+    writer = MetricsWriter(workdir, writes=hosts.leads())
+    with hosts.agreement() as facts:
+        p = parts(config)
+        online_evaluation = call("config.evals", _online_evaluation, p.config["evals"], p, writer)
+        facts.update(hosts.flatten(p.config), code=hosts.code_version(), workdir=workdir)
+        facts["list of images"] = p.source.fingerprint
+    for leads_turn in (True, False):
+        with hosts.agreement():
+            if hosts.leads() == leads_turn:
+                workdirs.claim(workdir, p.config, leads=leads_turn)
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(Checkpoints(workdir, keep=p.run.keep_checkpoints))
         first_step = checkpoints.latest_step() or 0

@@ -47,6 +47,7 @@ def tiny_config(monkeypatch):
         "method": {"name": "simclr", "temperature": 0.5},
         "optim": {"name": "adamw"},
         "schedule": {"base_lr": 0.01, "scaling": "none", "warmup_epochs": 0.1},
+        "parallel": {"preset": "replicated"},
         "evals": {"knn": {"every_epochs": 0.5, "k": 5}},
     }
 

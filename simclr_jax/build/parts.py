@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from simclr_jax.augment.policies import POLICIES
@@ -216,6 +217,7 @@ def augmented_views(p: Parts, num_images: int) -> np.ndarray:
     first = dataset.eval_batches(p.source, indices=range(min(num_images, len(p.source))))
     (batch,) = place_batches(first, p.mesh)
     key = rng.stream(jax.random.key(p.run.seed), "augment", 0)
-    views = jax.jit(p.method.augment)(key, batch)
-    pixels = np.asarray(jnp.round(views * 255), np.uint8)
-    return pixels[np.asarray(batch["valid"])]
+    pixels = jax.jit(lambda batch: jnp.round(p.method.augment(key, batch) * 255))(batch)
+    shown = multihost_utils.process_allgather((pixels, batch["valid"]), tiled=True)
+    pixels, valid = map(np.asarray, shown)
+    return pixels[valid].astype(np.uint8)

@@ -2,8 +2,13 @@
 
 python -m simclr_jax train --config=configs/simclr_digits.py --workdir=runs/digits
 python -m simclr_jax train --config=configs/simclr_cifar10.py:small --workdir=runs/cifar
+
+On several hosts, start the same command on each, with a --workdir that all of them see. The hosts
+of a Cloud TPU slice and the tasks of SLURM's srun find each other; elsewhere, say who is who:
+--coordinator=10.0.0.2:8476 --num_processes=2 --process_id=0, and 1 on the other.
 """
 
+import logging
 from collections.abc import Sequence
 
 from absl import flags
@@ -11,11 +16,20 @@ from ml_collections import config_flags
 
 from simclr_jax.cli import app
 from simclr_jax.core.errors import UserError
+from simclr_jax.parallel.hosts import join, leads
 from simclr_jax.run import open_run
 from simclr_jax.train.loop import fit
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", help_string="Recipe, such as configs/simclr_digits.py[:variant]."
+)
+COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "HOST:PORT of process 0; Cloud TPU and SLURM need none of these three."
+)
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Processes of the whole run.")
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "Of this process, from 0 on.")
+STARTUP_TIMEOUT = flags.DEFINE_integer(
+    "startup_timeout", 300, "Seconds to wait until all processes have started.", lower_bound=1
 )
 WORKDIR = flags.DEFINE_string("workdir", "", "Directory of the run: checkpoints, metrics.")
 
@@ -30,5 +44,13 @@ def _train() -> None:
         config = CONFIG.value.to_dict()
     except OSError as error:  # a recipe that is not there is noticed only when it is read
         raise UserError(str(error)) from error
+    join(
+        COORDINATOR.value,
+        NUM_PROCESSES.value,
+        PROCESS_ID.value,
+        timeout_seconds=STARTUP_TIMEOUT.value,
+    )
+    if not leads():  # what goes well is told once
+        logging.getLogger("simclr_jax").setLevel(logging.WARNING)
     with open_run(config, WORKDIR.value) as run:
         fit(run.state, run.step, run.batches, num_steps=run.num_steps, hooks=run.hooks)

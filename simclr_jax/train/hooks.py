@@ -7,8 +7,10 @@ import sys
 import time
 from typing import Any
 
+import jax
 import numpy as np
 import optax
+from jax.experimental import multihost_utils
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -30,12 +32,18 @@ class Terminated(Exception):  # noqa: N818 - it is no error: the run was asked t
 
 
 class StopOnSigterm:
-    """Hook: after SIGTERM, finishes the step, saves a checkpoint and raises `Terminated`."""
+    """Hook: after SIGTERM, finishes the step, saves a checkpoint and raises `Terminated`.
+
+    Of several processes, all stop after the same step if any of them gets the signal: JAX
+    catches it, and finds a step that none has passed.
+    """
 
     def __init__(self, save_checkpoint: SaveCheckpoint) -> None:
         self._save_checkpoint = save_checkpoint
         self._asked = False
-        self._previous_handler = signal.signal(signal.SIGTERM, self._on_signal)
+        self._alone = jax.process_count() == 1
+        if self._alone:
+            self._previous_handler = signal.signal(signal.SIGTERM, self._on_signal)
 
     def _on_signal(self, signum: int, frame: object) -> None:
         del signum, frame
@@ -43,13 +51,15 @@ class StopOnSigterm:
 
     def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
         """Stops the run if SIGTERM has come since the last step."""
-        if self._asked:
+        asked = self._asked if self._alone else multihost_utils.reached_preemption_sync_point(step)
+        if asked:
             self._save_checkpoint.save(step, state, metrics)
             raise Terminated(step)
 
     def close(self) -> None:
         """Lets SIGTERM do again what it did before."""
-        signal.signal(signal.SIGTERM, self._previous_handler)
+        if self._alone:
+            signal.signal(signal.SIGTERM, self._previous_handler)
 
 
 class LogMetrics:
@@ -80,7 +90,7 @@ class LogMetrics:
         self._start = self._logged_at = self._printed_at = time.monotonic()
         self._first_step = self._logged_step = first_step
         self._bar: Progress | None = None
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and log.isEnabledFor(logging.INFO):
             columns = (
                 TextColumn("step"),
                 MofNCompleteColumn(),

@@ -14,17 +14,21 @@ class MetricsWriter:
     """Collects the values of a step and writes them as one line and one set of scalars.
 
     After a resume the lines behind the checkpoint are dropped, so that no step appears
-    twice, and so is a line that a killed process left half written.
+    twice, and so is a line that a killed process left half written. Where several processes
+    train, only one of them writes.
     """
 
-    def __init__(self, workdir: str) -> None:
-        """Names the workdir; no file is touched before `open`."""
+    def __init__(self, workdir: str, *, writes: bool = True) -> None:
+        """Names the workdir; no file is touched before `open`, and none without `writes`."""
         self._workdir = epath.Path(workdir)
+        self._writes = writes
         self.last_row: dict[str, Any] = {}  # of the run that is resumed
         self.pending: dict[str, float] = {}  # waits for `write`
 
     def open(self, *, first_step: int) -> None:
         """Opens the files of a run that starts, or goes on, at `first_step`."""
+        if not self._writes:
+            return
         path = self._workdir / "metrics.jsonl"
         rows = [row for row in read_metrics(self._workdir) if row["step"] <= first_step]
         rewritten = path.with_suffix(".tmp")
@@ -45,6 +49,8 @@ class MetricsWriter:
         """Writes the line of `step`: `values` and what was added before. Returns it."""
         row = {"step": step, **values, **self.pending}
         self.pending = {}
+        if not self._writes:
+            return row
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
         for name, value in row.items():
@@ -54,12 +60,14 @@ class MetricsWriter:
 
     def write_image(self, name: str, image: np.ndarray, step: int) -> None:
         """Shows one uint8 [h, w, 3] picture in TensorBoard."""
-        self._board.add_image(name, image, step, dataformats="HWC")
+        if self._writes:
+            self._board.add_image(name, image, step, dataformats="HWC")
 
     def close(self) -> None:
         """Flushes and closes both files."""
-        self._file.close()
-        self._board.close()
+        if self._writes:
+            self._file.close()
+            self._board.close()
 
 
 def read_metrics(workdir: epath.PathLike) -> list[dict[str, Any]]:

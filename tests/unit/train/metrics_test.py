@@ -33,6 +33,16 @@ def test_resuming_drops_later_and_torn_lines(tmp_path):
     assert [row["step"] for row in read_metrics(str(tmp_path))] == [1, 2, 3]
 
 
+def test_a_process_that_does_not_write_touches_nothing(tmp_path):
+    writer = MetricsWriter(str(tmp_path), writes=False)
+    writer.open(first_step=0)
+    writer.add(knn_top1=0.5)
+    assert writer.write(1, {"loss": 2.0}) == {"step": 1, "loss": 2.0, "knn_top1": 0.5}
+    writer.write_image("views", np.zeros((2, 2, 3), np.uint8), 0)
+    writer.close()
+    assert not any(tmp_path.iterdir())
+
+
 def test_a_broken_line_in_the_middle_is_an_error(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\nnonsense\n{"step": 2}\n')
     with pytest.raises(ValueError, match=r"line 2, is not JSON: 'nonsense'"):

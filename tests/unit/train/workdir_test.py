@@ -40,3 +40,21 @@ def test_a_workdir_that_cannot_be_written_is_the_users_to_mend(tmp_path):
 def test_a_directory_without_a_run_says_how_to_make_one(tmp_path):
     with pytest.raises(UserError, match=r"holds no run.*simclr_jax train"):
         load_config(str(tmp_path))
+
+
+def test_a_process_that_follows_must_see_what_the_first_one_wrote(tmp_path):
+    with pytest.raises(UserError, match="not the directory that process 0 writes to"):
+        claim(str(tmp_path / "run"), CONFIG, leads=False)
+    assert not (tmp_path / "run").exists()
+    claim(str(tmp_path / "run"), CONFIG)
+    written = (tmp_path / "run/config.json").stat().st_mtime_ns
+    claim(str(tmp_path / "run"), CONFIG, leads=False)
+    assert (tmp_path / "run/config.json").stat().st_mtime_ns == written
+
+
+def test_how_a_run_is_spread_over_devices_may_change(tmp_path):
+    claim(str(tmp_path), {**CONFIG, "encoder": {"depth": 18}})
+    claim(
+        str(tmp_path),
+        {**CONFIG, "encoder": {"depth": 18, "remat": "blocks"}, "parallel": {"preset": "fsdp"}},
+    )

@@ -1,0 +1,191 @@
+"""Several processes that act as one: how they find each other, and whether they agree."""
+
+import collections
+import contextlib
+import glob
+import hashlib
+import importlib.metadata
+import json
+import os
+import re
+import socket
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from simclr_jax.core.errors import UserError
+
+SHUTDOWN_SECONDS = 60  # a process that fails takes the others along after this time
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+def join(
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    *,
+    timeout_seconds: int,
+) -> None:
+    """Joins the processes of this run, before anything touches a device.
+
+    Without arguments, joins what the environment describes: the hosts of a Cloud TPU slice, or
+    the tasks of a SLURM step. Elsewhere there is but this process, and nothing to do.
+
+    Args:
+      coordinator: HOST:PORT where process 0 listens.
+      num_processes: of the whole run.
+      process_id: of this one, from 0 on.
+      timeout_seconds: how long to wait until all have started; then this process ends with
+        exit code 1 and says so.
+
+    Raises:
+      UserError: if only some of the three are given, or one is wrong.
+    """
+    given = {
+        "coordinator": coordinator, "num_processes": num_processes, "process_id": process_id
+    }  # fmt: skip
+    missing = [f"--{name}" for name, value in given.items() if value is None]
+    if len(missing) == len(given):
+        if not _in_a_cluster():
+            return
+    elif missing:
+        raise UserError(f"{' and '.join(missing)} missing: the three of {[*given]} go together.")
+    else:
+        _check(str(coordinator), int(num_processes or 0), int(process_id or 0))
+    # When its own time is over, JAX aborts without a word of help.
+    alarm = threading.Timer(timeout_seconds, _give_up, (given, timeout_seconds))
+    alarm.daemon = True
+    alarm.start()
+    try:
+        jax.distributed.initialize(
+            coordinator,
+            num_processes,
+            process_id,
+            initialization_timeout=timeout_seconds + 60,
+            shutdown_timeout_seconds=SHUTDOWN_SECONDS,
+        )
+        jax.devices()  # waits for the devices of all processes
+    finally:
+        alarm.cancel()
+
+
+def leads() -> bool:
+    """Whether this is process 0, which writes what there is once per run."""
+    return jax.process_index() == 0
+
+
+@contextlib.contextmanager
+def agreement() -> Iterator[dict[str, str]]:
+    """Runs a block on all processes, and goes on only if it succeeds and ends alike on each.
+
+    Every process must enter it at the same point. The block fills in facts about what this
+    process is about to do, by name, such as {"config.run.seed": "0"}.
+
+    Raises:
+      UserError: if the block raises one on any process, with its name and host; or if facts
+        differ, naming the odd process, and what it has and the others have.
+    """
+    facts: dict[str, str] = {}
+    try:
+        yield facts
+    except UserError as error:
+        _require_agreement({}, error=str(error))
+        raise
+    _require_agreement(facts)
+
+
+def code_version() -> str:
+    """Returns a hash of this package's source and of the versions of what it computes with."""
+    root = Path(__file__).parents[1]
+    sha256 = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        sha256.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
+    for package in PACKAGES:
+        sha256.update(f"{package}=={importlib.metadata.version(package)}".encode())
+    return sha256.hexdigest()[:16]
+
+
+def flatten(config: Any, prefix: str = "config") -> dict[str, str]:
+    """Returns the values of a nested config as text, by name, for `agreement`."""
+    if not isinstance(config, Mapping):
+        return {prefix: repr(config)}
+    return {k: v for key in config for k, v in flatten(config[key], f"{prefix}.{key}").items()}
+
+
+def _in_a_cluster() -> bool:
+    on_tpu = glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*")
+    in_slurm = int(os.environ.get("SLURM_NTASKS", 1)) > 1 and "SLURM_STEP_NODELIST" in os.environ
+    return bool(on_tpu or in_slurm)
+
+
+def _check(coordinator: str, num_processes: int, process_id: int) -> None:
+    if not re.fullmatch(r"[^\s:]+:\d+", coordinator):
+        raise UserError(f"--coordinator={coordinator!r} must be HOST:PORT, such as 10.0.0.2:8476.")
+    if not 0 <= process_id < num_processes:
+        raise UserError(
+            f"--process_id={process_id} must be from 0 to {num_processes - 1}, one less than "
+            "--num_processes."
+        )
+
+
+def _give_up(given: Mapping[str, Any], timeout_seconds: int) -> None:
+    where = f" {given['coordinator']}" if given["coordinator"] else ""
+    total = given["num_processes"] or os.environ.get("SLURM_NTASKS", "the")
+    print(
+        f"error: after {timeout_seconds} s not all of {total} processes have started. This is "
+        f"{'process ' + str(given['process_id']) if where else 'one'} on "
+        f"{socket.gethostname()}. Look at the logs of the others, and whether they reach the "
+        f"coordinator{where}; --startup_timeout=SECONDS waits longer.",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(1)  # the wait is in native code, which no exception reaches
+
+
+def _require_agreement(facts: Mapping[str, str], error: str = "") -> None:
+    if jax.process_count() == 1:
+        return
+    mine = {"host": socket.gethostname(), "facts": facts, "error": error}
+    said = [json.loads(text) for text in _gather(json.dumps(mine))]
+    failed = [f"{_name(said, i)}: {one['error']}" for i, one in enumerate(said) if one["error"]]
+    if failed:
+        raise UserError(f"{len(failed)} of {len(said)} processes cannot start. {failed[0]}")
+    differences = _differences(said)
+    if differences:
+        raise UserError(
+            f"The {len(said)} processes are not about to do the same:\n  "
+            + "\n  ".join(differences[:8])
+            + "\nStart all with the same command, code and data."
+        )
+
+
+def _gather(text: str) -> list[str]:
+    """Returns the texts of all processes, in their order."""
+    data = np.frombuffer(text.encode(), np.uint8)
+    sizes = multihost_utils.process_allgather(np.int32(len(data)))
+    padded = np.zeros(max(sizes), np.uint8)
+    padded[: len(data)] = data
+    rows = multihost_utils.process_allgather(padded)
+    return [bytes(row[:size]).decode() for row, size in zip(rows, sizes, strict=True)]
+
+
+def _name(said: list[dict[str, Any]], index: int) -> str:
+    return f"process {index} ({said[index]['host']})"
+
+
+def _differences(said: list[dict[str, Any]]) -> list[str]:
+    lines = []
+    for fact in dict.fromkeys(name for one in said for name in one["facts"]):
+        values = [one["facts"].get(fact, "(absent)") for one in said]
+        # The most common value is what was meant; process 0 decides a tie.
+        (usual, _), *others = collections.Counter(values).most_common()
+        for value, _ in others:
+            who = ", ".join(_name(said, i) for i, got in enumerate(values) if got == value)
+            lines.append(f"{fact} is {value} on {who}, and {usual} on others")
+    return lines

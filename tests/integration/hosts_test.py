@@ -1,0 +1,184 @@
+"""Two processes with four devices each do what one with eight does; what goes wrong is told."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from simclr_jax.train.checkpoint import Checkpoints
+from simclr_jax.train.metrics import read_metrics
+
+pytestmark = pytest.mark.integration
+ROOT = Path(__file__).parents[2]
+RECIPE = """
+import json
+
+from ml_collections import ConfigDict
+
+
+def get_config():
+    return ConfigDict(json.loads({text!r}))
+"""
+
+
+@pytest.fixture
+def recipe(tiny_config, tmp_path):
+    """A recipe file of 20 steps, without evaluation, which takes longer than they do."""
+    tiny_config["data"]["batch_size"] = 48
+    tiny_config["run"] |= {"log_every": 1, "checkpoint_every": 10, "keep_checkpoints": 9}
+    tiny_config["evals"] = {}
+    # Adam makes large steps of gradients that are rounding errors, such as those of a bias
+    # before BatchNorm.
+    tiny_config["optim"] = {"name": "lars"}
+    tiny_config["schedule"]["base_lr"] = 0.3
+    path = tmp_path / "recipe.py"
+    path.write_text(RECIPE.format(text=json.dumps(tiny_config)))
+    return path
+
+
+class Processes:
+    """`train` in one or more processes of this machine."""
+
+    def __init__(self, num_devices, *commands):
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "JAX_PLATFORMS": "cpu",
+            "NUM_DEVICES": str(num_devices),
+        }
+        self._processes = [
+            subprocess.Popen(
+                [sys.executable, ROOT / "tests/integration/tiny_train.py", *command],
+                env=environment,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for command in commands
+        ]
+
+    def terminate(self, index):
+        self._processes[index].send_signal(signal.SIGTERM)
+
+    def finish(self):
+        """Waits; returns the exit codes and what stands on each stderr."""
+        errors = [process.communicate(timeout=300)[1] for process in self._processes]
+        return [process.returncode for process in self._processes], errors
+
+
+def one(recipe, workdir, *flags):
+    return Processes(8, [f"--config={recipe}", f"--workdir={workdir}", *flags])
+
+
+def two(recipe, workdir, *flags, odd=()):
+    """Starts two processes; `odd` are flags of the second one alone."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        coordinator = f"--coordinator=localhost:{free.getsockname()[1]}"
+    common = [f"--config={recipe}", f"--workdir={workdir}", coordinator, "--num_processes=2"]
+    return Processes(
+        4, *([*common, f"--process_id={i}", *flags, *(odd if i else ())] for i in range(2))
+    )
+
+
+def assert_done(processes):
+    codes, errors = processes.finish()
+    assert set(codes) == {0}, errors
+    return errors
+
+
+def final_state(workdir):
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    with Checkpoints(str(workdir), read_only=True) as checkpoints:
+        assert checkpoints.latest_step() == 21
+        stored = checkpoints.shapes()
+        wanted = {name: stored[name] for name in ("params", "batch_stats", "opt_state")}
+        place = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here)
+        return checkpoints.restore_variables(jax.tree.map(place, wanted))
+
+
+def assert_same(workdir, other):
+    for a, b in zip(*map(jax.tree.leaves, map(final_state, (workdir, other))), strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-5)
+
+
+def losses(workdir):
+    rows = read_metrics(workdir)
+    assert [row["step"] for row in rows] == [*range(1, 22)], "each step is written once"
+    return [row["loss"] for row in rows]
+
+
+def rewind(workdir, copy):
+    """Copies a run as it was when it had saved step 10."""
+    shutil.copytree(workdir, copy)
+    for step in (20, 21):
+        shutil.rmtree(copy / "checkpoints" / str(step))
+    return copy
+
+
+def test_two_processes_train_what_one_does_and_each_continues_what_the_other_began(
+    recipe, tmp_path
+):
+    assert_done(one(recipe, tmp_path / "one"))
+    leader, follower = assert_done(two(recipe, tmp_path / "two"))
+    assert "step 21/21" in leader
+    assert "step" not in follower
+    np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-5)
+    assert_same(tmp_path / "two", tmp_path / "one")
+
+    assert_done(one(recipe, rewind(tmp_path / "two", tmp_path / "two, then one")))
+    split = "--config.parallel.preset=fsdp"
+    assert_done(two(recipe, rewind(tmp_path / "one", tmp_path / "one, then two"), split))
+    for name in ("two, then one", "one, then two"):
+        assert_same(tmp_path / name, tmp_path / "one")
+
+
+def test_sigterm_to_one_process_saves_and_stops_all_at_the_same_step(recipe, tmp_path):
+    workdir = tmp_path / "run"
+    long = ["--config.run.epochs=5000", "--config.run.checkpoint_every=100000"]
+    processes = two(recipe, workdir, *long)
+    deadline = time.monotonic() + 300
+    while len(read_metrics(workdir)) < 5:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    processes.terminate(1)
+    codes, errors = processes.finish()
+    assert codes == [143, 143], errors
+    (saved,) = [int(path.name) for path in (workdir / "checkpoints").iterdir()]
+    assert read_metrics(workdir)[-1]["step"] == saved
+    assert f"Stopped by SIGTERM after a checkpoint at step {saved}" in errors[0]
+
+
+def test_processes_that_disagree_are_told_who_is_odd_and_leave_nothing(recipe, tmp_path):
+    processes = two(recipe, tmp_path / "run", odd=["--config.run.seed=1"])
+    codes, errors = processes.finish()
+    assert codes == [2, 2], errors
+    for error in errors:
+        assert re.search(r"config.run.seed is 1 on process 1 \(\S+\), and 0 on", error)
+    assert not (tmp_path / "run").exists()
+
+
+def test_all_stop_when_one_cannot_start(recipe, tmp_path):
+    processes = two(recipe, tmp_path / "run", odd=["--config.data.name=tfds/mnist"])
+    codes, errors = processes.finish()
+    assert codes == [2, 2], errors
+    for error in errors:
+        assert re.search(r"1 of 2 processes cannot start. process 1 \(\S+\): .*mnist", error)
+
+
+def test_a_process_that_stays_alone_gives_up(recipe, tmp_path):
+    alone = ["--coordinator=localhost:1", "--num_processes=2", "--process_id=1"]
+    command = [f"--config={recipe}", f"--workdir={tmp_path / 'run'}", *alone]
+    codes, errors = Processes(4, [*command, "--startup_timeout=3"]).finish()
+    assert codes == [1]
+    assert "after 3 s not all of 2 processes have started. This is process 1" in errors[0]
+    assert "localhost:1" in errors[0]
