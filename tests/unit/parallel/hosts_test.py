@@ -24,7 +24,7 @@ def test_alone_there_is_nothing_to_join_and_nobody_to_disagree_with(monkeypatch)
     monkeypatch.delenv("SLURM_NTASKS", raising=False)
     hosts.join(timeout_seconds=1)
     assert hosts.leads()
-    with pytest.raises(UserError, match="^mine$"), hosts.agreement():
+    with pytest.raises(UserError, match=r"^mine$"), hosts.agreement():
         raise UserError("mine")
 
 
