@@ -3,7 +3,9 @@
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
@@ -13,22 +15,40 @@ def at_least_float32(dtype: DTypeLike) -> Any:
     return jnp.promote_types(dtype, jnp.float32)
 
 
-def conv(features: int, kernel: int, *, strides: int = 1, dtype: DTypeLike, name: str) -> nn.Conv:
-    """Returns a square convolution without bias, zero-padded by `kernel // 2` on every side.
+CONV_OUTPUT = "conv_output"  # what `ResNet.remat` = "convs" keeps for the backward pass
+
+
+class Conv(nn.Module):
+    """A square convolution without bias, zero-padded by `kernel // 2` on every side.
 
     With a stride, "SAME" would pad even inputs only at the bottom right; the official code
     pads both sides. Initialisation is LeCun's, not He's, as in the official code.
+
+    Attributes:
+      features: channels of the output.
+      kernel: height and width of the kernel, odd.
+      strides: in both directions.
+      dtype: type of the products and of the output; the parameter "kernel" is float32.
     """
-    return nn.Conv(
-        features,
-        (kernel, kernel),
-        strides=strides,
-        padding=kernel // 2,
-        use_bias=False,
-        dtype=dtype,
-        kernel_init=nn.initializers.lecun_normal(),
-        name=name,
-    )
+
+    features: int
+    kernel: int
+    strides: int = 1
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n out_h out_w features"]:
+        """Returns the convolution, named `CONV_OUTPUT` for rematerialisation policies."""
+        shape = (self.kernel, self.kernel, x.shape[-1], self.features)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
+        y = jax.lax.conv_general_dilated(
+            x.astype(self.dtype),
+            kernel.astype(self.dtype),
+            (self.strides, self.strides),
+            ((self.kernel // 2, self.kernel // 2),) * 2,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        return checkpoint_name(y, CONV_OUTPUT)
 
 
 def norm(
@@ -77,13 +97,13 @@ class SelectiveKernel(nn.Module):
     ) -> Float[Array, "n out_h out_w features"]:
         """Returns the mixed streams."""
         f, dtype = self.features, self.dtype
-        x = conv(2 * f, 3, strides=self.strides, dtype=dtype, name="conv")(x)
+        x = Conv(2 * f, 3, strides=self.strides, dtype=dtype, name="conv")(x)
         x = nn.relu(norm(train=train, dtype=dtype, name="norm")(x))
         streams = x.reshape(*x.shape[:-1], 2, f)  # [n, h, w, 2, f]
         squeezed = streams.sum(axis=-2).mean(axis=(1, 2), keepdims=True)  # [n, 1, 1, f]
-        squeezed = conv(max(int(f * self.ratio), 32), 1, dtype=dtype, name="squeeze_conv")(squeezed)
+        squeezed = Conv(max(int(f * self.ratio), 32), 1, dtype=dtype, name="squeeze_conv")(squeezed)
         squeezed = nn.relu(norm(train=train, dtype=dtype, name="squeeze_norm")(squeezed))
-        logits = conv(2 * f, 1, dtype=dtype, name="select_conv")(squeezed)
+        logits = Conv(2 * f, 1, dtype=dtype, name="select_conv")(squeezed)
         logits = logits.reshape(*logits.shape[:-1], 2, f).astype(at_least_float32(dtype))
         weights = nn.softmax(logits, axis=-2)  # [n, 1, 1, 2, f]: the two streams compete
         return (streams * weights.astype(dtype)).sum(axis=-2)

@@ -6,15 +6,17 @@ Chen et al. 2020, https://arxiv.org/abs/2006.10029 (SimCLRv2, wider and with sel
 """
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from simclr_jax.models.layers import (
+    CONV_OUTPUT,
+    Conv,
     SelectiveKernel,
     at_least_float32,
     average_pool_2x2,
-    conv,
     norm,
 )
 
@@ -31,6 +33,12 @@ BOTTLENECK_DEPTHS = frozenset({50, 101, 152, 200})
 # would see nothing but padding beside one pixel: more than half of the total stride.
 SMALLEST_IMAGE_PX = {"imagenet": 17, "cifar": 5}
 GEOMETRIES = ("official", "torchvision")
+# What a residual block keeps for the backward pass; the rest is computed again.
+REMAT_POLICIES = {
+    "none": jax.checkpoint_policies.everything_saveable,
+    "convs": jax.checkpoint_policies.save_only_these_names(CONV_OUTPUT),
+    "blocks": jax.checkpoint_policies.nothing_saveable,
+}
 
 
 class ResNet(nn.Module):
@@ -50,6 +58,9 @@ class ResNet(nn.Module):
         can take over exactly: the max-pool pads both sides, and a shortcut is the identity
         wherever the shapes agree (stage 1 of depths 18 and 34). Only for width 1 with the
         ImageNet stem and without selective kernels, as torchvision has no others.
+      remat: what the backward pass finds stored: "none", all that it uses; "convs", in each
+        residual block only the outputs of convolutions; "blocks", only the input of each block,
+        so that the forward pass runs twice. Values are the same, memory is less.
     """
 
     depth: int
@@ -58,6 +69,7 @@ class ResNet(nn.Module):
     stem: str = "imagenet"
     dtype: DTypeLike = jnp.float32
     geometry: str = "official"
+    remat: str = "none"
 
     def __post_init__(self):
         if self.depth not in STAGE_SIZES:
@@ -88,6 +100,10 @@ class ResNet(nn.Module):
                 f"the networks that torchvision has; got width={self.width}, "
                 f"sk_ratio={self.sk_ratio}, stem={self.stem!r}. Others need geometry='official'."
             )
+        if self.remat not in REMAT_POLICIES:
+            raise ValueError(
+                f"ResNet remat must be one of {[*REMAT_POLICIES]}, got {self.remat!r}."
+            )
         super().__post_init__()
 
     @nn.compact
@@ -112,6 +128,7 @@ class ResNet(nn.Module):
                 sk_ratio=self.sk_ratio,
                 dtype=self.dtype,
                 project_always=self.geometry == "official",
+                remat=self.remat,
                 name=f"stage{i + 1}",
             )(x, train=train)
         return x.mean(axis=(1, 2), dtype=at_least_float32(self.dtype))
@@ -119,7 +136,7 @@ class ResNet(nn.Module):
     def _stem(self, x: Array, *, train: bool) -> Array:
         def conv_norm_relu(x, width, kernel, strides, suffix=""):
             features = int(width * self.width)
-            x = conv(
+            x = Conv(
                 features, kernel, strides=strides, dtype=self.dtype, name=f"stem_conv{suffix}"
             )(x)
             return nn.relu(norm(train=train, dtype=self.dtype, name=f"stem_norm{suffix}")(x))
@@ -147,6 +164,7 @@ class Stage(nn.Module):
       strides: of the first block.
       project_always: whether the first shortcut is a convolution even where the shapes agree
         (stage 1 of depths 18 and 34), as in the official code.
+      remat: see `ResNet`.
     """
 
     features: int
@@ -156,6 +174,7 @@ class Stage(nn.Module):
     sk_ratio: int | float
     dtype: DTypeLike
     project_always: bool
+    remat: str
 
     @nn.compact
     def __call__(
@@ -164,8 +183,12 @@ class Stage(nn.Module):
         """Returns the output of the last block."""
         out_features = self.features * (4 if self.bottleneck else 1)
         project = self.project_always or self.strides > 1 or x.shape[-1] != out_features
+        block = ResidualBlock
+        if train and self.remat != "none":  # without a backward pass there is nothing to keep
+            policy = REMAT_POLICIES[self.remat]
+            block = nn.remat(ResidualBlock, policy=policy, static_argnums=(2,))  # train
         for i in range(self.num_blocks):
-            x = ResidualBlock(
+            x = block(
                 features=self.features,
                 strides=self.strides if i == 0 else 1,
                 project=project and i == 0,
@@ -173,7 +196,7 @@ class Stage(nn.Module):
                 sk_ratio=self.sk_ratio,
                 dtype=self.dtype,
                 name=f"block{i}",
-            )(x, train=train)
+            )(x, train)
         return x
 
 
@@ -198,7 +221,7 @@ class ResidualBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "n h w c"], *, train: bool
+        self, x: Float[Array, "n h w c"], train: bool
     ) -> Float[Array, "n out_h out_w out_c"]:
         """Returns relu(shortcut + branch); the branch starts as zero at initialisation."""
         f, s = self.features, self.strides
@@ -214,7 +237,7 @@ class ResidualBlock(nn.Module):
                 )
                 continue
             last = i == len(layers)
-            y = conv(features, kernel, strides=strides, dtype=self.dtype, name=f"conv{i}")(y)
+            y = Conv(features, kernel, strides=strides, dtype=self.dtype, name=f"conv{i}")(y)
             y = norm(train=train, dtype=self.dtype, zero_scale=last, name=f"norm{i}")(y)
             y = y if last else nn.relu(y)
         return nn.relu(self._shortcut(x, layers[-1][0], train=train) + y)
@@ -225,7 +248,7 @@ class ResidualBlock(nn.Module):
         strides = self.strides
         if self.sk_ratio > 0:  # ResNet-D: average before, rather than skip three pixels in four
             x, strides = average_pool_2x2(x, strides=strides), 1
-        x = conv(features, 1, strides=strides, dtype=self.dtype, name="shortcut_conv")(x)
+        x = Conv(features, 1, strides=strides, dtype=self.dtype, name="shortcut_conv")(x)
         return norm(train=train, dtype=self.dtype, name="shortcut_norm")(x)
 
 

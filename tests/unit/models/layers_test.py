@@ -5,18 +5,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from simclr_jax.models.layers import SelectiveKernel, average_pool_2x2, conv, norm
+from simclr_jax.models.layers import Conv, SelectiveKernel, average_pool_2x2, norm
 
 
 def test_strided_convolution_pads_even_images_on_both_sides():
-    layer = conv(1, 3, strides=2, dtype="float32", name="conv")
+    layer = Conv(1, 3, strides=2, dtype="float32", name="conv")
     ones = {"params": {"kernel": jnp.ones((3, 3, 1, 1))}}
     out = layer.apply(ones, jnp.ones((1, 4, 4, 1)))
     np.testing.assert_array_equal(out[0, :, :, 0], [[4, 6], [6, 9]])
 
 
 def test_convolution_starts_with_the_variance_of_lecun():
-    layer = conv(256, 3, dtype="float32", name="conv")
+    layer = Conv(256, 3, dtype="float32", name="conv")
     kernel = layer.init(jax.random.key(0), jnp.ones((1, 3, 3, 64)))["params"]["kernel"]
     np.testing.assert_allclose(kernel.std(), np.sqrt(1 / (9 * 64)), rtol=0.01)
 

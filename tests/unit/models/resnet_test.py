@@ -10,7 +10,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from simclr_jax.core.tree import path_name
-from simclr_jax.models.resnet import ResidualBlock, ResNet
+from simclr_jax.models.resnet import ResidualBlock, ResNet, Stage
 
 SK = 0.0625
 
@@ -253,6 +253,47 @@ def test_eight_devices_share_one_batchnorm():
     jax.tree.map(compare, sharded_stats, stats)
 
 
+@pytest.mark.parametrize("sk_ratio", [0, SK])
+def test_rematerialisation_changes_no_value(sk_ratio):
+    def run(remat):
+        stage = Stage(8, 2, 2, True, sk_ratio, "float64", True, remat)
+        init = jax.jit(lambda key: stage.init(key, images(4), train=True))
+        variables = init(jax.random.key(0))
+        params = jax.tree.map(lambda x: x + 0.1, variables["params"])  # no scale is zero
+
+        def loss(params):
+            inputs = {"params": params, "batch_stats": variables["batch_stats"]}
+            y, updated = stage.apply(inputs, images(4), train=True, mutable=["batch_stats"])
+            return (y**3).mean(), updated["batch_stats"]
+
+        return variables, jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+
+    with jax.enable_x64(True):
+        plain_variables, plain = run("none")
+        for remat in ("convs", "blocks"):
+            variables, got = run(remat)
+            jax.tree.map(np.testing.assert_array_equal, variables, plain_variables)
+            compare = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+            jax.tree.map(compare, got, plain)
+
+
+def test_rematerialisation_stores_less():
+    def stored(remat):
+        encoder = small(depth=50, remat=remat)
+        variables = shapes(encoder)
+
+        def residuals(variables, x):
+            apply = lambda params: encoder.apply(
+                variables | {"params": params}, x, train=True, mutable=["batch_stats"]
+            )
+            return jax.vjp(apply, variables["params"])[1]
+
+        sizes = [x.size for x in jax.tree.leaves(jax.eval_shape(residuals, variables, images(64)))]
+        return sum(sizes)
+
+    assert stored("blocks") < 0.5 * stored("convs") < 0.4 * stored("none")
+
+
 @pytest.mark.parametrize(("stem", "smallest"), [("imagenet", 17), ("cifar", 5)])
 def test_smallest_image_keeps_2x2_pixels_before_the_last_stage(stem, smallest):
     encoder = ResNet(18, width=0.125, stem=stem)
@@ -293,6 +334,7 @@ def test_names_the_size_that_the_stem_cannot_take(stem, shape, message):
         ({"sk_ratio": -0.5}, r"\[0, 1\].*got -0.5"),
         ({"stem": "svhn"}, r"\['imagenet', 'cifar'\], got 'svhn'"),
         ({"geometry": "timm"}, r"\['official', 'torchvision'\], got 'timm'"),
+        ({"remat": "all"}, r"remat must be one of \['none', 'convs', 'blocks'\], got 'all'"),
         ({"geometry": "torchvision", "stem": "imagenet"}, r"width=1.*got width=0.125"),
         ({"geometry": "torchvision", "width": 1}, r"stem='imagenet'.*stem='cifar'. Others need"),
         (
