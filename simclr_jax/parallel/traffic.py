@@ -1,0 +1,344 @@
+"""What a compiled program moves and multiplies, counted from its HLO text.
+
+The compiler's own `bytes accessed` counts the whole operand of an asynchronous slice or copy, what
+lies in on-chip memory (VMEM, CMEM), and the body of a loop once. Here each array is looked up in
+the memory that its layout names, `S(1)` and so on, and nothing at all for HBM; a loop counts as
+often as it runs. Padding to tiles is left out, and an operand that a fusion reads in several
+passes counts once, so the figure is what must move at the least.
+"""
+
+import dataclasses
+import functools
+import math
+import re
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from simclr_jax.parallel.hlo import Array, Computation, Instruction, parse
+
+COLLECTIVES = (
+    "all-gather",
+    "all-reduce",
+    "all-to-all",
+    "collective-broadcast",
+    "collective-permute",
+    "ragged-all-to-all",
+    "reduce-scatter",
+)
+# Neither read nor write: they name memory, or end what a `-start` began.
+FREE = {
+    *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all"),
+    *("opt-barrier", "partition-id", "replica-id", "add-dependency", "domain"),
+}
+FREE_TARGETS = {"ConcatBitcast", "AllocateBuffer", "AsyncCollectiveDone"}
+SLICES = {"slice", "dynamic-slice", "gather"}  # read as much of their operand as they return
+RECOMPUTED = "rematted_computation"  # how jax.checkpoint marks what it computes again
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """One transfer between devices.
+
+    Attributes:
+      kind: of `COLLECTIVES`.
+      nbytes: of what one device ends up with.
+      times: how often a step runs it.
+    """
+
+    kind: str
+    nbytes: int
+    times: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Counts:
+    """What one device does in one run of a program, or of a part of it.
+
+    Attributes:
+      hbm_bytes: read from and written to HBM.
+      flops: of convolutions and matrix products, multiplications and additions apart, without
+        those by the zeros of padding and dilation.
+      flops_once: the same with each loop counted once, as the compiler counts.
+      recomputed_flops: those of `flops` that `jax.checkpoint` does a second time.
+      collectives: by channel, or by name where they have none.
+      unknown_loops: names of loops whose number of runs is not in the text; they count once.
+    """
+
+    hbm_bytes: int = 0
+    flops: int = 0
+    flops_once: int = 0
+    recomputed_flops: int = 0
+    collectives: Mapping[str, Collective] = dataclasses.field(default_factory=dict)
+    unknown_loops: tuple[str, ...] = ()
+
+    def times(self, n: int) -> "Counts":
+        """Returns the counts of a loop that runs n times."""
+        repeated = {
+            key: dataclasses.replace(c, times=c.times * n) for key, c in self.collectives.items()
+        }
+        return Counts(
+            self.hbm_bytes * n,
+            self.flops * n,
+            self.flops_once,
+            self.recomputed_flops * n,
+            repeated,
+            self.unknown_loops,
+        )
+
+    def by_kind(self) -> dict[str, dict[str, int]]:
+        """Returns {kind: {"count", "bytes"}}, of one step and one device."""
+        table: dict[str, dict[str, int]] = {}
+        for c in self.collectives.values():
+            row = table.setdefault(c.kind, {"count": 0, "bytes": 0})
+            row["count"] += c.times
+            row["bytes"] += c.nbytes * c.times
+        return dict(sorted(table.items()))
+
+
+def count(text: str) -> Counts:
+    """Counts one run of the entry computation of a compiled module, as `as_text()` gives it.
+
+    Raises:
+      ValueError: if the text has no entry computation.
+    """
+    computations, entry = parse(text)
+    return _Counter(computations).counts(entry)
+
+
+def _hbm(arrays: Iterable[Array]) -> int:
+    return sum(array.hbm_bytes for array in arrays)
+
+
+class _Counter:
+    def __init__(self, computations: Mapping[str, Computation]):
+        self._computations = computations
+        self._known: dict[str, Counts] = {}
+
+    def counts(self, name: str) -> Counts:
+        """Of one run of a computation; its fusions are part of it."""
+        if name not in self._known:
+            computation = self._computations[name]
+            self._known[name] = _sum(
+                self._instruction(i, computation) for i in computation.instructions.values()
+            )
+        return self._known[name]
+
+    def _instruction(self, i: Instruction, inside: Computation) -> Counts:
+        if i.opcode == "while":
+            (body,), (condition,) = i.called("body"), i.called("condition")
+            runs = self._runs(i, inside)
+            both = _sum((self.counts(body), self.counts(condition)))
+            if runs is None:
+                return dataclasses.replace(both, unknown_loops=(*both.unknown_loops, i.name))
+            return both.times(runs)
+        if i.opcode == "conditional":
+            branches = i.called("branch_computations")
+            branches += i.called("true_computation") + i.called("false_computation")
+            return max((self.counts(b) for b in branches), key=lambda c: c.hbm_bytes)
+        if i.opcode in ("call", "async-start"):
+            (name,) = i.called("to_apply") or i.called("calls") or i.called("called_computations")
+            return self.counts(name)
+        if i.opcode == "fusion":
+            (name,) = i.called("calls")
+            return dataclasses.replace(self._arithmetic(name), hbm_bytes=self._fusion(i, inside))
+        return dataclasses.replace(self._work(i, inside), hbm_bytes=_traffic(i, inside))
+
+    def _work(self, i: Instruction, inside: Computation) -> Counts:
+        """Returns the arithmetic and the transfer of one instruction."""
+        kind = i.opcode.removesuffix("-start")
+        if kind in COLLECTIVES:
+            key = i.number(r"channel_id=(\d+)")
+            arrays = i.arrays
+            if i.opcode != kind and kind != "all-reduce":  # (operands, results, ...)
+                arrays = i.parts[1]
+            transfer = Collective(kind, sum(array.nbytes for array in arrays))
+            return Counts(collectives={i.name if key is None else f"channel {key}": transfer})
+        if i.opcode in ("convolution", "dot"):
+            lhs, rhs = (inside.instructions[name].arrays[0] for name in i.operands)
+            flops = _convolution(i, lhs, rhs) if i.opcode == "convolution" else _dot(i, lhs)
+            again = flops if RECOMPUTED in i.attributes else 0
+            return Counts(flops=flops, flops_once=flops, recomputed_flops=again)
+        return Counts()
+
+    def _arithmetic(self, name: str) -> Counts:
+        """Returns the arithmetic and the transfers of a fused computation."""
+        key = f"fused {name}"
+        if key not in self._known:
+            inside, parts = self._computations[name], []
+            for i in inside.instructions.values():
+                parts.append(self._work(i, inside))
+                parts += map(self._arithmetic, i.called("calls") if i.opcode == "fusion" else ())
+            self._known[key] = _sum(parts)
+        return self._known[key]
+
+    def _runs(self, loop: Instruction, inside: Computation) -> int | None:
+        """Returns how often a loop runs: known to the compiler, or `i < n` with `i` from 0 by 1.
+
+        The second is how `jax.lax.scan` and `fori_loop` count.
+        """
+        known = loop.number(r'known_trip_count"?[:=]\{"?n"?:"?(\d+)')
+        if known is not None:
+            return known
+        (name,) = loop.called("condition")
+        condition = self._computations[name]
+        test, scope = condition.root, [condition]
+        if test.opcode == "fusion":
+            scope.append(self._computations[test.called("calls")[0]])
+            test = scope[-1].root
+        if test.opcode != "compare" or "direction=LT" not in test.attributes:
+            return None
+        end = scope[-1].source(test.operands[1])
+        if end is not None and end.opcode == "parameter" and len(scope) > 1:
+            end = condition.source(condition.root.operands[int(end.literal)])
+        if end is not None and end.opcode == "get-tuple-element":  # carried along unchanged
+            state = inside.source(loop.operands[0])
+            index = end.number(r"index=(\d+)")
+            if state is None or state.opcode != "tuple" or index is None:
+                return None
+            end = inside.source(state.operands[index])
+        if end is None or end.opcode != "constant" or not end.literal.isdigit():
+            return None
+        return int(end.literal)
+
+    def _fusion(self, i: Instruction, inside: Computation) -> int:
+        """Returns the HBM traffic of a fusion: of its operands and results, only what it touches.
+
+        It reads no more of an operand than the slices of it that it uses, and writes no more of a
+        result that it updates in place than the update. A fusion that carries a part of a
+        transfer along (`AsyncCollectiveStart` begins one) hands on the buffers of that transfer.
+        """
+        fused = self._computations[i.called("calls")[0]]
+        total = 0
+        for k, name in enumerate(i.operands):
+            if (operand := inside.instructions.get(name)) and _hbm(operand.arrays):
+                parameter = fused.parameters.get(k)
+                read = self._read(parameter, fused) if parameter else None
+                whole = _hbm(operand.arrays)
+                total += whole if read is None else min(read, whole)
+        results = [fused.root.name]
+        if fused.root.opcode == "tuple":
+            results = list(fused.root.operands)
+        aliased = re.search(r"output_to_operand_aliasing=\{(.*?)\)\}", i.attributes)
+        in_place = set(re.findall(r"\{(\d*)\}: \(", aliased[1] + ")")) if aliased else set()
+        if len(results) != len(i.parts):  # a root that is one instruction with several results
+            kept = [p for k, p in enumerate(i.parts) if str(k) not in in_place]
+            return total + sum(map(_hbm, kept))
+        for part, name in zip(i.parts, results, strict=True):
+            if _hbm(part):
+                total += self._written(name, fused, _hbm(part))
+        return total
+
+    def _read(self, i: Instruction, inside: Computation, *, nested: bool = False) -> int | None:
+        """Returns how many bytes of an instruction's result its users need; None if all."""
+        needs = [self._needs(user, i.name, inside, nested) for user in inside.users[i.name]]
+        return None if None in needs else sum(need or 0 for need in needs)
+
+    def _needs(self, user: Instruction, name: str, inside: Computation, nested: bool) -> int | None:
+        """Returns how many bytes of one operand an instruction of a fusion needs."""
+        positions = [k for k, operand in enumerate(user.operands) if operand == name]
+        if user.opcode in SLICES and positions == [0]:
+            return user.arrays[0].nbytes
+        if user.opcode == "bitcast" and user is not inside.root:
+            return self._read(user, inside, nested=nested)
+        if user.opcode == "fusion" and len(positions) == 1:
+            scope = self._computations[user.called("calls")[0]]
+            parameter = scope.parameters[positions[0]]
+            if scope.view(scope.root) is parameter and user is not inside.root:
+                return self._read(user, inside, nested=nested)
+            return self._read(parameter, scope, nested=True)
+        if user.opcode in COLLECTIVES:  # only the first part of a transfer reads
+            return None if inside.root.target == "AsyncCollectiveStart" else 0
+        updated = user.opcode == "dynamic-update-slice" and positions == [0]
+        handed_on = not nested and user is inside.root and user.opcode in ("tuple", "bitcast")
+        return 0 if updated or handed_on or user.target.startswith("AsyncCollective") else None
+
+    def _written(self, name: str, inside: Computation, whole: int) -> int:
+        i = inside.view(inside.instructions[name])
+        if i.opcode == "fusion":
+            scope = self._computations[i.called("calls")[0]]
+            root = scope.view(scope.root)
+            if root.opcode == "parameter":
+                return self._written(i.operands[int(root.literal)], inside, whole)
+            return self._written(root.name, scope, whole)
+        if i.opcode == "dynamic-update-slice":
+            return min(whole, inside.instructions[i.operands[1]].arrays[0].nbytes)
+        passed_on = i.opcode == "parameter" or i.opcode in COLLECTIVES
+        return 0 if passed_on or i.target == "AsyncCollectiveDone" else whole
+
+
+def _sum(parts: Iterable[Counts]) -> Counts:
+    parts, collectives = list(parts), {}
+    for c in parts:
+        for key, transfer in c.collectives.items():
+            collectives.setdefault(key, transfer)  # the pieces of one transfer share a channel
+    return Counts(
+        hbm_bytes=sum(c.hbm_bytes for c in parts),
+        flops=sum(c.flops for c in parts),
+        flops_once=sum(c.flops_once for c in parts),
+        recomputed_flops=sum(c.recomputed_flops for c in parts),
+        collectives=collectives,
+        unknown_loops=tuple(name for c in parts for name in c.unknown_loops),
+    )
+
+
+def _traffic(i: Instruction, inside: Computation) -> int:
+    """Returns the HBM traffic of an instruction that calls no other computation."""
+    if i.opcode in FREE or i.opcode.endswith(("-done", "-update")) or i.target in FREE_TARGETS:
+        return 0
+    operands = [inside.instructions[n].arrays for n in i.operands if n in inside.instructions]
+    arrays = [array for arrays in operands for array in arrays]
+    if i.opcode == "copy-start":  # (copy, what is copied, ...)
+        return _hbm(i.parts[0]) + _hbm(arrays)
+    moved = {"dynamic-update-slice": 1, "dynamic-update-slice-start": 1, "scatter": -1}
+    if i.opcode in moved:
+        update = operands[moved[i.opcode]]
+        target = operands[0][0].space == 0
+        return _hbm(update) + target * sum(array.nbytes for array in update)
+    kind = i.opcode.removesuffix("-start")
+    begins = kind != i.opcode and kind != "all-reduce" and len(i.parts) > 1
+    # A start returns (operands, results, ...).
+    results = list(i.parts)[1] if begins else i.arrays
+    if kind in SLICES:
+        source = operands[0][0].space == 0
+        return _hbm(results) + source * sum(array.nbytes for array in results)
+    return _hbm(arrays) + _hbm(results)
+
+
+def _convolution(i: Instruction, lhs: Array, rhs: Array) -> int:
+    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", i.attributes)
+    if labels is None:
+        return 0
+    window = re.search(r"window=\{([^}]*)\}", i.attributes)
+    given = dict(item.split("=") for item in window[1].split()) if window else {}
+    out, rank = i.arrays[0], len(labels[1]) - 2
+    setting = lambda key, default: given.get(key, "x".join([default] * rank)).split("x")
+    size, stride = setting("size", "1"), setting("stride", "1")
+    pads, base, spread = (
+        setting("pad", "0_0"),
+        setting("lhs_dilate", "1"),
+        setting("rhs_dilate", "1"),
+    )
+    total = 2 * out.shape[labels[3].index("b")] * out.shape[labels[3].index("f")]
+    total *= rhs.shape[labels[2].index("i")]
+    groups = i.number(r"batch_group_count=(\d+)")
+    for d in range(rank):
+        total *= _products(
+            lhs.shape[labels[1].index(str(d))],
+            out.shape[labels[3].index(str(d))],
+            *map(int, (size[d], stride[d], pads[d].split("_")[0], base[d], spread[d])),
+        )
+    return total // (groups or 1)
+
+
+@functools.cache
+def _products(n: int, out: int, size: int, stride: int, pad: int, base: int, spread: int) -> int:
+    """Returns how many products along one dimension are of elements that are there."""
+    at = np.arange(out)[:, None] * stride + np.arange(size)[None] * spread - pad
+    return int(np.sum((at >= 0) & (at <= (n - 1) * base) & (at % base == 0)))
+
+
+def _dot(i: Instruction, lhs: Array) -> int:
+    found = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", i.attributes)
+    dims = [int(d) for d in found[1].split(",") if d] if found else []
+    return 2 * math.prod(i.arrays[0].shape) * math.prod(lhs.shape[d] for d in dims)

@@ -1,0 +1,189 @@
+"""Counting what a program moves and multiplies, by hand and by the compiler's own counts."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from simclr_jax.parallel.aot import slice_devices
+from simclr_jax.parallel.chips import find_slice
+from simclr_jax.parallel.mesh import make_mesh
+from simclr_jax.parallel.traffic import Collective, count
+
+# Small enough to count by hand. KIB is 1024 bytes: an f32[256] or bf16[4,128].
+KIB = 1024
+SMALL = """\
+HloModule small, is_scheduled=true
+
+%fused_slice (p0: f32[64,256], p1: s32[]) -> f32[256] {
+  %p0 = f32[64,256]{1,0} parameter(0)
+  %p1 = s32[] parameter(1)
+  %zero = s32[] constant(0)
+  %row = f32[1,256]{1,0} dynamic-slice(%p0, %p1, %zero), dynamic_slice_sizes={1,256}
+  %flat = f32[256]{0} bitcast(%row)
+  ROOT %sine = f32[256]{0} sine(%flat)
+}
+
+%fused_update (q0: f32[64,256], q1: f32[256], q2: s32[]) -> f32[64,256] {
+  %q0 = f32[64,256]{1,0} parameter(0)
+  %q1 = f32[256]{0} parameter(1)
+  %q2 = s32[] parameter(2)
+  %zero.1 = s32[] constant(0)
+  %new = f32[1,256]{1,0} bitcast(%q1)
+  ROOT %in_place = f32[64,256]{1,0} dynamic-update-slice(%q0, %new, %q2, %zero.1)
+}
+
+%condition (c: (s32[], f32[256])) -> pred[] {
+  %c = (s32[], f32[256]{0}) parameter(0)
+  %i = s32[] get-tuple-element(%c), index=0
+  %end = s32[]{:T(128)} constant(5)
+  ROOT %again = pred[]{:S(6)} compare(%i, %end), direction=LT
+}
+
+%body (b: (s32[], f32[256])) -> (s32[], f32[256]) {
+  %b = (s32[], f32[256]{0}) parameter(0)
+  %j = s32[] get-tuple-element(%b), index=0
+  %one = s32[] constant(1)
+  %next = s32[]{:S(6)} add(%j, %one)
+  %v = f32[256]{0} get-tuple-element(%b), index=1
+  %w = f32[256]{0} all-reduce(%v), channel_id=7, to_apply=%sum
+  ROOT %out = (s32[], f32[256]{0}) tuple(%next, %w)
+}
+
+ENTRY %main (x: f32[64,256], y: bf16[4,128], z: f32[256], k: s32[]) -> f32[64,256] {
+  %x = f32[64,256]{1,0:T(8,128)} parameter(0)
+  %y = bf16[4,128]{1,0:T(8,128)(2,1)} parameter(1)
+  %z = f32[256]{0:T(256)} parameter(2)
+  %k = s32[] parameter(3)
+  %zero.2 = s32[] constant(0)
+  %copy-start = (bf16[4,128]{1,0:T(8,128)(2,1)S(1)}, bf16[4,128]{1,0}, u32[]{:S(2)}) copy-start(%y)
+  %copy-done = bf16[4,128]{1,0:T(8,128)(2,1)S(1)} copy-done(%copy-start)
+  %square = bf16[4,128]{1,0:T(8,128)(2,1)} multiply(%copy-done, %copy-done)
+  %slice-start = ((f32[64,256]{1,0}), f32[4,256]{1,0:S(1)}, u32[]{:S(2)}) slice-start(%x), \
+slice={[0:4], [0:256]}
+  %slice-done = f32[4,256]{1,0:S(1)} slice-done(%slice-start)
+  %on_chip = f32[4,256]{1,0:S(1)} negate(%slice-done)
+  %row.1 = f32[256]{0:S(1)} fusion(%x, %k), kind=kLoop, calls=%fused_slice
+  %start = (s32[], f32[256]{0}) tuple(%zero.2, %z)
+  %loop = (s32[], f32[256]{0}) while(%start), condition=%condition, body=%body
+  %last = f32[256]{0} get-tuple-element(%loop), index=1
+  ROOT %done = f32[64,256]{1,0} fusion(%x, %last, %k), kind=kLoop, \
+output_to_operand_aliasing={{}: (0, {})}, calls=%fused_update
+}
+"""
+
+
+def test_hbm_bytes_of_a_program_counted_by_hand():
+    copied = KIB  # y is read; its copy lies in VMEM
+    squared = KIB  # written; its operands lie in VMEM
+    sliced = 4 * KIB  # 4 of 64 rows of x are read
+    row = KIB + 4  # one row of x and k are read, the result lies in VMEM
+    step = 4 + 2 * KIB  # i is read, v reduced into w
+    test = 4 + 4  # i and the end are read
+    updated = KIB + 4 + KIB  # one row and k are read, a row of x is written
+    by_hand = copied + squared + sliced + row + 5 * (step + 4 + test) + updated
+    assert count(SMALL).hbm_bytes == by_hand
+
+
+def test_a_transfer_in_a_loop_counts_as_often_as_it_runs():
+    counts = count(SMALL)
+    assert counts.collectives == {"channel 7": Collective("all-reduce", KIB, 5)}
+    assert counts.by_kind() == {"all-reduce": {"count": 5, "bytes": 5 * KIB}}
+
+
+def test_a_loop_of_unknown_length_is_named_and_counts_once():
+    unknown = SMALL.replace("direction=LT", "direction=NE")
+    assert count(unknown).unknown_loops == ("loop",)
+    assert count(unknown).by_kind()["all-reduce"]["count"] == 1
+    known = unknown.replace(
+        "body=%body", 'body=%body, backend_config={"known_trip_count":{"n":"3"}}'
+    )
+    assert count(known).by_kind()["all-reduce"]["count"] == 3
+
+
+STARTS = """\
+HloModule starts
+
+ENTRY %main (x: f32[2,8]) -> f32[8,8] {
+  %x = f32[2,8]{1,0} parameter(0)
+  %g = (f32[2,8]{1,0}, f32[8,8]{1,0}) all-gather-start(%x), channel_id=1, dimensions={0}
+  %gd = f32[8,8]{1,0} all-gather-done(%g)
+  %r = f32[8,8]{1,0} all-reduce-start(%gd), channel_id=2, to_apply=%sum
+  %rd = f32[8,8]{1,0} all-reduce-done(%r)
+  %p = (f32[8,8]{1,0}, f32[8,8]{1,0}, u32[], u32[]) collective-permute-start(%rd), channel_id=3
+  %pd = f32[8,8]{1,0} collective-permute-done(%p)
+  ROOT %s = f32[2,8]{1,0} reduce-scatter(%pd), channel_id=4, dimensions={0}, to_apply=%sum
+}
+"""
+
+
+def test_asynchronous_transfers_count_once_and_by_their_results():
+    assert count(STARTS).by_kind() == {
+        "all-gather": {"count": 1, "bytes": 256},
+        "all-reduce": {"count": 1, "bytes": 256},
+        "collective-permute": {"count": 1, "bytes": 256},
+        "reduce-scatter": {"count": 1, "bytes": 64},
+    }
+    assert count(STARTS).hbm_bytes == (64 + 256) + 2 * 256 + 2 * 256 + (256 + 64)
+
+
+def of_cpu(fn, *arguments):
+    return count(jax.jit(fn).lower(*arguments).compile().as_text())
+
+
+def test_products_of_a_loop_count_as_often_as_it_runs():
+    x = jnp.ones((16, 16))
+    scan = lambda x: jax.lax.scan(lambda c, _: (jnp.sin(c @ x), None), x, length=7)[0]
+    counts = of_cpu(scan, x)
+    assert (counts.flops, counts.flops_once) == (7 * 2 * 16**3, 2 * 16**3)
+
+
+CONVOLUTION = """\
+HloModule convolution
+
+ENTRY %main (x: f32[2,5,5,3], w: f32[3,3,3,8]) -> f32[2,3,3,8] {{
+  %x = f32[2,5,5,3]{{3,2,1,0}} parameter(0)
+  %w = f32[3,3,3,8]{{3,2,1,0}} parameter(1)
+  ROOT %y = f32[2,3,3,8]{{3,2,1,0}} convolution(%x, %w), \
+window={{size=3x3 stride=2x2 pad=1_1x1_1}}, dim_labels=b01f_01io->b01f{}
+}}
+"""
+
+
+def test_products_with_padding_are_none():
+    # Of the three windows along each side, the outer two have one pixel outside.
+    flops = 2 * 2 * (2 + 3 + 2) ** 2 * 3 * 8
+    assert count(CONVOLUTION.format("")).flops == flops
+    assert count(CONVOLUTION.format("")).recomputed_flops == 0
+    again = CONVOLUTION.format(', metadata={op_name="jit(f)/rematted_computation/conv"}')
+    assert count(again).recomputed_flops == flops
+
+
+@pytest.fixture(params=["v3:2x2", "v4:2x2x1", "v5e:2x2"])
+def compile_for_tpu(request):
+    pytest.importorskip("libtpu", reason="requirements-tpu.txt is not installed")
+    mesh = make_mesh(slice_devices(find_slice(request.param)))
+    everywhere = NamedSharding(mesh, PartitionSpec())
+
+    def compile_(fn, *shapes):
+        arguments = [jax.ShapeDtypeStruct(*shape, sharding=everywhere) for shape in shapes]
+        return jax.jit(fn).lower(*arguments).compile()
+
+    return compile_
+
+
+def test_a_product_too_large_for_vmem_moves_its_operands_and_its_result(compile_for_tpu):
+    n = 16384
+    fn = lambda x, w: jax.nn.relu(x @ w)
+    compiled = compile_for_tpu(fn, ((n, n), jnp.bfloat16), ((n, n), jnp.bfloat16))
+    counts = count(compiled.as_text())
+    assert counts.hbm_bytes == 3 * 2 * n**2
+    assert counts.flops == 2 * n**3
+    assert counts.flops == pytest.approx(compiled.cost_analysis()["flops"], rel=1e-3)
+
+
+def test_a_loop_on_a_tpu_counts_as_often_as_it_runs(compile_for_tpu):
+    fn = lambda x: jax.lax.scan(lambda c, _: (jnp.tanh(c @ x), None), x, length=5)[0]
+    counts = count(compile_for_tpu(fn, ((1024, 1024), jnp.float32)).as_text())
+    assert counts.unknown_loops == ()
+    assert (counts.flops, counts.flops_once) == (5 * 2 * 1024**3, 2 * 1024**3)
