@@ -8,6 +8,7 @@ from simclr_jax.core.errors import nearest
 
 VERBS = {
     "train": "pretrains, from a recipe in configs/; resumes a run that was stopped",
+    "plan": "says what a recipe takes on a TPU slice: memory, time, cost",
     "evaluate": "judges the encoder of a run: kNN, linear probe, label efficiency",
     "embed": "writes the features of any images",
     "report": "writes one page that shows a run: D/report.html",

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Checks everything that needs no accelerator; `tests/check.sh fast` leaves out training runs
 # and whole networks; `tests/check.sh interop` installs the optional packages into .venv and runs
-# the tests of import and export that need them. Makes its own environment; see launch/env.sh.
+# the tests of import and export that need them; `tests/check.sh plan` installs the TPU compiler into
+# .venv, plans a small run and runs the tests that need it. Makes its own environment; see launch/env.sh.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/env.sh
@@ -15,8 +16,13 @@ case "${1:-all}" in
             tests/reference/export_test.py tests/reference/import_golden_test.py \
             tests/integration/interop_test.py
         ;;
+    plan)
+        python -m pip install --quiet --disable-pip-version-check -r requirements-tpu.txt
+        python -m simclr_jax plan --config=configs/simclr_digits.py --topology=v5litepod-4
+        exec python -m pytest -rs tests/unit/parallel tests/integration/plan_test.py
+        ;;
     *)
-        echo "usage: tests/check.sh [fast|interop]" >&2
+        echo "usage: tests/check.sh [fast|interop|plan]" >&2
         exit 2
         ;;
 esac

@@ -1,0 +1,293 @@
+"""Says what a recipe takes on a TPU slice that is not there: memory, time and cost.
+
+python -m simclr_jax plan --config=configs/simclr_imagenet.py:v1_r50_1x --topology=v5e:8x8
+python -m simclr_jax plan --config=configs/simclr_imagenet.py:v2_r152_3x_sk --topology=v5p-128 --fit
+
+The step that `train` would run is compiled by the TPU's own compiler. It needs neither the images
+nor a checkpoint. Exit code 0 if it fits, 1 if it does not.
+"""
+
+import dataclasses
+import importlib.metadata
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+from absl import flags
+from ml_collections import config_flags
+
+from simclr_jax.build.parts import Parts, parts, train_step
+from simclr_jax.cli import app
+from simclr_jax.cli.plan_text import describe, gib
+from simclr_jax.cli.stand_in import open_or_stand_in, without_checkpoints
+from simclr_jax.core.errors import UserError
+from simclr_jax.core.sections import call
+from simclr_jax.parallel.aot import Program, TooLarge, compile_step, slice_devices
+from simclr_jax.parallel.chips import Slice, find_slice
+from simclr_jax.parallel.sharding import Layout
+
+log = logging.getLogger(__name__)
+
+CONFIG = config_flags.DEFINE_config_file(
+    "config", help_string="Recipe, such as configs/simclr_imagenet.py:v1_r50_1x."
+)
+TOPOLOGY = flags.DEFINE_string("topology", "", "Slice, such as v5e:8x8, v5litepod-64 or v4-32.")
+NUM_SLICES = flags.DEFINE_integer("num_slices", 1, "How many such slices.")
+NUM_IMAGES = flags.DEFINE_integer(
+    "num_images", None, "Training images, where neither they nor their number are known here."
+)
+PRICE = flags.DEFINE_float("price", None, "USD per chip-hour.")
+FIT = flags.DEFINE_bool("fit", False, "Tries settings that save memory until the step fits.")
+JSON = flags.DEFINE_bool("json", False, "Prints one JSON object.")
+
+BASIS = (
+    "estimate from the compiler's counts and datasheet peaks, not a measurement; transfers "
+    "between devices, reading of images, evaluation and checkpoints are not in it"
+)
+COUNTED = {
+    "flops": "the compiler's cost analysis, with the products of a loop as often as it runs",
+    "hbm_bytes": "operands and results that lie in HBM, by the compiled HLO; no padding",
+    "bytes_accessed": "the compiler's cost analysis; each loop once, and from v4 on also on-chip "
+    "memory and whole operands of asynchronous slices",
+}
+MAX_CHUNKS = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Knobs:
+    """The settings that trade time for memory, as the config has them."""
+
+    preset: str
+    remat: str
+    chunks: int
+
+    def overrides(self) -> dict[tuple[str, str], Any]:
+        """Returns (section, key) -> value."""
+        return {
+            ("parallel", "preset"): self.preset,
+            ("encoder", "remat"): self.remat,
+            ("method", "chunks"): self.chunks,
+        }
+
+    def __str__(self) -> str:
+        return f"preset {self.preset}, remat {self.remat}, chunks {self.chunks}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Attempt:
+    """A config that was compiled for a slice, and what came of it."""
+
+    parts: Parts
+    slice: Slice
+    knobs: Knobs
+    outcome: Program | TooLarge
+
+    @property
+    def needed_bytes(self) -> int | None:
+        """Of HBM per device; None if the compiler refused without a number."""
+        if isinstance(self.outcome, TooLarge):
+            return self.outcome.needed_bytes
+        return self.outcome.total_bytes
+
+    @property
+    def fits(self) -> bool:
+        """Whether the compiler made a program, and it leaves the chip what its system needs."""
+        return (
+            isinstance(self.outcome, Program)
+            and self.outcome.total_bytes <= self.slice.usable_hbm_bytes
+        )
+
+    def verdict(self) -> str:
+        """Returns the answer in a sentence without its full stop."""
+        usable = self.slice.usable_hbm_bytes
+        if self.needed_bytes is None:
+            return f"does not fit into the {gib(usable)} of a device"
+        short = self.needed_bytes - usable
+        if self.fits:
+            return f"fits: {gib(self.needed_bytes)} of {gib(usable)}, {gib(-short)} to spare"
+        least = "at least " if isinstance(self.outcome, TooLarge) else ""  # it gives up early
+        return (
+            f"does not fit: {least}{gib(self.needed_bytes)} of {gib(usable)}, "
+            f"{least}{gib(short)} too much"
+        )
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the verb; returns its exit code."""
+    fits: list[bool] = []
+    code = app.run(lambda: fits.append(_plan()), argv, required=("config", "topology"))
+    return app.FAILED if code == app.DONE and not fits[0] else code
+
+
+def _plan() -> bool:
+    if PRICE.value is not None and PRICE.value <= 0:
+        raise UserError(f"--price={PRICE.value} must be above 0: USD per chip-hour.")
+    slice_ = find_slice(TOPOLOGY.value, NUM_SLICES.value)
+    try:
+        config = CONFIG.value.to_dict()
+    except OSError as error:  # a recipe that is not there is noticed only when it is read
+        raise UserError(str(error)) from error
+    jax.config.update("jax_platforms", "cpu")  # a TPU that is here may be at work
+    jax.config.update("jax_enable_compilation_cache", False)  # the seconds are to be real
+    devices = slice_devices(slice_)
+    source, images = open_or_stand_in(config["data"], NUM_IMAGES.value)
+    config, assumed = without_checkpoints(config, source)
+
+    def attempt(changes: Mapping[tuple[str, str], Any]) -> Attempt:
+        p = parts(_with(config, changes), devices, stand_in=source)
+        knobs = _knobs(p)
+        log.info("Compiling for %s: %s.", slice_.name, knobs)
+        tried = Attempt(
+            p, slice_, knobs, compile_step(train_step(p), p.abstract_state, p.abstract_batch)
+        )
+        log.info("It %s.", tried.verdict())
+        return tried
+
+    attempts = [attempt({})]
+    if FIT.value:
+        attempts += _until_it_fits(attempts[0], attempt)
+    answer = _answer(attempts, PRICE.value) | {
+        "images": {"name": source.name, "count": len(source), "how": images},
+        "assumed": assumed,
+    }
+    print(json.dumps(answer) if JSON.value else describe(answer))
+    return answer["fits"]
+
+
+def _knobs(p: Parts) -> Knobs:
+    layout = call("config.parallel", Layout, p.config["parallel"])
+    return Knobs(
+        preset=layout.preset,
+        remat=getattr(p.network.model.encoder, "remat", "none"),
+        chunks={"chunks": 1, **p.config["method"]}["chunks"],
+    )
+
+
+def _with(config: Mapping[str, Any], changes: Mapping[tuple[str, str], Any]) -> dict[str, Any]:
+    changed = {section: dict(values) for section, values in config.items()}
+    for (section, key), value in changes.items():
+        changed.setdefault(section, {})[key] = value
+    return changed
+
+
+def _until_it_fits(
+    first: Attempt, attempt: Callable[[Mapping[tuple[str, str], Any]], Attempt]
+) -> Iterator[Attempt]:
+    """Yields attempts with one more setting that saves memory each, up to the first that fits.
+
+    What costs the least time comes first: presets only move the state, rematerialisation computes
+    parts of the network again, the gradient cache all of it. A preset is put off for as long as
+    it could not save enough.
+    """
+    state_bytes = _bytes_per_device(first.parts.abstract_state)
+    last, left = first, list(_changes(first))
+    while left and not last.fits:
+        needed, usable = last.needed_bytes, last.slice.usable_hbm_bytes
+        # A preset can save the state, and the gradients of its parameters.
+        hopeless = needed is not None and needed - usable > 2 * state_bytes
+        change = next((c for c in left if not (hopeless and "preset" in c)), left[0])
+        left.remove(change)
+        knobs = dataclasses.replace(last.knobs, **change)
+        try:
+            last = attempt(_differences(first.knobs, knobs))
+        except UserError as error:  # this encoder, method or batch does not have that setting
+            log.info("Cannot try %s: %s", knobs, error)
+            continue
+        yield last
+
+
+def _differences(first: Knobs, last: Knobs) -> dict[tuple[str, str], Any]:
+    return dict(last.overrides().items() - first.overrides().items())
+
+
+def _changes(first: Attempt) -> Iterator[dict[str, Any]]:
+    """Yields the settings beyond those of the first attempt, one at a time."""
+    after = lambda choices, now: choices[choices.index(now) + 1 :]
+    for preset in after(("replicated", "zero1", "fsdp"), first.knobs.preset):
+        yield {"preset": preset}
+    for remat in after(("none", "convs", "blocks"), first.knobs.remat):
+        yield {"remat": remat}
+    per_device = first.parts.dataset.batch_size // first.parts.mesh.size
+    chunks = first.knobs.chunks * 2
+    while chunks <= MAX_CHUNKS and per_device % chunks == 0:
+        yield {"chunks": chunks}
+        chunks *= 2
+
+
+def _bytes_per_device(tree: Any) -> int:
+    def of(x: jax.ShapeDtypeStruct) -> int:
+        shape = x.shape if x.sharding is None else x.sharding.shard_shape(x.shape)
+        return jax.ShapeDtypeStruct(shape, x.dtype).size * x.dtype.itemsize
+
+    return sum(map(of, jax.tree.leaves(tree)))
+
+
+def _answer(attempts: Sequence[Attempt], price: float | None) -> dict[str, Any]:
+    """Returns what is printed, of the last attempt."""
+    first, last = attempts[0], attempts[-1]
+    p, slice_, chip = last.parts, last.slice, last.slice.chip
+    changed = _differences(first.knobs, last.knobs)
+    flag = flags.FLAGS["config"]
+    versions = {name: importlib.metadata.version(name) for name in ("jax", "libtpu")}
+    answer: dict[str, Any] = {
+        "config": config_flags.get_config_filename(flag),
+        "overrides": config_flags.get_override_values(flag),
+        "topology": slice_.name,
+        "slices": slice_.count,
+        "chips": slice_.num_chips,
+        "devices": slice_.num_devices,
+        "chip": {
+            "name": chip.name,
+            "devices": chip.devices,
+            "peak_bf16_flops": chip.peak_flops,
+            "hbm_bandwidth": chip.hbm_bandwidth,
+            "hbm_gib": chip.hbm_gib,
+            "source": chip.source,
+        },
+        "parameters": sum(x.size for x in jax.tree.leaves(p.abstract_state.params)),
+        "batch_size": p.dataset.batch_size,
+        "batch_per_device": p.dataset.batch_size / p.mesh.size,
+        "mesh": dict(p.mesh.shape),
+        **dataclasses.asdict(last.knobs),
+        "fits": last.fits,
+        "verdict": last.verdict(),
+        "usable_hbm_bytes": slice_.usable_hbm_bytes,
+        "needed_hbm_bytes": last.needed_bytes,
+        "state_bytes_per_device": _bytes_per_device(p.abstract_state),
+        "tried": [f"{tried.knobs}: {tried.verdict()}" for tried in attempts[:-1]],
+        "flags": sorted(f"--config.{'.'.join(path)}={value}" for path, value in changed.items()),
+        "compile_seconds": round(last.outcome.compile_seconds, 1),
+        "versions": versions,
+    }
+    if isinstance(last.outcome, TooLarge):
+        return answer | {"compiler": last.outcome.message.partition("\n")[0]}
+    figures = dataclasses.asdict(last.outcome)
+    del figures["compile_seconds"]
+    return answer | figures | {"counted": COUNTED, "estimate": _estimate(last, price)}
+
+
+def _estimate(attempt: Attempt, price: float | None) -> dict[str, Any]:
+    """Returns what the counts say of time, if nothing but the chip's peaks held it up."""
+    program, p, slice_ = attempt.outcome, attempt.parts, attempt.slice
+    assert isinstance(program, Program)
+    by_flops = program.flops / slice_.peak_flops
+    by_bytes = program.hbm_bytes / slice_.hbm_bandwidth
+    seconds = max(by_flops, by_bytes)
+    hours = p.num_steps * seconds / 3600
+    estimate = {
+        "basis": BASIS,
+        "step_seconds": seconds,
+        "bound_by": "arithmetic" if by_flops >= by_bytes else "HBM bandwidth",
+        "pairs_per_second": p.dataset.batch_size / seconds,
+        "mfu": (program.flops - program.recomputed_flops) / slice_.peak_flops / seconds,
+        "epochs": p.run.epochs,
+        "steps": p.num_steps,
+        "hours_per_epoch": hours / p.run.epochs,
+        "hours": hours,
+        "chip_hours": hours * slice_.num_chips,
+    }
+    if price is not None:
+        estimate |= {"usd_per_chip_hour": price, "usd": price * hours * slice_.num_chips}
+    return estimate

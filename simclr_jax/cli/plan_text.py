@@ -1,0 +1,147 @@
+"""The answer of `plan` for people."""
+
+from typing import Any
+
+PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+def gib(nbytes: float) -> str:
+    """Returns a size of memory in GiB, the unit of HBM, or in MiB if it is small."""
+    if abs(nbytes) < 2**30 / 10:
+        return f"{nbytes / 2**20:.1f} MiB"
+    return f"{nbytes / 2**30:.2f} GiB"
+
+
+def describe(answer: dict[str, Any]) -> str:
+    """Returns the answer of `plan` as lines of text."""
+    chip, images = answer["chip"], answer["images"]
+    slices = f"{answer['slices']} slices of " if answer["slices"] > 1 else ""
+    mesh = " x ".join(f"{axis} {size}" for axis, size in answer["mesh"].items())
+    lines = [
+        f"{answer['config']} on {slices}{answer['topology']} {answer['verdict']}.",
+        "",
+        _row("slice", f"{answer['chips']} chips, {answer['devices']} devices ({mesh})"),
+        _row(
+            "chip",
+            f"{_amount(chip['peak_bf16_flops'])}FLOP/s in bf16, {_amount(chip['hbm_bandwidth'])}B/s"
+            f", {chip['hbm_gib']} GiB of HBM, by {chip['source']}",
+        ),
+        _row("images", f"{images['count']:,} of {images['name']}: {images['how']}"),
+        _row("parameters", f"{answer['parameters']:,}"),
+        _row("batch", f"{answer['batch_size']}, {answer['batch_per_device']:g} a device"),
+        _row(
+            "settings",
+            f"preset {answer['preset']}, remat {answer['remat']}, chunks {answer['chunks']}",
+        ),
+    ]
+    if answer["overrides"]:
+        changed = (f"{key}={value}" for key, value in answer["overrides"].items())
+        lines.append(_row("overrides", ", ".join(changed)))
+    if answer["assumed"]:
+        lines.append(_row("assumed", answer["assumed"]))
+    lines += [_row("tried", tried) for tried in answer["tried"]]
+    if "estimate" in answer:
+        lines += [*_memory(answer), *_step(answer), *_time(answer["estimate"])]
+    else:
+        lines.append(_row("compiler", answer["compiler"]))
+    versions = ", ".join(f"{name} {version}" for name, version in answer["versions"].items())
+    lines += ["", f"Compiled in {answer['compile_seconds']:.0f} s by {versions}."]
+    if answer["fits"] and answer["flags"]:
+        lines.append(f"The first settings that fit: {' '.join(answer['flags'])}")
+    return "\n".join(lines if answer["fits"] else [*lines, *_cures(answer)])
+
+
+def _memory(answer: dict[str, Any]) -> list[str]:
+    total, usable = gib(answer["total_bytes"]), gib(answer["usable_hbm_bytes"])
+    return [
+        "",
+        "HBM of a device",
+        _row("arguments", f"{gib(answer['arguments_bytes'])}, the state and the batch"),
+        _row("temporaries", gib(answer["temporaries_bytes"])),
+        _row("program", gib(answer["code_bytes"])),
+        _row("total", f"{total} of {usable} that the compiler may use"),
+    ]
+
+
+def _step(answer: dict[str, Any]) -> list[str]:
+    counted = answer["counted"]
+    lines = [
+        "",
+        "A step on a device",
+        _row("arithmetic", f"{_amount(answer['flops'])}FLOP, from {counted['flops']}"),
+    ]
+    if answer["recomputed_flops"]:
+        again = _amount(answer["recomputed_flops"])
+        lines.append(_row("", f"{again}FLOP of them for the second time, to save memory"))
+    lines += [
+        _row("HBM traffic", f"{_amount(answer['hbm_bytes'])}B, {counted['hbm_bytes']}"),
+        _row("", f"({_amount(answer['bytes_accessed'])}B by {counted['bytes_accessed']})"),
+    ]
+    for kind, row in answer["collectives"].items():
+        lines.append(_row(kind, f"{row['count']}, {_amount(row['bytes'])}B of results"))
+    if answer["unknown_loops"]:
+        lines.append(_row("", f"{answer['unknown_loops']} loops of unknown length count once"))
+    return lines
+
+
+def _time(estimate: dict[str, Any]) -> list[str]:
+    recipe = (
+        f"{_duration(estimate['hours_per_epoch'])} an epoch, {_duration(estimate['hours'])} for "
+        f"{estimate['epochs']:g} epochs of {estimate['steps'] / estimate['epochs']:,.0f} steps"
+    )
+    cost = f"{estimate['chip_hours']:,.4g} chip-hours"
+    if "usd" in estimate:
+        cost += f", {estimate['usd']:,.2f} USD at {estimate['usd_per_chip_hour']:g} a chip-hour"
+    return [
+        "",
+        f"Time: {estimate['basis']}",
+        _row(
+            "step",
+            f"{estimate['step_seconds'] * 1e3:.4g} ms, bound by {estimate['bound_by']}; model FLOP "
+            f"utilisation {estimate['mfu']:.1%}",
+        ),
+        _row("rate", f"{estimate['pairs_per_second']:,.0f} pairs of views a second"),
+        _row("recipe", recipe),
+        _row("cost", cost),
+    ]
+
+
+def _cures(answer: dict[str, Any]) -> list[str]:
+    per_device = int(answer["batch_per_device"])
+    chunks = [n for n in (2, 4, 8, 16, 32) if n > answer["chunks"] and per_device % n == 0]
+    state = gib(answer["state_bytes_per_device"])
+    lines = ["What would bring it in, the cheapest in time first (--fit tries them in this order):"]
+    if answer["preset"] != "fsdp":
+        preset = "zero1 or fsdp" if answer["preset"] == "replicated" else "fsdp"
+        lines.append(_row("--config.parallel.preset", f"{preset}: splits the state, {state} now"))
+    if answer["remat"] != "blocks":
+        remat = "convs or blocks" if answer["remat"] == "none" else "blocks"
+        lines.append(_row("--config.encoder.remat", f"{remat}: computes activations again"))
+    if chunks:
+        numbers = ", ".join(map(str, chunks))
+        how = "the batch in parts, each with its own BatchNorm statistics"
+        lines.append(_row("--config.method.chunks", f"{numbers}: {how}"))
+    return [
+        *lines,
+        _row("batch per device", f"{per_device} now: a larger slice, or a smaller batch"),
+    ]
+
+
+def _row(name: str, text: str) -> str:
+    return f"  {name:<18}{text}" if len(name) < 18 else f"  {name}={text}"
+
+
+def _amount(x: float) -> str:
+    """Returns a number with the prefix of its unit, such as "3.14 T"."""
+    for scale, prefix in PREFIXES:
+        if abs(x) >= scale:
+            return f"{x / scale:.4g} {prefix}"
+    return f"{x:.4g} "
+
+
+def _duration(hours: float) -> str:
+    if hours >= 48:
+        return f"{hours / 24:.1f} days"
+    if hours >= 1:
+        return f"{hours:.1f} hours"
+    return f"{hours * 60:.1f} minutes" if hours >= 1 / 60 else f"{hours * 3600:.2g} seconds"

@@ -1,0 +1,92 @@
+"""Images that are not there: what planning needs to know of them is how many there are."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from simclr_jax.core.errors import UserError
+from simclr_jax.core.sections import call
+from simclr_jax.data.dataset import Dataset
+from simclr_jax.data.records import Record, Source
+
+# Data set -> (training images, test images, classes), as TFDS's catalogue has them:
+# https://www.tensorflow.org/datasets/catalog/overview
+KNOWN = {
+    "tfds/imagenet2012": (1_281_167, 50_000, 1000),
+    "tfds/imagenet2012_subset/1pct": (12_811, 50_000, 1000),
+    "tfds/imagenet2012_subset/10pct": (128_116, 50_000, 1000),
+    "tfds/cifar10": (50_000, 10_000, 10),
+    "tfds/cifar100": (50_000, 10_000, 100),
+}
+TEST_SPLITS = ("validation", "test")
+
+
+@dataclasses.dataclass
+class StandIn:
+    """A data set of which only the size is known; see `data.records.Source`."""
+
+    name: str
+    size: int
+    class_names: tuple[str, ...]
+    fingerprint: str = "stand-in"
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int, /) -> Record:
+        raise UserError(
+            f"The images of {self.name} are not here, so what a recipe takes from them must be "
+            "given: --config.data.canvas and --config.augment.size in px, and "
+            "--config.data.batch_size."
+        )
+
+
+def open_or_stand_in(data: Mapping[str, Any], num_images: int | None) -> tuple[Source, str]:
+    """Returns the training images of a config, or what stands in for them, and which it is.
+
+    Args:
+      data: the section of that name.
+      num_images: how many to assume; None opens them, or else takes the number of a known set.
+
+    Raises:
+      UserError: if they are not here and nobody knows how many there are.
+    """
+    unsettled = {key: 2 for key in ("canvas", "batch_size") if key in data and data[key] is None}
+    dataset = call("config.data", Dataset, {**data, **unsettled})
+    name = f"{dataset.name}/{dataset.split}"
+    if num_images is not None:
+        if num_images < 2:
+            raise UserError(f"--num_images={num_images} must be 2 or more.")
+        return StandIn(name, num_images, ()), "as many as --num_images says; none is opened"
+    try:
+        return dataset.open_train(), "opened here, none is read"
+    except UserError as error:
+        if dataset.name not in KNOWN or dataset.split not in ("train", *TEST_SPLITS):
+            raise UserError(f"{error}\nOr say how many there are: --num_images=N.") from error
+    num_train, num_test, num_classes = KNOWN[dataset.name]
+    size = num_train if dataset.split == "train" else num_test
+    if not dataset.keep_unlabelled:
+        size = round(size * dataset.fraction)
+    classes = tuple(f"class {i}" for i in range(num_classes))
+    return StandIn(name, size, classes), "not here, but their number is known"
+
+
+def without_checkpoints(config: Mapping[str, Any], source: Source) -> tuple[dict[str, Any], str]:
+    """Returns a config that needs no checkpoint, and what that assumes.
+
+    Where weights come from does not matter to what a step takes. A teacher that is not named is
+    taken to be as large as the student.
+    """
+    config = {section: dict(values) for section, values in config.items()}
+    if config.get("warm_start"):
+        config["warm_start"] = {}
+    method = config["method"]
+    if "teacher" not in method or method["teacher"]:
+        return config, ""
+    heads = dict(config["heads"])
+    if heads.get("classifier"):
+        classes = {"num_classes": len(source.class_names)}
+        heads["classifier"] = {**heads["classifier"], **classes}
+    teacher = {"checkpoint": "(none)", "encoder": config["encoder"], "heads": heads}
+    config["method"] = {**method, "teacher": teacher}
+    return config, "no --config.method.teacher given: taken to be as large as the student"

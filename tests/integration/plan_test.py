@@ -1,0 +1,120 @@
+"""`plan` as a user calls it, with the TPU compiler and without."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.integration
+HAVE_LIBTPU = importlib.util.find_spec("libtpu") is not None
+needs_libtpu = pytest.mark.skipif(not HAVE_LIBTPU, reason="requirements-tpu.txt is not installed")
+DIGITS = "--config=configs/simclr_digits.py"
+SMOKE = "--config=configs/simclr_imagenet.py:smoke"
+TINY = ("--config.encoder.width=0.0625", "--config.augment.size=16")
+
+
+def plan(*arguments):
+    command = [sys.executable, "-m", "simclr_jax", "plan", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def plan_json(*arguments):
+    result = plan(*arguments, "--json")
+    assert result.returncode in (0, 1), result.stderr
+    answer = json.loads(result.stdout)
+    assert answer["fits"] == (result.returncode == 0)
+    return answer, result
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ((DIGITS,), "--topology is missing"),
+        ((DIGITS, "--topology=v5e-64"), "Did you mean 'v5litepod-64'"),
+        ((DIGITS, "--topology=v5e:2x2", "--price=0"), "--price=0.0 must be above 0"),
+        ((DIGITS, "--topology=v5e:2x2", "--num_slices=0"), "--num_slices=0 must be 1 or more"),
+        (("--config=configs/nothing.py", "--topology=v5e:2x2"), "nothing.py"),
+    ],
+)
+def test_mistakes_are_named_before_anything_is_compiled(arguments, says):
+    result = plan(*arguments)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert says in result.stderr
+    assert "Compiling" not in result.stderr
+
+
+@pytest.mark.skipif(HAVE_LIBTPU, reason="requirements-tpu.txt is installed")
+def test_without_the_compiler_says_how_to_install_it():
+    result = plan(DIGITS, "--topology=v5e:2x2")
+    assert result.returncode == 2
+    assert "pip install -r requirements-tpu.txt" in result.stderr
+
+
+@needs_libtpu
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ((DIGITS, "--topology=v5e:8x8", "--config.data.batch_size=100"), "batch_size=100 cannot"),
+        (
+            ("--config=configs/simclr_folder.py", "--topology=v5e:2x2", "--config.data.path=/none"),
+            "--num_images=N",
+        ),
+    ],
+)
+def test_mistakes_in_a_config(arguments, says):
+    result = plan(*arguments)
+    assert result.returncode == 2
+    assert says in result.stderr
+
+
+@needs_libtpu
+def test_the_figures_agree_with_each_other():
+    answer, result = plan_json(DIGITS, "--topology=v3-8", "--price=2", *TINY)
+    assert result.stderr.count("\n") == 2, "what is tried and its verdict, and no noise of libtpu"
+    assert (answer["topology"], answer["chips"], answer["devices"]) == ("v3:2x2", 4, 8)
+    assert (answer["batch_per_device"], answer["images"]["count"]) == (16, 4000)
+    # On a v3 the compiler counts what is in HBM and nothing else, but loops once.
+    assert answer["hbm_bytes"] == pytest.approx(answer["bytes_accessed"], rel=0.25)
+    assert answer["collectives"]["all-reduce"]["count"] > 0
+    estimate = answer["estimate"]
+    assert "not a measurement" in estimate["basis"]
+    by_bytes = answer["hbm_bytes"] / (answer["chip"]["hbm_bandwidth"] / 2)
+    by_flops = answer["flops"] / (answer["chip"]["peak_bf16_flops"] / 2)
+    assert estimate["step_seconds"] == pytest.approx(max(by_bytes, by_flops))
+    assert estimate["pairs_per_second"] == pytest.approx(128 / estimate["step_seconds"])
+    assert estimate["steps"] == round(4000 * 50 / 128)
+    assert estimate["usd"] == pytest.approx(2 * 4 * estimate["hours"])
+
+
+@needs_libtpu
+def test_images_and_checkpoints_that_are_not_there_are_stood_in_for():
+    small = ("--config.data.batch_size=8", "--config.encoder.width=0.0625", "--topology=v5e:2x2")
+    recipe = "--config=configs/distill.py:v2_r50_1x"
+    answer, _ = plan_json(recipe, *small, "--config.augment.size=32", "--config.data.canvas=32")
+    assert answer["images"]["count"] == 1_281_167
+    assert "not here" in answer["images"]["how"]
+    assert "teacher" in answer["assumed"]
+    assert answer["overrides"]["encoder.width"] == 0.0625
+
+
+@needs_libtpu
+def test_people_get_a_page():
+    result = plan(SMOKE, "--topology=v5litepod-4", *TINY, "--num_images=1000")
+    assert result.returncode == 0, result.stderr
+    for words in ("on v5e:2x2 fits", "as many as --num_images says", "not a measurement"):
+        assert words in result.stdout
+
+
+@needs_libtpu
+def test_a_step_that_does_not_fit_gets_the_first_settings_that_do():
+    wide = ("--config.data.batch_size=2000", "--config.encoder.width=1.0", "--topology=v2:2x2")
+    answer, result = plan_json(DIGITS, *wide, "--config.augment.size=112", "--fit")
+    assert answer["fits"], result.stderr
+    assert answer["tried"]
+    assert "does not fit" in answer["tried"][0]
+    assert answer["flags"]
+    assert answer["chunks"] > 1 or answer["remat"] != "none" or answer["preset"] != "replicated"
