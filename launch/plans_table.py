@@ -1,0 +1,232 @@
+"""Plans every published recipe on a TPU slice, and prints the table or writes it into README.md.
+
+  python launch/plans_table.py --run            # compiles what launch/plans.json lacks; hours
+  python launch/plans_table.py --run --only=v1_r50_1x --again
+  python launch/plans_table.py --write
+
+Needs requirements-tpu.txt for --run. Each answer of `plan` is kept with its command as soon as it
+is there, so that a run can be stopped and started again.
+"""
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from simclr_jax.models.published import NETWORKS
+
+ROOT = Path(__file__).parents[1]
+PLANS = ROOT / "launch" / "plans.json"
+START, END = "<!-- plans -->\n", "<!-- /plans -->\n"
+RECIPE = "configs/simclr_imagenet.py"
+PUBLISHED_BATCH = 4096
+SHARDED = "--config.parallel.preset=fsdp"
+BLOCKS = "--config.encoder.remat=blocks"
+# Slices of at most 256 chips in the order in which they are tried; the first that fits counts.
+SLICES = (("v5e:8x8",), ("v5e:16x16",), ("v5p:4x4x4",), ("v5e:16x16", SHARDED, BLOCKS))
+SLICES_OF = {
+    "v1_r50_1x": (("v5e:8x8",),),
+    # The activations alone of these are more than 64 chips of 16 GB have.
+    "v1_r50_4x": SLICES[1:],
+    "v2_r101_2x_sk": SLICES[1:],
+    "v2_r152_2x": SLICES[1:],
+    "v2_r152_2x_sk": SLICES[1:],
+    "v2_r152_3x_sk": (("v5e:16x16", SHARDED, BLOCKS), ("v5p:4x4x4", SHARDED, BLOCKS)),
+}
+OLD_CHIPS = (("v1_r50_1x", "v3:4x4"),)
+# v1_r50_1x with 64 pairs on each device.
+SCALING = {8: "2x2x2", 16: "2x2x4", 64: "4x4x4", 256: "4x8x8", 1024: "8x8x16"}
+PAIRS_PER_DEVICE = 64
+
+BEFORE = f"""\
+Pretraining on ImageNet with the published batch of {PUBLISHED_BATCH}, planned by the TPU compiler
+and not run. Step, rate, utilisation and hours are estimates from the compiler's counts and the
+data sheets' peaks; transfers between devices are not in them. HBM is of one device, of what the
+compiler may use.
+
+"""
+BETWEEN = f"""
+`v1_r50_1x` on v5p slices with {PAIRS_PER_DEVICE} pairs on each device, per device:
+
+"""
+AFTER = """
+`python launch/plans_table.py --run` compiles what `launch/plans.json` lacks (its answers stand
+there, each with its command), and `--write` makes this part of the page.
+"""
+NETWORK_COLUMNS = (
+    *("network", "slice", "settings", "parameters", "HBM", "FLOPs", "HBM traffic", "step"),
+    *("pairs/s", "MFU", "recipe", "compiled in"),
+)
+SCALING_COLUMNS = ("chips", "batch", "HBM", "FLOPs", "HBM traffic", "step", "transfers")
+
+
+def main() -> None:
+    """Runs the command."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--run", action="store_true", help="compile the rows that are not there")
+    parser.add_argument("--again", action="store_true", help="and those that are")
+    parser.add_argument("--only", help="networks, or 'scaling', separated by commas")
+    parser.add_argument("--write", action="store_true", help="replace the table in README.md")
+    given = parser.parse_args()
+    only = given.only.split(",") if given.only else [*NETWORKS, "scaling"]
+    unknown = set(only) - {*NETWORKS, "scaling"}
+    if unknown:
+        parser.error(f"--only={','.join(unknown)} is none of {', '.join(NETWORKS)}, scaling.")
+    if given.run:
+        _run(only, again=given.again)
+    if not given.write:
+        print(section(_load()), end="")
+        return
+    path = ROOT / "README.md"
+    before, start, rest = path.read_text().partition(START)
+    _, end, after = rest.partition(END)
+    if not start or not end:
+        parser.error(f"README.md lacks the line {START.strip()} or {END.strip()}.")
+    _replace(path, before + START + section(_load()) + END + after)
+
+
+def command(variant: str, topology: str, *overrides: str) -> str:
+    """Returns the command that plans one row; its answer is kept under it."""
+    arguments = [f"--config={RECIPE}:{variant}", f"--topology={topology}", *overrides]
+    return shlex.join(["python", "-m", "simclr_jax", "plan", *arguments])
+
+
+def scaling_command(chips: int) -> str:
+    """Returns the command that plans one row of the second table."""
+    batch = f"--config.data.batch_size={PAIRS_PER_DEVICE * chips}"
+    return command("v1_r50_1x", f"v5p:{SCALING[chips]}", batch)
+
+
+def _run(only: Sequence[str], *, again: bool) -> None:
+    for name in only:
+        if name == "scaling":
+            for chips in SCALING:
+                _plan(scaling_command(chips), again=again)
+            continue
+        for slice_ in SLICES_OF.get(name, SLICES):
+            if _plan(command(name, *slice_), again=again)["fits"]:
+                break
+        for variant, topology in OLD_CHIPS:
+            if variant == name:
+                _plan(command(variant, topology), again=again)
+
+
+def _plan(line: str, *, again: bool) -> dict[str, Any]:
+    """Returns the answer to a command, the one that is kept if there is one."""
+    plans = _load()
+    if line in plans and not again:
+        return plans[line]
+    print(line, file=sys.stderr, flush=True)
+    run = subprocess.run(
+        [sys.executable, *shlex.split(line)[1:], "--json"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    if run.returncode not in (0, 1) or not run.stdout:
+        sys.exit(f"It ended with exit code {run.returncode}; nothing is kept of it.")
+    answer = json.loads(run.stdout)
+    del answer["chip"], answer["tried"], answer["flags"]
+    _replace(PLANS, json.dumps(_load() | {line: answer}, indent=1, sort_keys=True) + "\n")
+    return answer
+
+
+def _load() -> dict[str, dict[str, Any]]:
+    return json.loads(PLANS.read_text()) if PLANS.exists() else {}
+
+
+def _replace(path: Path, text: str) -> None:
+    unfinished = path.with_suffix(".tmp")
+    unfinished.write_text(text)
+    unfinished.replace(path)
+
+
+def section(plans: dict[str, dict[str, Any]]) -> str:
+    """Returns what stands between the two marks in README.md."""
+    networks = [row for name in NETWORKS for row in _network_rows(name, plans)]
+    scaling = {n: plans.get(scaling_command(n)) for n in SCALING}
+    first = next((answer for answer in scaling.values() if answer and answer["fits"]), None)
+    rows = [_scaling_row(n, answer, first) for n, answer in scaling.items()]
+    table = _table(NETWORK_COLUMNS, networks) + BETWEEN + _table(SCALING_COLUMNS, rows)
+    return BEFORE + table + AFTER
+
+
+def _network_rows(name: str, plans: dict[str, dict[str, Any]]) -> Iterator[list[str]]:
+    tried = [plans.get(command(name, *slice_)) for slice_ in SLICES_OF.get(name, SLICES)]
+    answers = [answer for answer in tried if answer]
+    fitting = [answer for answer in answers if answer["fits"]]
+    old = [plans.get(command(name, t)) for variant, t in OLD_CHIPS if variant == name]
+    for answer in [*(fitting[:1] or answers[-1:]), *filter(None, old)]:
+        yield [f"`{name}`", *_network_cells(answer)]
+    if not answers:
+        yield [f"`{name}`", "not planned yet", *[""] * (len(NETWORK_COLUMNS) - 2)]
+
+
+def _network_cells(answer: dict[str, Any]) -> list[str]:
+    chosen = (("preset", "replicated"), ("remat", "none"), ("chunks", 1))
+    settings = [f"{key} {answer[key]}" for key, usual in chosen if answer[key] != usual]
+    cells = [
+        f"{answer['topology']} ({answer['chips']} chips)",
+        ", ".join(settings) or "-",
+        f"{answer['parameters'] / 1e6:.0f} M",
+    ]
+    if "estimate" not in answer:
+        return [*cells, "does not fit", *[""] * (len(NETWORK_COLUMNS) - 5)]
+    estimate = answer["estimate"]
+    return [
+        *cells,
+        _hbm(answer),
+        *_costs(answer),
+        f"{estimate['pairs_per_second']:,.0f}",
+        f"{estimate['mfu']:.0%}",
+        f"{estimate['hours']:.0f} h",
+        f"{answer['compile_seconds'] / 60:.0f} min",
+    ]
+
+
+def _scaling_row(
+    chips: int, answer: dict[str, Any] | None, first: dict[str, Any] | None
+) -> list[str]:
+    row = [str(chips), f"{PAIRS_PER_DEVICE * chips:,}"]
+    if answer is None or "estimate" not in answer or first is None:
+        said = "not planned yet" if answer is None else "does not fit"
+        return [*row, said, *[""] * (len(SCALING_COLUMNS) - 3)]
+    transfers = (
+        f"{c['count']} {kind}, {c['bytes'] / 1e6:.1f} MB"
+        for kind, c in answer["collectives"].items()
+    )
+    costs = (
+        f"{cost} ({now / then - 1:+.1%})"
+        for cost, now, then in zip(_costs(answer), _figures(answer), _figures(first), strict=True)
+    )
+    return [*row, _hbm(answer), *costs, "; ".join(transfers)]
+
+
+def _hbm(answer: dict[str, Any]) -> str:
+    used, usable = answer["total_bytes"] / 2**30, answer["usable_hbm_bytes"] / 2**30
+    too_much = "" if answer["fits"] else ": does not fit"
+    return f"{used:.1f} of {usable:.1f} GiB{too_much}"
+
+
+def _figures(answer: dict[str, Any]) -> tuple[float, ...]:
+    return (answer["flops"], answer["hbm_bytes"], answer["estimate"]["step_seconds"])
+
+
+def _costs(answer: dict[str, Any]) -> tuple[str, ...]:
+    flops, nbytes, seconds = _figures(answer)
+    return (f"{flops / 1e12:.2f} T", f"{nbytes / 1e9:.1f} GB", f"{seconds * 1e3:.0f} ms")
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+if __name__ == "__main__":
+    main()
