@@ -45,7 +45,7 @@ def get_config(variant: str = "v1_r50_1x") -> ConfigDict:
         batch_size=4096,
         canvas=320,
     )
-    config.augment = dict(name="simclr", size=224, color_strength=1.0, blur=True)
+    config.augment = dict(name="simclr", size=224, color_strength=1.0, blur=True, dtype="bfloat16")
     config.encoder = dict(
         name="resnet",
         depth=network.depth,
@@ -66,7 +66,7 @@ def get_config(variant: str = "v1_r50_1x") -> ConfigDict:
     if variant == "smoke":
         config.run.update(epochs=1, log_every=1)
         config.data.update(name="digits", test_split="test", batch_size=16, canvas=28)
-        config.augment.update(size=32)
+        config.augment.update(size=32, dtype="float32")
         config.encoder.update(width=0.125, dtype="float32")
         config.schedule.update(warmup_epochs=0.1)
         config.evals = dict()

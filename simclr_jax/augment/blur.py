@@ -32,8 +32,10 @@ def gaussian_blur(
     precise = jax.lax.Precision.HIGHEST  # a TPU would multiply in bfloat16 by default
     rows = _band(sigma, radius, image.shape[1])
     columns = _band(sigma, radius, image.shape[2])
+    dtype, image = image.dtype, image.astype(jnp.float32)
     image = jnp.einsum("tw,chw->cht", columns, image, precision=precise)
-    return jnp.einsum("sh,cht->cst", rows, image, precision=precise)
+    image = image.astype(dtype).astype(jnp.float32)
+    return jnp.einsum("sh,cht->cst", rows, image, precision=precise).astype(dtype)
 
 
 def _band(sigma: Scalar | float, radius: int, num_pixels: int) -> Float[Array, "n n"]:

@@ -1,17 +1,20 @@
 """Colour operations on one planar image, and their random composition of SimCLR.
 
-Images are float32 [3, h, w] (red, green, blue). Planes keep the inner loop contiguous on a
-CPU and fill a TPU's lanes, where a trailing axis of 3 would leave most of them empty.
+Images are float32 planes [h, w] for red, green and blue: an array [3, h, w], or three arrays,
+which XLA fuses without repeating the work of one channel in the others.
 """
 
 from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from simclr_jax.core.types import PRNGKey, Scalar
 
+Plane: TypeAlias = Float[Array, "h w"]
+Planes: TypeAlias = tuple[Plane, Plane, Plane]
 Image: TypeAlias = Float[Array, "3 h w"]
 Factor: TypeAlias = Scalar | float
 
@@ -24,68 +27,78 @@ JITTER_PROBABILITY = 0.8
 GRAY_PROBABILITY = 0.2
 
 
-def scale_brightness(image: Image, factor: Factor) -> Image:
+def scale_brightness(image: Image | Planes, factor: Factor) -> Planes:
     """Multiplies the image (brightness of SimCLRv2's code)."""
-    return image * factor
+    red, green, blue = image
+    return red * factor, green * factor, blue * factor
 
 
-def add_brightness(image: Image, delta: Factor) -> Image:
+def add_brightness(image: Image | Planes, delta: Factor) -> Planes:
     """Adds to the image (brightness of SimCLRv1's code)."""
-    return image + delta
+    red, green, blue = image
+    return red + delta, green + delta, blue + delta
 
 
-def scale_contrast(image: Image, factor: Factor) -> Image:
+def scale_contrast(image: Image | Planes, factor: Factor) -> Planes:
     """Moves each channel away from its own mean over the image (factor > 1) or towards it.
 
     torchvision takes one mean, that of the grey image, for all channels.
     """
-    mean = jnp.mean(image, axis=(1, 2), keepdims=True)
-    return (image - mean) * factor + mean
+    red, green, blue = image
+    move = lambda plane: (plane - plane.mean()) * factor + plane.mean()
+    return move(red), move(green), move(blue)
 
 
-def scale_saturation(image: Image, factor: Factor) -> Image:
+def scale_saturation(image: Image | Planes, factor: Factor) -> Planes:
     """Multiplies the saturation in HSV by `factor` >= 0, and cuts it at 1.
 
     At fixed hue and value, a pixel's distances to its largest channel grow in proportion
     to its saturation, so there is no need to compute the hue. torchvision blends with the
     grey image, which can differ by 0.5.
     """
+    red, green, blue = image
     high, spread = _value_and_spread(image)
     new_spread = jnp.minimum(spread * factor, jnp.maximum(high, 0.0))
     ratio = new_spread / jnp.where(spread > 0, spread, 1.0)
-    return high[None] - (high[None] - image) * ratio[None]
+    scale = lambda plane: high - (high - plane) * ratio
+    return scale(red), scale(green), scale(blue)
 
 
-def rotate_hue(image: Image, turns: Factor) -> Image:
+def rotate_hue(image: Image | Planes, turns: Factor) -> Planes:
     """Adds `turns` to the hue in HSV, in full turns, at fixed value and saturation."""
-    red, green, blue = image[0], image[1], image[2]
+    red, green, blue = image
     high, spread = _value_and_spread(image)
-    unit = 1 / jnp.where(spread > 0, spread, 1.0)
+    # In sixths of a turn, red 0, green 2, blue 4, and times the spread: no division.
     hue = jnp.where(
         high == red,
-        (green - blue) * unit,
-        jnp.where(high == green, 2 + (blue - red) * unit, 4 + (red - green) * unit),
-    )  # [h, w], in sixths of a turn: red 0, green 2, blue 4
-    # Each channel follows the same trapezoid of the hue, a third of a turn apart. Computing
-    # the three as one array is several times faster on a CPU than stacking them.
-    phase = (hue + 6 * turns)[None] + jnp.array([5.0, 3.0, 1.0])[:, None, None]
-    phase = phase - 6 * jnp.floor(phase / 6)
-    below_high = jnp.clip(jnp.minimum(phase, 4 - phase), 0, 1)
-    return high[None] - spread[None] * below_high
+        green - blue,
+        jnp.where(high == green, 2 * spread + (blue - red), 4 * spread + (red - green)),
+    )
+    hue += spread * (6 * (turns - jnp.floor(turns)))  # from -1 to 11 times the spread
+
+    def channel(offset: float) -> Plane:
+        # Each channel follows the same trapezoid of the hue, a third of a turn apart.
+        phase = hue + spread * offset
+        for _ in range(2):
+            phase = jnp.where(phase >= 6 * spread, phase - 6 * spread, phase)
+        return high - jnp.clip(jnp.minimum(phase, 4 * spread - phase), 0, spread)
+
+    return channel(5.0), channel(3.0), channel(1.0)
 
 
-def _value_and_spread(image: Image) -> tuple[Float[Array, "h w"], Float[Array, "h w"]]:
+def _value_and_spread(image: Image | Planes) -> tuple[Plane, Plane]:
     """Returns the largest channel of each pixel, and its distance to the smallest."""
-    red, green, blue = image[0], image[1], image[2]
+    red, green, blue = image
     high = jnp.maximum(jnp.maximum(red, green), blue)
     low = jnp.minimum(jnp.minimum(red, green), blue)
     return high, high - low
 
 
-def to_gray(image: Image) -> Image:
+def to_gray(image: Image | Planes) -> Planes:
     """Replaces all three channels by their luminance (weights sum to 0.9999, as in TensorFlow)."""
-    gray = 0.2989 * image[0] + 0.587 * image[1] + 0.114 * image[2]
-    return jnp.broadcast_to(gray[None], image.shape)
+    red, green, blue = image
+    gray = 0.2989 * red + 0.587 * green + 0.114 * blue
+    return gray, gray, gray
 
 
 class Jitter(NamedTuple):
@@ -113,19 +126,41 @@ def draw_jitter(key: PRNGKey, *, strength: float, jitter: str = "v2") -> Jitter:
     return Jitter(jnp.argsort(unit[0]), center + width * (2 * unit[1] - 1))
 
 
-def color_jitter(image: Image, draw: Jitter, *, jitter: str = "v2") -> Image:
-    """Applies the four operations in the drawn order, with a clip to [0, 1] after each."""
+def color_jitter(image: Image | Planes, draw: Jitter, *, jitter: str = "v2") -> Planes:
+    """Applies the four operations in the drawn order, with a clip to [0, 1] after each.
+
+    Each computes in float32, and its result has the type of the image.
+    """
+    red, green, blue = image
+    dtype = red.dtype
     brightness = scale_brightness if jitter == "v2" else add_brightness
     operations = (brightness, scale_contrast, scale_saturation, rotate_hue)
 
-    def apply(image, step):
+    def apply(planes: Planes, step: tuple[Array, Array]) -> tuple[Planes, None]:
         index, amount = step
-        return jnp.clip(jax.lax.switch(index, operations, image, amount), 0, 1), None
+        changed = jax.lax.switch(index, operations, _as(jnp.float32, planes), amount)
+        return _as(dtype, _clip(changed)), None
 
     # Under `vmap` the switch computes all four operations and selects, so 16 run instead of
     # 4. They are cheap as long as XLA does not fuse the rounds, which repeats the work of one
-    # in each channel of the next (25 times slower on a CPU): hence a scan, not a Python loop.
-    return jax.lax.scan(apply, image, (draw.order, draw.amounts[draw.order]))[0]
+    # for each use in the next (100 times slower on a CPU): hence a scan, not a Python loop.
+    steps = (draw.order, draw.amounts[draw.order])
+    return jax.lax.scan(apply, (red, green, blue), steps)[0]
+
+
+def _where(condition: Array, new: Planes, old: Planes) -> Planes:
+    red, green, blue = (jnp.where(condition, a, b) for a, b in zip(new, old, strict=True))
+    return red, green, blue
+
+
+def _as(dtype: DTypeLike, planes: Planes) -> Planes:
+    red, green, blue = (plane.astype(dtype) for plane in planes)
+    return red, green, blue
+
+
+def _clip(planes: Planes) -> Planes:
+    red, green, blue = (jnp.clip(plane, 0, 1) for plane in planes)
+    return red, green, blue
 
 
 def random_color(key: PRNGKey, image: Image, *, strength: float, jitter: str = "v2") -> Image:
@@ -148,6 +183,9 @@ def random_color(key: PRNGKey, image: Image, *, strength: float, jitter: str = "
     chance_key, draw_key = jax.random.split(key)
     chance = jax.random.uniform(chance_key, (2,))
     draw = draw_jitter(draw_key, strength=strength, jitter=jitter)
-    jittered = color_jitter(image, draw, jitter=jitter)
-    image = jnp.where(chance[0] < JITTER_PROBABILITY, jittered, image)
-    return jnp.where(chance[1] < GRAY_PROBABILITY, to_gray(image), image)
+    planes = (image[0], image[1], image[2])
+    jittered = color_jitter(planes, draw, jitter=jitter)
+    planes = _where(chance[0] < JITTER_PROBABILITY, jittered, planes)
+    gray = _as(image.dtype, to_gray(_as(jnp.float32, planes)))
+    planes = _where(chance[1] < GRAY_PROBABILITY, gray, planes)
+    return jnp.stack(planes)

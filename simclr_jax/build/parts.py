@@ -217,7 +217,9 @@ def augmented_views(p: Parts, num_images: int) -> np.ndarray:
     first = dataset.eval_batches(p.source, indices=range(min(num_images, len(p.source))))
     (batch,) = place_batches(first, p.mesh)
     key = rng.stream(jax.random.key(p.run.seed), "augment", 0)
-    pixels = jax.jit(lambda batch: jnp.round(p.method.augment(key, batch) * 255))(batch)
+    pixels = jax.jit(
+        lambda batch: jnp.round(p.method.augment(key, batch).astype(jnp.float32) * 255)
+    )(batch)
     shown = multihost_utils.process_allgather((pixels, batch["valid"]), tiled=True)
     pixels, valid = map(np.asarray, shown)
     return pixels[valid].astype(np.uint8)

@@ -41,6 +41,15 @@ def test_gives_two_views_in_the_unit_range(views):
     assert views.max() <= 1
 
 
+def test_bfloat16_moves_pixels_by_a_few_grey_levels(batch, views):
+    augment = jax.jit(policies.simclr(size=SIZE, dtype=jnp.bfloat16))
+    rounded = augment(jax.random.key(0), batch)
+    assert rounded.dtype == jnp.bfloat16
+    difference = np.abs(np.asarray(rounded, np.float32) - views)
+    assert difference.mean() < 1 / 255
+    assert np.quantile(difference, 0.999) < 8 / 255  # hue jumps where colours are nearly grey
+
+
 def test_one_key_gives_one_result_and_another_key_another(simclr, batch, views):
     np.testing.assert_array_equal(simclr(jax.random.key(0), batch), views)
     assert np.abs(simclr(jax.random.key(1), batch) - views).max(axis=(1, 2, 3, 4)).min() > 0.1
