@@ -48,7 +48,7 @@ BASIS = (
 )
 COUNTED = {
     "flops": "the compiler's cost analysis, with the products of a loop as often as it runs",
-    "hbm_bytes": "operands and results that lie in HBM, by the compiled HLO; no padding",
+    "hbm_bytes": "operands and results that lie in HBM, in whole tiles, by the compiled HLO",
     "bytes_accessed": "the compiler's cost analysis; each loop once, and from v4 on also on-chip "
     "memory and whole operands of asynchronous slices",
 }

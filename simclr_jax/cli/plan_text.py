@@ -45,7 +45,8 @@ def describe(answer: dict[str, Any]) -> str:
     else:
         lines.append(_row("compiler", answer["compiler"]))
     versions = ", ".join(f"{name} {version}" for name, version in answer["versions"].items())
-    lines += ["", f"Compiled in {answer['compile_seconds']:.0f} s by {versions}."]
+    done = "Compiled in" if "estimate" in answer else "Refused after"
+    lines += ["", f"{done} {answer['compile_seconds']:.0f} s by {versions}."]
     if answer["fits"] and answer["flags"]:
         lines.append(f"The first settings that fit: {' '.join(answer['flags'])}")
     return "\n".join(lines if answer["fits"] else [*lines, *_cures(answer)])

@@ -78,7 +78,7 @@ def without_checkpoints(config: Mapping[str, Any], source: Source) -> tuple[dict
     taken to be as large as the student.
     """
     config = {section: dict(values) for section, values in config.items()}
-    if config.get("warm_start"):
+    if "warm_start" in config:
         config["warm_start"] = {}
     method = config["method"]
     if "teacher" not in method or method["teacher"]:

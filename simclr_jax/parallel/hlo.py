@@ -18,11 +18,18 @@ _COMMENT = re.compile(r"/\*.*?\*/")
 
 @dataclasses.dataclass(frozen=True)
 class Array:
-    """One array of a program: its element type, its shape, and the memory that it lies in."""
+    """One array of a program.
+
+    Attributes:
+      dtype: of its elements, such as "bf16".
+      shape: as the program sees it.
+      layout: how it lies in memory, such as "1,0:T(8,128)S(1)": its dimensions, the one that
+        changes fastest first; the tiles that those are padded to; and the memory.
+    """
 
     dtype: str
     shape: tuple[int, ...]
-    space: int
+    layout: str = ""
 
     @property
     def nbytes(self) -> int:
@@ -30,9 +37,26 @@ class Array:
         return math.prod(self.shape) * _bits(self.dtype) // 8
 
     @property
+    def in_hbm(self) -> bool:
+        """Whether it lies there, not on the chip."""
+        return "S(" not in self.layout
+
+    @property
     def hbm_bytes(self) -> int:
-        """Bytes if it lies in HBM, which is memory space 0; else none."""
-        return self.nbytes if self.space == 0 else 0
+        """Bytes with padding if it lies in HBM, else none."""
+        return self.padded_bytes if self.in_hbm else 0
+
+    @functools.cached_property
+    def padded_bytes(self) -> int:
+        """Bytes in whole tiles."""
+        order, _, tiles = self.layout.partition(":")
+        found = re.match(r"T\(([\d,]+)\)", tiles)
+        if not found or not self.shape:  # a scalar takes a tile, but no time
+            return self.nbytes
+        sides = [self.shape[int(d)] for d in order.split(",")]
+        tile = [int(side) for side in reversed(found[1].split(","))]
+        padded = [-(-n // side) * side for n, side in zip(sides, tile, strict=False)]
+        return math.prod(padded + sides[len(padded) :]) * _bits(self.dtype) // 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,9 +202,8 @@ def _elements(text: str) -> Iterable[str]:
 def _arrays(text: str) -> tuple[Array, ...]:
     arrays = []
     for dtype, dims, layout in _ARRAY.findall(text):
-        space = re.search(r"S\((\d+)\)", layout)
         shape = tuple(int(d.removeprefix("<=")) for d in dims.split(",") if d)
-        arrays.append(Array(dtype, shape, int(space[1]) if space else 0))
+        arrays.append(Array(dtype, shape, layout))
     return tuple(arrays)
 
 

@@ -3,8 +3,8 @@
 The compiler's own `bytes accessed` counts the whole operand of an asynchronous slice or copy, what
 lies in on-chip memory (VMEM, CMEM), and the body of a loop once. Here each array is looked up in
 the memory that its layout names, `S(1)` and so on, and nothing at all for HBM; a loop counts as
-often as it runs. Padding to tiles is left out, and an operand that a fusion reads in several
-passes counts once, so the figure is what must move at the least.
+often as it runs. Arrays count in whole tiles, as the compiler counts them, and an operand that a
+fusion reads in several passes counts once, so the figure is what must move at the least.
 """
 
 import dataclasses
@@ -238,7 +238,7 @@ class _Counter:
         """Returns how many bytes of one operand an instruction of a fusion needs."""
         positions = [k for k, operand in enumerate(user.operands) if operand == name]
         if user.opcode in SLICES and positions == [0]:
-            return user.arrays[0].nbytes
+            return user.arrays[0].padded_bytes
         if user.opcode == "bitcast" and user is not inside.root:
             return self._read(user, inside, nested=nested)
         if user.opcode == "fusion" and len(positions) == 1:
@@ -262,7 +262,7 @@ class _Counter:
                 return self._written(i.operands[int(root.literal)], inside, whole)
             return self._written(root.name, scope, whole)
         if i.opcode == "dynamic-update-slice":
-            return min(whole, inside.instructions[i.operands[1]].arrays[0].nbytes)
+            return min(whole, inside.instructions[i.operands[1]].arrays[0].padded_bytes)
         passed_on = i.opcode == "parameter" or i.opcode in COLLECTIVES
         return 0 if passed_on or i.target == "AsyncCollectiveDone" else whole
 
@@ -293,15 +293,15 @@ def _traffic(i: Instruction, inside: Computation) -> int:
     moved = {"dynamic-update-slice": 1, "dynamic-update-slice-start": 1, "scatter": -1}
     if i.opcode in moved:
         update = operands[moved[i.opcode]]
-        target = operands[0][0].space == 0
-        return _hbm(update) + target * sum(array.nbytes for array in update)
+        target = operands[0][0].in_hbm
+        return _hbm(update) + target * sum(array.padded_bytes for array in update)
     kind = i.opcode.removesuffix("-start")
     begins = kind != i.opcode and kind != "all-reduce" and len(i.parts) > 1
     # A start returns (operands, results, ...).
     results = list(i.parts)[1] if begins else i.arrays
     if kind in SLICES:
-        source = operands[0][0].space == 0
-        return _hbm(results) + source * sum(array.nbytes for array in results)
+        source = operands[0][0].in_hbm
+        return _hbm(results) + source * sum(array.padded_bytes for array in results)
     return _hbm(arrays) + _hbm(results)
 
 

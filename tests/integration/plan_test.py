@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ HAVE_LIBTPU = importlib.util.find_spec("libtpu") is not None
 needs_libtpu = pytest.mark.skipif(not HAVE_LIBTPU, reason="requirements-tpu.txt is not installed")
 DIGITS = "--config=configs/simclr_digits.py"
 SMOKE = "--config=configs/simclr_imagenet.py:smoke"
-TINY = ("--config.encoder.width=0.0625", "--config.augment.size=16")
+TINY = ("--config.encoder.width=0.0625", "--config.augment.size=20")
 
 
 def plan(*arguments):
@@ -33,11 +34,8 @@ def plan_json(*arguments):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ((DIGITS,), "--topology is missing"),
         ((DIGITS, "--topology=v5e-64"), "Did you mean 'v5litepod-64'"),
         ((DIGITS, "--topology=v5e:2x2", "--price=0"), "--price=0.0 must be above 0"),
-        ((DIGITS, "--topology=v5e:2x2", "--num_slices=0"), "--num_slices=0 must be 1 or more"),
-        (("--config=configs/nothing.py", "--topology=v5e:2x2"), "nothing.py"),
     ],
 )
 def test_mistakes_are_named_before_anything_is_compiled(arguments, says):
@@ -74,7 +72,10 @@ def test_mistakes_in_a_config(arguments, says):
 @needs_libtpu
 def test_the_figures_agree_with_each_other():
     answer, result = plan_json(DIGITS, "--topology=v3-8", "--price=2", *TINY)
-    assert result.stderr.count("\n") == 2, "what is tried and its verdict, and no noise of libtpu"
+    noise = [
+        line for line in result.stderr.splitlines() if not re.search("Compiling|It fits", line)
+    ]
+    assert noise == [], "libtpu looks for a machine that is not there"
     assert (answer["topology"], answer["chips"], answer["devices"]) == ("v3:2x2", 4, 8)
     assert (answer["batch_per_device"], answer["images"]["count"]) == (16, 4000)
     # On a v3 the compiler counts what is in HBM and nothing else, but loops once.
@@ -110,11 +111,11 @@ def test_people_get_a_page():
 
 
 @needs_libtpu
-def test_a_step_that_does_not_fit_gets_the_first_settings_that_do():
-    wide = ("--config.data.batch_size=2000", "--config.encoder.width=1.0", "--topology=v2:2x2")
-    answer, result = plan_json(DIGITS, *wide, "--config.augment.size=112", "--fit")
-    assert answer["fits"], result.stderr
-    assert answer["tried"]
-    assert "does not fit" in answer["tried"][0]
-    assert answer["flags"]
-    assert answer["chunks"] > 1 or answer["remat"] != "none" or answer["preset"] != "replicated"
+def test_a_step_that_does_not_fit_gets_what_would_bring_it_in():
+    large = ("--config.augment.size=112", "--config.data.batch_size=65536", "--num_images=100000")
+    result = plan(DIGITS, "--topology=v2-8", *large)
+    assert result.returncode == 1, result.stderr
+    for words in ("does not fit", "too much", "RESOURCE_EXHAUSTED", "8192 now", "--fit"):
+        assert words in result.stdout
+    for knob in ("parallel.preset=zero1 or fsdp", "encoder.remat=convs or", "method.chunks=2, 4"):
+        assert f"--config.{knob}" in result.stdout

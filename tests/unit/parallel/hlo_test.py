@@ -1,5 +1,7 @@
 """Reading the text of compiled programs."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -27,7 +29,7 @@ def test_names_shapes_and_memory():
     computations, entry = parse(TEXT)
     assert (list(computations), entry) == (["body.1", "main.2_spmd"], "main.2_spmd")
     state = computations["body.1"].instructions["p.0"]
-    assert state.parts == ((Array("s32", (), 0),), (Array("f32", (4,), 1),))
+    assert state.parts == ((Array("s32", (), ":T(128)"),), (Array("f32", (4,), "0:T(128)S(1)"),))
     assert (computations["body.1"].root.name, state.arrays[1].nbytes) == ("end", 16)
     main = computations["main.2_spmd"]
     assert [array.hbm_bytes for array in main.instructions["s"].arrays] == [2048, 0, 0]
@@ -42,7 +44,22 @@ def test_names_shapes_and_memory():
     [("pred", 3), ("s4", 1), ("bf16", 6), ("f8e4m3fn", 3), ("c64", 24), ("token", 0)],
 )
 def test_bytes_of_an_element(dtype, nbytes):
-    assert Array(dtype, (3,), 0).nbytes == nbytes
+    assert Array(dtype, (3,)).nbytes == nbytes
+
+
+@pytest.mark.parametrize(
+    ("shape", "layout", "padded"),
+    [
+        ((5, 3), "1,0:T(8,128)", (8, 128)),
+        ((5, 3), "0,1:T(8,128)(2,1)", (128, 8)),
+        ((2, 130, 9), "2,1,0:T(8,128)S(1)", (2, 136, 128)),
+        ((9,), "0:T(128)", (128,)),
+        ((5, 3), "1,0", (5, 3)),
+    ],
+)
+def test_whole_tiles(shape, layout, padded):
+    assert Array("bf16", shape, layout).padded_bytes == 2 * math.prod(padded)
+    assert Array("bf16", shape, layout).in_hbm == ("S(1)" not in layout)
 
 
 def test_reads_what_this_jax_prints():

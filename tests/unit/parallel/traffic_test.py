@@ -74,8 +74,8 @@ output_to_operand_aliasing={{}: (0, {})}, calls=%fused_update
 
 
 def test_hbm_bytes_of_a_program_counted_by_hand():
-    copied = KIB  # y is read; its copy lies in VMEM
-    squared = KIB  # written; its operands lie in VMEM
+    copied = 2 * KIB  # y is read, in tiles of 8 x 128; its copy lies in VMEM
+    squared = 2 * KIB  # written; its operands lie in VMEM
     sliced = 4 * KIB  # 4 of 64 rows of x are read
     row = KIB + 4  # one row of x and k are read, the result lies in VMEM
     step = 4 + 2 * KIB  # i is read, v reduced into w

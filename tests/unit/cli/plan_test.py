@@ -1,0 +1,59 @@
+"""The order in which settings that save memory are tried."""
+
+import jax
+import pytest
+
+from simclr_jax.build.parts import parts
+from simclr_jax.cli.plan import Attempt, Knobs, _until_it_fits
+from simclr_jax.core.errors import UserError
+from simclr_jax.parallel.aot import TooLarge
+from simclr_jax.parallel.chips import GIB, find_slice
+
+SLICE = find_slice("v5e:2x4")
+MIB = GIB // 1024
+FIRST = Knobs("replicated", "none", 1)
+
+
+@pytest.fixture
+def tried_with(tiny_config):
+    tiny_config["data"]["batch_size"] = 64  # 8 on each of 8 devices
+    p = parts(tiny_config, jax.devices())
+
+    def tried(excess_bytes, refused=()):
+        """Returns the settings that are tried if the step is too large by so much throughout."""
+        too_large = TooLarge(SLICE.usable_hbm_bytes + excess_bytes, "no", 0.0)
+        seen = []
+
+        def attempt(changes):
+            settings = {f"{section}.{key}": value for (section, key), value in changes.items()}
+            seen.append(settings)
+            if refused & settings.items():
+                raise UserError("has no such setting")
+            knobs = {key.split(".")[1]: value for key, value in settings.items()}
+            return Attempt(p, SLICE, Knobs(**{**vars(FIRST), **knobs}), too_large)
+
+        refused = set(refused)
+        assert all(not a.fits for a in _until_it_fits(Attempt(p, SLICE, FIRST, too_large), attempt))
+        return seen
+
+    return tried
+
+
+def test_what_costs_the_least_time_comes_first_and_stays(tried_with):
+    assert tried_with(1)[:4] == [
+        {"parallel.preset": "zero1"},
+        {"parallel.preset": "fsdp"},
+        {"parallel.preset": "fsdp", "encoder.remat": "convs"},
+        {"parallel.preset": "fsdp", "encoder.remat": "blocks"},
+    ]
+    assert [settings["method.chunks"] for settings in tried_with(1)[4:]] == [2, 4, 8]
+
+
+def test_a_preset_that_cannot_save_enough_waits(tried_with):
+    seen = tried_with(GIB)
+    assert ["parallel.preset" in settings for settings in seen] == [False] * 5 + [True] * 2
+
+
+def test_a_setting_that_this_recipe_lacks_is_passed_over(tried_with):
+    seen = tried_with(1, refused={("encoder.remat", "convs"), ("encoder.remat", "blocks")})
+    assert [s["method.chunks"] for s in seen if "encoder.remat" not in s and "method.chunks" in s]
