@@ -178,24 +178,36 @@ def _until_it_fits(
     """Yields attempts with one more setting that saves memory each, up to the first that fits.
 
     What costs the least time comes first: presets only move the state, rematerialisation computes
-    parts of the network again, the gradient cache all of it. A preset is put off for as long as
-    it could not save enough.
+    parts of the network again, the gradient cache all of it. A preset waits until it could save
+    enough, and more chunks end when they have not saved anything.
     """
     state_bytes = _bytes_per_device(first.parts.abstract_state)
     last, left = first, list(_changes(first))
-    while left and not last.fits:
+    while not last.fits:
         needed, usable = last.needed_bytes, last.slice.usable_hbm_bytes
         # A preset can save the state, and the gradients of its parameters.
         hopeless = needed is not None and needed - usable > 2 * state_bytes
-        change = next((c for c in left if not (hopeless and "preset" in c)), left[0])
+        useful = [change for change in left if not (hopeless and "preset" in change)]
+        if not useful:
+            return
+        change = useful[0]
         left.remove(change)
         knobs = dataclasses.replace(last.knobs, **change)
         try:
-            last = attempt(_differences(first.knobs, knobs))
+            tried = attempt(_differences(first.knobs, knobs))
         except UserError as error:  # this encoder, method or batch does not have that setting
             log.info("Cannot try %s: %s", knobs, error)
             continue
+        if "chunks" in change and _saves_nothing(tried, last):
+            left = [other for other in left if "chunks" not in other]
+        last = tried
         yield last
+
+
+def _saves_nothing(now: Attempt, before: Attempt) -> bool:
+    """Says so only of two programs: a refusal comes with the least that is needed."""
+    sizes = [a.outcome.total_bytes for a in (now, before) if isinstance(a.outcome, Program)]
+    return len(sizes) == 2 and sizes[0] >= sizes[1]
 
 
 def _differences(first: Knobs, last: Knobs) -> dict[tuple[str, str], Any]:

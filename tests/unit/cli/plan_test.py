@@ -6,7 +6,7 @@ import pytest
 from simclr_jax.build.parts import parts
 from simclr_jax.cli.plan import Attempt, Knobs, _until_it_fits
 from simclr_jax.core.errors import UserError
-from simclr_jax.parallel.aot import TooLarge
+from simclr_jax.parallel.aot import Program, TooLarge
 from simclr_jax.parallel.chips import GIB, find_slice
 
 SLICE = find_slice("v5e:2x4")
@@ -19,9 +19,12 @@ def tried_with(tiny_config):
     tiny_config["data"]["batch_size"] = 64  # 8 on each of 8 devices
     p = parts(tiny_config, jax.devices())
 
-    def tried(excess_bytes, refused=()):
+    def tried(excess_bytes, refused=(), compiles=False):
         """Returns the settings that are tried if the step is too large by so much throughout."""
-        too_large = TooLarge(SLICE.usable_hbm_bytes + excess_bytes, "no", 0.0)
+        needed = SLICE.usable_hbm_bytes + excess_bytes
+        too_large = TooLarge(needed, "no", 0.0)
+        if compiles:
+            too_large = Program(0, 0, 0, needed, 0.0, 0, 0, 0.0, {}, 0, 0.0)
         seen = []
 
         def attempt(changes):
@@ -49,11 +52,16 @@ def test_what_costs_the_least_time_comes_first_and_stays(tried_with):
     assert [settings["method.chunks"] for settings in tried_with(1)[4:]] == [2, 4, 8]
 
 
-def test_a_preset_that_cannot_save_enough_waits(tried_with):
+def test_a_preset_that_cannot_save_enough_is_not_tried(tried_with):
     seen = tried_with(GIB)
-    assert ["parallel.preset" in settings for settings in seen] == [False] * 5 + [True] * 2
+    assert [settings["encoder.remat"] for settings in seen] == ["convs"] + ["blocks"] * 4
+    assert not any("parallel.preset" in settings for settings in seen)
 
 
 def test_a_setting_that_this_recipe_lacks_is_passed_over(tried_with):
     seen = tried_with(1, refused={("encoder.remat", "convs"), ("encoder.remat", "blocks")})
     assert [s["method.chunks"] for s in seen if "encoder.remat" not in s and "method.chunks" in s]
+
+
+def test_chunks_end_when_they_save_nothing(tried_with):
+    assert tried_with(GIB, compiles=True)[-1]["method.chunks"] == 2
