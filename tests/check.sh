@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Checks everything that needs no accelerator; `tests/check.sh fast` leaves out training runs
 # and whole networks; `tests/check.sh interop` installs the optional packages into .venv and runs
-# the tests of import and export that need them; `tests/check.sh plan` installs the TPU compiler into
-# .venv, plans a small run and runs the tests that need it. Makes its own environment; see launch/env.sh.
+# the tests of import and export that need them; `tests/check.sh plan` installs the TPU compiler
+# into .venv, plans a small run and runs the tests that need it. Makes its own environment; see
+# launch/env.sh.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/env.sh

@@ -87,7 +87,7 @@ def test_the_figures_agree_with_each_other():
     by_flops = answer["flops"] / (answer["chip"]["peak_bf16_flops"] / 2)
     assert estimate["step_seconds"] == pytest.approx(max(by_bytes, by_flops))
     assert estimate["pairs_per_second"] == pytest.approx(128 / estimate["step_seconds"])
-    assert estimate["steps"] == round(4000 * 50 / 128)
+    assert estimate["steps"] == pytest.approx(4000 * 50 / 128, abs=0.5)
     assert estimate["usd"] == pytest.approx(2 * 4 * estimate["hours"])
 
 
