@@ -15,6 +15,7 @@ def at_least_float32(dtype: DTypeLike) -> Any:
     return jnp.promote_types(dtype, jnp.float32)
 
 
+MOMENTUM, EPSILON = 0.9, 1e-5  # of BatchNorm
 CONV_OUTPUT = "conv_output"  # what `ResNet.remat` = "convs" keeps for the backward pass
 
 
@@ -37,10 +38,22 @@ class Conv(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n out_h out_w features"]:
-        """Returns the convolution, named `CONV_OUTPUT` for rematerialisation policies."""
-        shape = (self.kernel, self.kernel, x.shape[-1], self.features)
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
+    def weights(self, channels: int) -> Float[Array, "k k channels features"]:
+        """Returns the parameter "kernel" for an input with so many channels."""
+        shape = (self.kernel, self.kernel, channels, self.features)
+        return jnp.asarray(self.param("kernel", nn.initializers.lecun_normal(), shape))
+
+    def __call__(
+        self, x: Float[Array, "n h w c"], sign: Float[Array, " features"] | None = None
+    ) -> Float[Array, "n out_h out_w features"]:
+        """Returns the convolution, named `CONV_OUTPUT` for rematerialisation policies.
+
+        Args:
+          x: its input.
+          sign: multiplies the channels of the output.
+        """
+        kernel = self.weights(x.shape[-1])
+        kernel = kernel if sign is None else kernel * sign[None, None, None]
         y = jax.lax.conv_general_dilated(
             x.astype(self.dtype),
             kernel.astype(self.dtype),
@@ -62,13 +75,31 @@ def norm(
     """
     return nn.BatchNorm(
         use_running_average=not train,
-        momentum=0.9,
-        epsilon=1e-5,
+        momentum=MOMENTUM,
+        epsilon=EPSILON,
         dtype=dtype,
         use_bias=use_bias,
         scale_init=nn.initializers.zeros if zero_scale else nn.initializers.ones,
         name=name,
     )
+
+
+@jax.custom_vjp
+def stored_relu(x: Array) -> Array:
+    """Returns relu(x), and makes it what memory holds for all later uses, instead of x."""
+    return jax.lax.optimization_barrier(nn.relu(x))
+
+
+def _stored_relu_forward(x):
+    y = stored_relu(x)
+    return y, y
+
+
+def _stored_relu_backward(y, dy):
+    return (jnp.where(y > 0, dy, 0),)
+
+
+stored_relu.defvjp(_stored_relu_forward, _stored_relu_backward)
 
 
 class SelectiveKernel(nn.Module):

@@ -5,12 +5,15 @@ He et al. 2018, https://arxiv.org/abs/1812.01187 (ResNet-D stem and shortcuts)
 Chen et al. 2020, https://arxiv.org/abs/2006.10029 (SimCLRv2, wider and with selective kernels)
 """
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from simclr_jax.models.folded import FoldedNorm, conv_norm_sum, conv_pool_norm_relu
 from simclr_jax.models.layers import (
     CONV_OUTPUT,
     Conv,
@@ -18,6 +21,7 @@ from simclr_jax.models.layers import (
     at_least_float32,
     average_pool_2x2,
     norm,
+    stored_relu,
 )
 
 STAGE_SIZES = {
@@ -134,25 +138,25 @@ class ResNet(nn.Module):
         return x.mean(axis=(1, 2), dtype=at_least_float32(self.dtype))
 
     def _stem(self, x: Array, *, train: bool) -> Array:
-        def conv_norm_relu(x, width, kernel, strides, suffix=""):
+        def layer(width, kernel, strides, suffix=""):
             features = int(width * self.width)
-            x = Conv(
-                features, kernel, strides=strides, dtype=self.dtype, name=f"stem_conv{suffix}"
-            )(x)
-            return nn.relu(norm(train=train, dtype=self.dtype, name=f"stem_norm{suffix}")(x))
+            conv = Conv(features, kernel, strides, dtype=self.dtype, name=f"stem_conv{suffix}")
+            return conv, f"stem_norm{suffix}"
+
+        def conv_norm_relu(x, conv, norm_name):
+            return nn.relu(norm(train=train, dtype=self.dtype, name=norm_name)(conv(x)))
 
         if self.stem == "cifar":
-            return conv_norm_relu(x, 64, 3, 1)
+            return conv_norm_relu(x, *layer(64, 3, 1))
         if self.sk_ratio == 0:
-            x = conv_norm_relu(x, 64, 7, 2)
+            conv, norm_name = layer(64, 7, 2)
         else:
-            x = conv_norm_relu(x, 32, 3, 2, "1")
-            x = conv_norm_relu(x, 32, 3, 1, "2")
-            x = conv_norm_relu(x, 64, 3, 1, "3")
-        padding = "SAME"  # of an even image the bottom and the right side only
-        if self.geometry == "torchvision":  # all sides; zero, as nothing after a relu is below it
-            x, padding = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), "VALID"
-        return nn.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=padding)
+            x = conv_norm_relu(x, *layer(32, 3, 2, "1"))
+            x = conv_norm_relu(x, *layer(32, 3, 1, "2"))
+            conv, norm_name = layer(64, 3, 1, "3")
+        # Official: of an even image the bottom and the right side only.
+        padding = "SAME" if self.geometry == "official" else ((1, 1), (1, 1))
+        return conv_pool_norm_relu(x, conv, FoldedNorm(name=norm_name), padding, train=train)
 
 
 class Stage(nn.Module):
@@ -224,32 +228,41 @@ class ResidualBlock(nn.Module):
         self, x: Float[Array, "n h w c"], train: bool
     ) -> Float[Array, "n out_h out_w out_c"]:
         """Returns relu(shortcut + branch); the branch starts as zero at initialisation."""
-        f, s = self.features, self.strides
-        if self.bottleneck:
-            layers = ((f, 1, 1), (f, 3, s), (4 * f, 1, 1))
-        else:
-            layers = ((f, 3, s), (f, 3, 1))
+        f, s, settings = self.features, self.strides, {"train": train, "dtype": self.dtype}
+        sizes = ((1, 1), (3, s)) if self.bottleneck else ((3, s), (3, 1))
         y = x
-        for i, (features, kernel, strides) in enumerate(layers, start=1):
+        for i, (kernel, strides) in enumerate(sizes, start=1):
             if self.bottleneck and kernel == 3 and self.sk_ratio > 0:
                 y = SelectiveKernel(f, self.sk_ratio, strides, self.dtype, name="sk")(
                     y, train=train
                 )
                 continue
-            last = i == len(layers)
-            y = Conv(features, kernel, strides=strides, dtype=self.dtype, name=f"conv{i}")(y)
-            y = norm(train=train, dtype=self.dtype, zero_scale=last, name=f"norm{i}")(y)
+            last = not self.bottleneck and i == len(sizes)
+            y = Conv(f, kernel, strides=strides, dtype=self.dtype, name=f"conv{i}")(y)
+            y = norm(**settings, zero_scale=last, name=f"norm{i}")(y)
             y = y if last else nn.relu(y)
-        return nn.relu(self._shortcut(x, layers[-1][0], train=train) + y)
+        shortcut = self._shortcut_input(x) if self.project else x
+        if not self.bottleneck:
+            if self.project:
+                shortcut = Conv(f, 1, dtype=self.dtype, name="shortcut_conv")(shortcut)
+                shortcut = norm(**settings, name="shortcut_norm")(shortcut)
+            return nn.relu(shortcut + y)
+        conv = functools.partial(Conv, 4 * f, 1, dtype=self.dtype)
+        branches = [(y, conv(name="conv3"), FoldedNorm(zero_scale=True, name="norm3"))]
+        if self.project:
+            norm_ = FoldedNorm(name="shortcut_norm")
+            branches.append((shortcut, conv(name="shortcut_conv"), norm_))
+            return stored_relu(conv_norm_sum(*branches, train=train))
+        return stored_relu(shortcut + conv_norm_sum(*branches, train=train))
 
-    def _shortcut(self, x: Array, features: int, *, train: bool) -> Array:
-        if not self.project:
-            return x
-        strides = self.strides
+    def _shortcut_input(self, x: Array) -> Array:
+        """Returns x at the size of the output."""
         if self.sk_ratio > 0:  # ResNet-D: average before, rather than skip three pixels in four
-            x, strides = average_pool_2x2(x, strides=strides), 1
-        x = Conv(features, 1, strides=strides, dtype=self.dtype, name="shortcut_conv")(x)
-        return norm(train=train, dtype=self.dtype, name="shortcut_norm")(x)
+            return average_pool_2x2(x, strides=self.strides)
+        if self.strides == 1:
+            return x
+        # The barrier keeps XLA from skipping through the whole of x in each of its four uses.
+        return jax.lax.optimization_barrier(x[:, :: self.strides, :: self.strides])
 
 
 def _check_image_size(size: tuple[int, ...], stem: str) -> None:
