@@ -67,6 +67,7 @@ def get_config(variant: str = "v2_r50_1x,fraction=0.01") -> ConfigDict:
         teacher=config_dict.placeholder(str),
         temperature=0.1 if "self" in options else 1.0,
         alpha=1.0,
+        chunks=1,
     )
     config.optim = dict(name="lars", weight_decay=1e-4, momentum=0.9)
     config.schedule = dict(base_lr=0.1, scaling="sqrt", warmup_epochs=20.0)
@@ -75,13 +76,13 @@ def get_config(variant: str = "v2_r50_1x,fraction=0.01") -> ConfigDict:
     if name in NETWORKS:
         net = NETWORKS[name]
         config.encoder = dict(name="resnet", depth=net.depth, width=net.width)
-        config.encoder.update(sk_ratio=net.sk_ratio, dtype="bfloat16")
+        config.encoder.update(sk_ratio=net.sk_ratio, dtype="bfloat16", remat="none")
     else:
         config.run.update(epochs=24, log_every=25)
         config.data.update(name="tfds/cifar10", test_split="test", batch_size=128, canvas=32)
         config.data.update(fraction=float(options.get("fraction", "1")), keep_unlabelled=True)
         config.augment = dict(name="finetune", size=32, min_area=0.3)
-        config.encoder = dict(name="resnet", depth=18, width=0.125, stem="imagenet")
+        config.encoder = dict(name="resnet", depth=18, width=0.125, stem="imagenet", remat="none")
         config.optim = dict(name="adamw", weight_decay=1e-4)
         config.schedule = dict(base_lr=2e-3, scaling="none", warmup_epochs=0.5)
         config.evals = dict(classifier=dict(every_epochs=4.0))

@@ -64,7 +64,7 @@ def get_config(variant: str = "v2_r50_1x,fraction=0.01") -> ConfigDict:
     projector = dict(num_layers=2 if v1 else 3, output_dim=128)  # from which layer 1 may be used
     select = 0 if v1 or fraction == "1" else 1
     config.heads = dict(classifier=classifier, projector=projector, select=select)
-    config.method = dict(name="supervised", train_from="stem")
+    config.method = dict(name="supervised", train_from="stem", chunks=1)
     if v1:
         config.optim = dict(name="sgd", weight_decay=0.0, momentum=0.9)
         config.schedule = dict(base_lr=0.05, scaling="linear", warmup_epochs=0.0)
@@ -83,14 +83,14 @@ def get_config(variant: str = "v2_r50_1x,fraction=0.01") -> ConfigDict:
     if name in NETWORKS:
         net = NETWORKS[name]
         config.encoder = dict(name="resnet", depth=net.depth, width=net.width)
-        config.encoder.update(sk_ratio=net.sk_ratio, dtype="bfloat16")
+        config.encoder.update(sk_ratio=net.sk_ratio, dtype="bfloat16", remat="none")
         if not v1 and (net.width > 1 or net.sk_ratio > 0):
             config.schedule.update(base_lr=0.002)
     else:
         config.data.update(name="tfds/cifar10", test_split="test", batch_size=100, canvas=32)
         config.data.update(fraction=float(fraction))
         config.augment.update(size=32)
-        config.encoder = dict(name="resnet", depth=18, width=0.25, stem="imagenet")
+        config.encoder = dict(name="resnet", depth=18, width=0.25, stem="imagenet", remat="none")
         config.heads.update(projector=dict(num_layers=2, hidden_dim=128, output_dim=64))
         config.optim = dict(name="adamw", weight_decay=0.01)
         config.schedule = dict(base_lr=1e-3, scaling="none", warmup_epochs=2.0)

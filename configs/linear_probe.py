@@ -48,7 +48,7 @@ def get_config(variant: str = "v2_r50_1x") -> ConfigDict:
     config.augment = dict(name="finetune", size=224)
     classifier = dict(num_classes=config_dict.placeholder(int), zero_init=True)
     config.heads = dict(classifier=classifier, select=0)
-    config.method = dict(name="supervised", train_from="classifier")
+    config.method = dict(name="supervised", train_from="classifier", chunks=1)
     config.optim = dict(name="sgd", weight_decay=0.0, momentum=0.9)
     config.schedule = dict(base_lr=0.1, scaling="linear", warmup_epochs=0.0)
     config.parallel = dict(preset="replicated")
@@ -63,13 +63,13 @@ def get_config(variant: str = "v2_r50_1x") -> ConfigDict:
     if name in NETWORKS:
         net = NETWORKS[name]
         config.encoder = dict(name="resnet", depth=net.depth, width=net.width)
-        config.encoder.update(sk_ratio=net.sk_ratio, dtype="bfloat16")
+        config.encoder.update(sk_ratio=net.sk_ratio, dtype="bfloat16", remat="none")
     else:
         config.run.update(epochs=60, log_every=10)
         config.data.update(name="tfds/cifar10", test_split="test", batch_size=100, canvas=32)
         config.data.update(fraction=float(fraction))
         config.augment.update(size=32)
-        config.encoder = dict(name="resnet", depth=18, width=0.25, stem="imagenet")
+        config.encoder = dict(name="resnet", depth=18, width=0.25, stem="imagenet", remat="none")
         config.evals = dict(classifier=dict(every_epochs=20.0))
     if name == "digits":  # which must not be mirrored; 1 % of the labels are 40
         config.data.update(name="digits", batch_size=20 if fraction == "0.01" else 100, canvas=28)

@@ -32,9 +32,11 @@ def get_config(variant: str = "r18") -> ConfigDict:
         canvas=32,
     )
     config.augment = dict(name="simclr_cifar", size=32, color_strength=0.5)
-    config.encoder = dict(name="resnet", depth=18, width=1.0, stem="cifar", dtype="float32")
+    config.encoder = dict(
+        name="resnet", depth=18, width=1.0, stem="cifar", dtype="float32", remat="none"
+    )
     config.heads = dict(projector=dict(num_layers=3, output_dim=128))
-    config.method = dict(name="simclr", temperature=0.5)
+    config.method = dict(name="simclr", temperature=0.5, chunks=1)
     config.optim = dict(name="lars", weight_decay=1e-4)
     # Peak 1.0 * 512 / 256 = 2.0.
     config.schedule = dict(base_lr=1.0, scaling="linear", warmup_epochs=10.0)

@@ -44,7 +44,7 @@ def get_config(variant: str = "v2_r50_1x") -> ConfigDict:
     config.augment = dict(name="finetune", size=224)
     classifier = dict(num_classes=config_dict.placeholder(int), zero_init=False)
     config.heads = dict(classifier=classifier, select=0)
-    config.method = dict(name="supervised", train_from="stem")
+    config.method = dict(name="supervised", train_from="stem", chunks=1)
     config.optim = dict(name="sgd", weight_decay=1e-4, momentum=0.9)
     # Peak 0.1 * 4096 / 256 = 1.6.
     config.schedule = dict(base_lr=0.1, scaling="linear", warmup_epochs=5.0)
@@ -53,13 +53,13 @@ def get_config(variant: str = "v2_r50_1x") -> ConfigDict:
     if name in NETWORKS:
         net = NETWORKS[name]
         config.encoder = dict(name="resnet", depth=net.depth, width=net.width)
-        config.encoder.update(sk_ratio=net.sk_ratio, dtype="bfloat16")
+        config.encoder.update(sk_ratio=net.sk_ratio, dtype="bfloat16", remat="none")
     else:
         config.run.update(epochs=100, log_every=10)
         config.data.update(name="tfds/cifar10", test_split="test", batch_size=100, canvas=32)
         config.data.update(fraction=float(fraction))
         config.augment.update(size=32)
-        config.encoder = dict(name="resnet", depth=18, width=0.25, stem="imagenet")
+        config.encoder = dict(name="resnet", depth=18, width=0.25, stem="imagenet", remat="none")
         config.optim = dict(name="adamw", weight_decay=0.01)
         config.schedule = dict(base_lr=2e-3, scaling="none", warmup_epochs=5.0)
         config.evals = dict(classifier=dict(every_epochs=20.0))

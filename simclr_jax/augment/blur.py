@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from simclr_jax.augment.separable import apply_separably
 from simclr_jax.core.types import PRNGKey, Scalar
 
 SIGMA_RANGE = (0.1, 2.0)
@@ -29,13 +30,9 @@ def gaussian_blur(
       The blurred image, of the same shape. Outside the image is zero, so borders darken,
       as in the official code.
     """
-    precise = jax.lax.Precision.HIGHEST  # a TPU would multiply in bfloat16 by default
     rows = _band(sigma, radius, image.shape[1])
     columns = _band(sigma, radius, image.shape[2])
-    dtype, image = image.dtype, image.astype(jnp.float32)
-    image = jnp.einsum("tw,chw->cht", columns, image, precision=precise)
-    image = image.astype(dtype).astype(jnp.float32)
-    return jnp.einsum("sh,cht->cst", rows, image, precision=precise).astype(dtype)
+    return apply_separably(rows, image, columns, image.dtype)
 
 
 def _band(sigma: Scalar | float, radius: int, num_pixels: int) -> Float[Array, "n n"]:

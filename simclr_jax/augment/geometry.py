@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
+from simclr_jax.augment.separable import apply_separably
 from simclr_jax.core.types import PRNGKey
 
 ASPECT_RANGE = (3 / 4, 4 / 3)
@@ -134,13 +135,8 @@ def crop_resize(
     """
     rows = _resize_weights(box[0], box[2], canvas.shape[0], shape[0])
     columns = _resize_weights(box[1], box[3], canvas.shape[1], shape[1], mirror=mirror)
-    # Planes, while they are bytes. 1/255 goes with the weights: it would be one more pass.
-    image = canvas.transpose(2, 0, 1).astype(jnp.float32)
-    # A TPU would multiply in bfloat16 by default.
-    precise = jax.lax.Precision.HIGHEST
-    image = jnp.einsum("sh,chw->csw", rows / 255, image, precision=precise)
-    image = image.astype(dtype).astype(jnp.float32)
-    return jnp.einsum("tw,csw->cst", columns, image, precision=precise).astype(dtype)
+    planes = [canvas[..., c] for c in range(canvas.shape[-1])]
+    return apply_separably(rows / 255, planes, columns, dtype)
 
 
 def _resize_weights(

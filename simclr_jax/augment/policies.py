@@ -85,7 +85,7 @@ def simclr(
         )
         if color_strength > 0:
             image = color.random_color(color_key, image, strength=color_strength, jitter=jitter)
-        image = jnp.clip(image, 0, 1)
+        image = jnp.stack([jnp.clip(plane, 0, 1) for plane in image])  # see `apply_separably`
         if blur:
             image = jnp.clip(blurring.random_blur(blur_key, image, radius=radius), 0, 1)
         return image

@@ -76,7 +76,7 @@ def split_variant(variant: str, known: Mapping[str, Sequence[str]]) -> tuple[str
     """Splits a recipe's variant "NAME[,OPTION...]", such as "v2_r50_1x_sk,fraction=0.01".
 
     Args:
-      variant: what stands after the colon of --config=FILE:VARIANT.
+      variant: what stands after the colon of --config=FILE:VARIANT; without a width, 1x is meant.
       known: name -> the options that it can have, each "KEY" or "KEY=VALUE".
 
     Returns:
@@ -86,6 +86,7 @@ def split_variant(variant: str, known: Mapping[str, Sequence[str]]) -> tuple[str
       ValueError: if there is no such name or option, or a key comes twice; it says what there is.
     """
     name, *options = variant.split(",")
+    name = name if name in known or f"{name}_1x" not in known else f"{name}_1x"
     values = {key: value for key, _, value in (option.partition("=") for option in options)}
     if name in known and set(options) <= set(known[name]) and len(values) == len(options):
         return name, values
