@@ -13,6 +13,7 @@ VERBS = {
     "embed": "writes the features of any images",
     "report": "writes one page that shows a run: D/report.html",
     "import": "takes in a checkpoint of the official code, as a workdir like any other",
+    "verify": "proves on a recipe that one device learns what many do; needs no data",
     "export": "takes the encoder away: PyTorch, torchvision, StableHLO, ONNX, TensorFlow",
 }
 USAGE = "usage: python -m simclr_jax VERB [--help] [--flags]\n\n" + "\n".join(

@@ -18,7 +18,7 @@ FLOORS = (
     {"evals", "interop"},
     {"report"},
     {"build"},
-    {"run"},
+    {"run", "verify"},
     {"cli"},
     {"__main__"},
 )

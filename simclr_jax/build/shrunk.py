@@ -1,0 +1,149 @@
+"""A config made small enough to take a few steps on a laptop, with a list of what was changed.
+
+Nothing of it needs data or a checkpoint: random pixels take the place of the images, and random
+weights that of a warm start and of a teacher. What stays is what a step is made of: the depth of
+the network, its heads, the augmentation, the method and the optimizer.
+"""
+
+import copy
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from simclr_jax.data.records import Record
+from simclr_jax.optim.schedules import peak_rate
+from simclr_jax.train.workdir import load_config
+
+# Views up to this many px and networks up to this wide, a laptop's own, stay as they are.
+MAX_VIEW, MAX_CANVAS = 33, 48  # odd, so that padding is not the same on both sides
+MAX_WIDTH, SMALL_WIDTH = 0.25, 0.125
+MAX_BATCH = 128
+MAX_DEPTH = 50  # deeper ones have the same kinds of blocks, and compile for minutes
+# Of the data sets of the recipes; others count as having this many classes, too.
+CLASSES = {"tfds/imagenet2012": 1000, "tfds/cifar100": 100}
+DEFAULT_CLASSES = 10
+
+
+class Shrunk(NamedTuple):
+    """What `shrink` returns.
+
+    Attributes:
+      config: sections as `build.parts` takes them.
+      source: stands in for the training images.
+      changes: "section.key old -> new", with the reason where it is not the size.
+    """
+
+    config: dict[str, Any]
+    source: "RandomImages"
+    changes: list[str]
+
+
+class RandomImages:
+    """Blocks of random colours in random sizes, with random labels: a `records.Source`."""
+
+    name = "random images"
+    fingerprint = "random images"
+
+    def __init__(self, num_images: int, canvas: int, num_classes: int):
+        self.class_names = tuple(map(str, range(num_classes)))
+        self._num_images, self._canvas = num_images, canvas
+
+    def __len__(self) -> int:
+        return self._num_images
+
+    def __getitem__(self, index: int, /) -> Record:
+        rng = np.random.default_rng(index)
+        tiles = rng.integers(0, 256, (5, 5, 3), np.uint8)
+        block = -(-self._canvas // 5)
+        height, width = rng.integers(self._canvas * 2 // 3, self._canvas + 1, 2)
+        pixels = tiles.repeat(block, axis=0).repeat(block, axis=1)[:height, :width]
+        return Record(pixels, int(rng.integers(len(self.class_names))), f"random/{index}")
+
+
+def shrink(config: Mapping[str, Any], *, multiple: int, num_steps: int) -> Shrunk:
+    """Makes a config small.
+
+    Args:
+      config: sections, see `build.parts`.
+      multiple: what the batch size must be a multiple of.
+      num_steps: steps that will be taken.
+
+    Raises:
+      UserError: if the config names a teacher that is not there.
+    """
+    small = copy.deepcopy(dict(config))
+    changes: list[str] = []
+
+    def change(where: str, section: dict[str, Any], key: str, value: Any, why: str = "") -> None:
+        old = section[key] if key in section else "its default"
+        section[key] = value
+        changes.append(f"{where}.{key} {old} -> {value}" + (f" ({why})" if why else ""))
+
+    data, augment, method = small["data"], small["augment"], small["method"]
+    batch_size = data["batch_size"]
+    if batch_size is None or batch_size > MAX_BATCH:
+        change("data", data, "batch_size", 2 * multiple)
+    elif batch_size % multiple:
+        fits = max(batch_size // multiple, 1) * multiple
+        change("data", data, "batch_size", fits, f"a multiple of {multiple}")
+    if augment["size"] is None or augment["size"] > MAX_VIEW:
+        change("augment", augment, "size", MAX_VIEW)
+    if data["canvas"] is None or data["canvas"] > MAX_CANVAS:
+        change("data", data, "canvas", MAX_CANVAS)
+    num_classes = _classes(small)
+    if "teacher" in method:
+        name = method["teacher"]
+        method["teacher"] = _teacher(name, small, num_classes)
+        num_classes = method["teacher"]["heads"]["classifier"]["num_classes"]
+        whose = "the student's" if name is None else "its"
+        changes.append(f"method.teacher {name} -> {whose} network with random weights")
+        _shrink_network("method.teacher.", method["teacher"], change)
+    _shrink_network("", small, change)
+    if "memory" in method and method["memory"] is not None:
+        num_keys = 2 * data["batch_size"]
+        change("method.memory", method["memory"], "size", 2 * num_keys, "two batches")
+    if "warm_start" in small and small["warm_start"]:
+        changes.append(f"warm_start {small['warm_start']['checkpoint']} -> random weights")
+        del small["warm_start"]
+    schedule = dict(small["schedule"])
+    scaling = schedule["scaling"] if "scaling" in schedule else "linear"
+    rate = peak_rate(schedule["base_lr"], batch_size or data["batch_size"], scaling)
+    small["schedule"] = {"base_lr": rate, "scaling": "none", "warmup_epochs": 0.0}
+    changes.append(f"schedule: from the first step on its peak, {rate:.3g}")
+    source = RandomImages(100 * num_steps * data["batch_size"], data["canvas"], num_classes)
+    return Shrunk(small, source, changes)
+
+
+def _shrink_network(where: str, network: dict[str, Any], change: Any) -> None:
+    encoder, heads = network["encoder"], network["heads"]
+    if encoder["name"] == "resnet" and encoder["depth"] > MAX_DEPTH:
+        change(f"{where}encoder", encoder, "depth", MAX_DEPTH, "the same blocks, fewer of them")
+    if encoder["name"] == "resnet" and "geometry" not in encoder:
+        width = encoder["width"] if "width" in encoder else 1
+        if width > MAX_WIDTH:
+            change(f"{where}encoder", encoder, "width", SMALL_WIDTH)
+    projector = heads["projector"] if "projector" in heads else None
+    for name, part in (("encoder", encoder), ("heads.projector", projector)):
+        if part is not None and "dtype" in part and part["dtype"] != "float32":
+            reason = "rounding would hide differences"
+            change(f"{where}{name}", part, "dtype", "float32", reason)
+
+
+def _teacher(name: Any, config: Mapping[str, Any], num_classes: int) -> dict[str, Any]:
+    """Returns the network of a teacher, or the student's where none is named."""
+    known = config if name is None else load_config(name)
+    encoder, heads = copy.deepcopy((known["encoder"], known["heads"]))
+    if name is None:
+        heads["classifier"]["num_classes"] = num_classes
+    return {"checkpoint": "random", "encoder": encoder, "heads": heads}
+
+
+def _classes(config: Mapping[str, Any]) -> int:
+    heads = config["heads"]
+    classifier = heads["classifier"] if "classifier" in heads else None
+    if classifier and "num_classes" in classifier and classifier["num_classes"]:
+        return classifier["num_classes"]
+    name = config["data"]["name"]
+    known = [number for prefix, number in CLASSES.items() if name.startswith(prefix)]
+    return known[0] if known else DEFAULT_CLASSES

@@ -1,0 +1,151 @@
+"""Proves on a config that one device learns what many do, on virtual devices and without data.
+
+python -m simclr_jax verify --config=configs/simclr_digits.py
+python -m simclr_jax verify --config=configs/simclr_imagenet.py:v2_r50_1x,memory --devices=16
+"""
+
+import json
+from collections.abc import Sequence
+
+import jax
+from absl import flags
+from ml_collections import config_flags
+
+from simclr_jax.build.shrunk import shrink
+from simclr_jax.cli import app
+from simclr_jax.core.errors import UserError
+from simclr_jax.verify import CHUNKS, TOLERANCES, Comparison, fsdp_size, verify
+
+CONFIG = config_flags.DEFINE_config_file(
+    "config", help_string="Recipe, such as configs/simclr_digits.py[:variant]."
+)
+DEVICES = flags.DEFINE_integer("devices", 8, "Virtual devices to compare with one.")
+STEPS = flags.DEFINE_integer("steps", 3, "Steps that each variant takes.")
+TOLERANCE = flags.DEFINE_float(
+    "tolerance", None, f"Largest relative difference of every quantity; by default {TOLERANCES}."
+)
+JSON = flags.DEFINE_bool("json", False, "Prints one JSON object.")
+HEADERS = {
+    "loss": "loss",
+    "gradients": "gradients",
+    "batch_stats": "statistics",
+    "method_state": "memory",
+    "update": "update",
+}
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the verb; returns its exit code, 1 if anything differs."""
+    failures: list[str] = []
+    code = app.run(lambda: failures.extend(_verify()), argv, required=("config",))
+    return code or (app.FAILED if failures else app.DONE)
+
+
+def _verify() -> list[str]:
+    if DEVICES.value < 4 or DEVICES.value % 2:
+        raise UserError(
+            f"--devices={DEVICES.value} must be even and at least 4, such as 8, so that a mesh "
+            "can have two axes."
+        )
+    if STEPS.value < 1:
+        raise UserError(f"--steps={STEPS.value} must be at least 1.")
+    try:
+        config = CONFIG.value.to_dict()
+    except OSError as error:  # a recipe that is not there is noticed only when it is read
+        raise UserError(str(error)) from error
+    jax.config.update("jax_platforms", "cpu")
+    if jax.config.jax_num_cpu_devices != DEVICES.value:
+        jax.config.update("jax_num_cpu_devices", DEVICES.value)
+    shrunk = shrink(config, multiple=CHUNKS * DEVICES.value, num_steps=STEPS.value)
+    if not JSON.value:
+        print(*_preface(shrunk.changes), sep="\n", flush=True)
+    tolerances = dict(TOLERANCES)
+    if TOLERANCE.value is not None:
+        tolerances = dict.fromkeys(TOLERANCES, TOLERANCE.value)
+    comparisons = verify(shrunk, num_devices=DEVICES.value, num_steps=STEPS.value)
+    failures = [line for one in comparisons for line in one.failures(tolerances)]
+    if JSON.value:
+        print(json.dumps(_report(shrunk.changes, tolerances, comparisons, failures), indent=2))
+    else:
+        print(*_table(comparisons), *_notes(comparisons, tolerances), sep="\n")
+        print("\n".join(["FAILED", *failures]) if failures else "All agree.")
+    return failures
+
+
+def _preface(changes: list[str]) -> list[str]:
+    num, split = DEVICES.value, fsdp_size(DEVICES.value)
+    return [
+        f"{STEPS.value} steps on 1 and on {num} virtual CPU devices; zero1 and fsdp on a mesh of "
+        f"data {num // split} x fsdp {split}.",
+        "The images are random, and so are all weights. No data and no checkpoint is read.",
+        "Made smaller:" if changes else "Nothing was made smaller.",
+        *(f"  {change}" for change in changes),
+    ]
+
+
+def _table(comparisons: list[Comparison]) -> list[str]:
+    """Returns the rows; a reference stands above those that are compared with it."""
+    rows = [["variant", *HEADERS.values(), "negatives", "most in gradients", "compiled"]]
+    for one in comparisons:
+        is_reference = one.variant == one.reference
+        cells = [
+            "reference" if is_reference and name != "update" else f"{one.differences[name]:.1e}"
+            for name in HEADERS
+        ]
+        seen = "-"
+        if one.negatives is not None:
+            seen = f"{one.negatives:.2f} of {one.expected_negatives}"
+        where = "" if is_reference else one.worst["gradients"]
+        rows.append([str(one.variant), *cells, seen, where, f"{one.compile_seconds:.0f} s"])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+    return ["", *lines, ""]
+
+
+def _notes(comparisons: list[Comparison], tolerances: dict[str, float]) -> list[str]:
+    limits = ", ".join(f"{HEADERS[name]} {value:.0e}" for name, value in tolerances.items())
+    return [
+        "Each number is the largest relative difference, max |a - b| / max |a| of an array, over",
+        "all steps and arrays; each step starts from the reference's state. Tolerances: " + limits,
+        "statistics: BatchNorm's. memory: what a method keeps. update: parameters and optimizer",
+        "state, against what one device's optimizer makes of the same gradients, relative to how",
+        "far they moved.",
+        f"cached: the network sees the batch in {CHUNKS} parts, each normalised by BatchNorm with "
+        "its own",
+        "statistics, so that cached is compared with cached, but where statistics are frozen.",
+    ] + (
+        ["negatives: measured from the loss of equal projections, exp(loss) - 1, and needed."]
+        if comparisons[0].negatives is not None
+        else ["negatives: -, as this method contrasts nothing."]
+    )
+
+
+def _report(
+    changes: list[str],
+    tolerances: dict[str, float],
+    comparisons: list[Comparison],
+    failures: list[str],
+) -> dict[str, object]:
+    return {
+        "devices": DEVICES.value,
+        "steps": STEPS.value,
+        "changes": changes,
+        "tolerances": tolerances,
+        "variants": [
+            {
+                "variant": str(one.variant),
+                "reference": str(one.reference),
+                "differences": one.differences,
+                "worst": one.worst,
+                "negatives": one.negatives,
+                "expected_negatives": one.expected_negatives,
+                "compile_seconds": round(one.compile_seconds, 1),
+            }
+            for one in comparisons
+        ],
+        "failures": failures,
+        "agree": not failures,
+    }

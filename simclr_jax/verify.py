@@ -1,0 +1,376 @@
+"""Proof on one config that the way it is spread over devices does not change what it learns.
+
+The same steps are taken on one device and on many virtual ones: in every preset, with the loss in
+tiles and all at once, with the batch in parts and whole. Each step of a variant starts from the
+state in which its reference was, so that rounding does not grow from step to step.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import inspect
+import logging
+import math
+import time
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+import optax
+
+from simclr_jax.build.parts import Parts, parts
+from simclr_jax.build.shrunk import Shrunk
+from simclr_jax.core.state import TrainState
+from simclr_jax.core.tree import path_name
+from simclr_jax.core.types import Batch
+from simclr_jax.methods import METHODS
+from simclr_jax.models.ssl import SSLModel
+from simclr_jax.parallel.sharding import PRESETS, batch_sharding
+from simclr_jax.train.step import make_train_step
+
+log = logging.getLogger(__name__)
+CHUNKS = 2
+# Float32 sums in another order differ, more so after the many BatchNorms that a gradient passes.
+TOLERANCES = {
+    "loss": 1e-5,
+    "gradients": 1e-3,
+    "batch_stats": 1e-4,
+    "method_state": 1e-4,
+    "update": 1e-3,
+}
+# Of a count of negatives, which is a whole number but for the rounding of its logarithm.
+COUNT_TOLERANCE = 0.01
+# A step is run a few times only: it compiles in two thirds of the time and is as fast. At level
+# 0, convolutions in the loop over parts take fifteen times as long.
+_FAST_COMPILE = {"xla_backend_optimization_level": 1}
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """One way to run a config.
+
+    Attributes:
+      num_devices: 1, or all that are compared with it.
+      preset: of `Layout`.
+      tiled: the loss compares in tiles; or else all at once.
+      cached: the network sees the batch in `CHUNKS` parts; or else all of it.
+      frozen: every BatchNorm normalises with its running statistics.
+    """
+
+    num_devices: int
+    preset: str = "replicated"
+    tiled: bool = False
+    cached: bool = False
+    frozen: bool = False
+
+    def __str__(self) -> str:
+        devices = f"{self.num_devices} device{'s' if self.num_devices > 1 else ''}"
+        options = [name for name in ("tiled", "cached", "frozen") if getattr(self, name)]
+        return ", ".join([devices, self.preset, *options])
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """A variant beside its reference.
+
+    Attributes:
+      differences: quantity of `TOLERANCES` -> the largest relative difference over all steps.
+      worst: quantity -> path of the array in which it is, "" for the loss.
+      negatives: that each row saw; None if the method contrasts nothing.
+      expected_negatives: that each row should see.
+      compile_seconds: that the step of this variant took to compile.
+    """
+
+    variant: Variant
+    reference: Variant
+    differences: dict[str, float]
+    worst: dict[str, str]
+    negatives: float | None
+    expected_negatives: int | None
+    compile_seconds: float
+
+    def failures(self, tolerances: Mapping[str, float]) -> list[str]:
+        """Returns a sentence for each quantity that is out of tolerance."""
+        failed = [
+            f"{self.variant}: {name} differs by {value:.2g} from that of {self.reference}"
+            + (f", most at {self.worst[name]}" if self.worst[name] else "")
+            + f"; the tolerance is {tolerances[name]:.2g}."
+            for name, value in self.differences.items()
+            if value > tolerances[name]
+        ]
+        if self.negatives is not None and self.expected_negatives is not None:
+            if not abs(self.negatives - self.expected_negatives) <= COUNT_TOLERANCE:
+                failed.append(
+                    f"{self.variant}: each row saw {self.negatives:.2f} negatives; "
+                    f"it should see {self.expected_negatives}."
+                )
+        return failed
+
+
+@dataclasses.dataclass(frozen=True)
+class _Steps:
+    """What one variant did; each field but the last has one entry a step, of arrays on the host.
+
+    `update` holds what the optimizer should have made of the step's gradients, and what it made.
+    """
+
+    before: list[TrainState]
+    loss: list[Any]
+    gradients: list[Any]
+    batch_stats: list[Any]
+    method_state: list[Any]
+    update: list[tuple[Any, Any]]
+    negatives: float | None
+
+
+def variants(num_devices: int, *, tiles: bool) -> list[list[Variant]]:
+    """Returns groups of variants that must agree; the first of each is the reference.
+
+    Parts of a batch have their own BatchNorm statistics, so that what is cached agrees with what
+    is not only where statistics are frozen.
+
+    Args:
+      num_devices: to compare with one.
+      tiles: whether the method has a loss that can be tiled.
+    """
+    spread = functools.partial(Variant, num_devices)
+    plain = [Variant(1), *(spread(preset) for preset in PRESETS)]
+    cached = [Variant(1, cached=True), *(spread(p, tiled=tiles, cached=True) for p in PRESETS)]
+    if tiles:
+        plain += [Variant(1, tiled=True), spread(tiled=True)]
+    return [plain, cached, [Variant(1, frozen=True), Variant(1, cached=True, frozen=True)]]
+
+
+def verify(shrunk: Shrunk, *, num_devices: int, num_steps: int) -> list[Comparison]:
+    """Runs and compares all variants of a config.
+
+    Args:
+      shrunk: the config, and images for `num_steps` batches.
+      num_devices: to compare with one; even, at least 4, so that both axes of a mesh are used.
+      num_steps: of each variant.
+
+    Raises:
+      UserError: if the config does not fit together.
+    """
+    method = shrunk.config["method"]
+    tiles = "loss_tile" in inspect.signature(METHODS[method["name"]]).parameters
+    comparisons: list[Comparison] = []
+    reference_parts = _parts(shrunk, Variant(1))
+    start = scattered(jax.device_get(jax.jit(reference_parts.init)()))
+    optimize = jax.jit(functools.partial(_optimize, reference_parts.tx))
+    num_images = num_steps * reference_parts.dataset.batch_size
+    images = reference_parts.dataset.eval_batches(shrunk.source, indices=range(num_images))
+    names = reference_parts.abstract_batch
+    batches = [{name: batch[name] for name in names} for batch in images]
+    for group in variants(num_devices, tiles=tiles):
+        reference = None
+        for variant in group:
+            p = _parts(shrunk, variant)
+            begin = time.monotonic()
+            step = _compiled(p, frozen=variant.frozen)
+            seconds = time.monotonic() - begin
+            states = [start] if reference is None else reference.before
+            steps = _run(p, step, states, batches, optimize)
+            reference = reference or steps
+            comparison = _compare(variant, group[0], steps, reference, seconds, _expected(p))
+            comparisons.append(comparison)
+            log.info("%s: compiled in %.0f s, ran.", variant, seconds)
+    return comparisons
+
+
+def fsdp_size(num_devices: int) -> int:
+    """Returns the length of mesh axis "fsdp", a power of two, that leaves some for "data"."""
+    power = num_devices & -num_devices
+    return power // 2 if power == num_devices else power
+
+
+def scattered(state: TrainState) -> TrainState:
+    """Moves what starts as zeros or ones off them, so that all parts of the network matter.
+
+    Behind a scale or a classifier of zeros every gradient is zero, and nothing could differ. A
+    teacher, which a fresh state holds as zeros, becomes a random network.
+    """
+
+    def move(path: Any, leaf: Any) -> Any:
+        if not np.issubdtype(leaf.dtype, np.floating) or np.ptp(leaf) > 0:
+            return leaf
+        name = path_name(path)
+        generator = np.random.default_rng(zlib.crc32(name.encode()))
+        noise = generator.standard_normal(leaf.shape, np.float32)
+        if leaf.ndim > 1:
+            return noise / np.float32(math.sqrt(leaf[..., 0].size))
+        if name.endswith("/var"):
+            return 1 + np.abs(noise) / 10
+        return name.endswith("/scale") + noise / 10
+
+    trees = {name: getattr(state, name) for name in ("params", "batch_stats", "method_state")}
+    return state.replace(**jax.tree_util.tree_map_with_path(move, trees))
+
+
+def _parts(shrunk: Shrunk, variant: Variant) -> Parts:
+    config = dict(shrunk.config)
+    takes = inspect.signature(METHODS[config["method"]["name"]]).parameters
+    settings = {
+        "chunks": CHUNKS if variant.cached else 1,
+        # Not a divisor of the rows, so that the last tile is a smaller one.
+        "loss_tile": 3 * config["data"]["batch_size"] // 4 if variant.tiled else 0,
+    }
+    config["method"] = config["method"] | {k: v for k, v in settings.items() if k in takes}
+    config["parallel"] = {
+        **(config["parallel"] if "parallel" in config else {}),
+        "preset": variant.preset,
+        "fsdp": fsdp_size(variant.num_devices) if variant.num_devices > 1 else 1,
+    }
+    devices = jax.devices()[: variant.num_devices]
+    return parts(config, devices, stand_in=shrunk.source)
+
+
+def _compiled(p: Parts, *, frozen: bool) -> Callable[..., Any]:
+    """Returns the train step, which hands out the gradients too that its optimizer gets."""
+    seen = []
+
+    def update(gradients: Any, opt_state: Any, params: Any) -> Any:
+        seen.append(gradients)
+        return p.tx.update(gradients, opt_state, params)
+
+    tx = optax.GradientTransformation(p.tx.init, update)
+    train_step = make_train_step(p.method, tx, jax.random.key(p.run.seed))
+
+    def step(state: TrainState, batch: Batch) -> Any:
+        state, metrics = train_step(state, batch)
+        return state, metrics, seen.pop()
+
+    shardings = jax.tree.map(lambda x: x.sharding, p.abstract_state)
+    jitted = jax.jit(
+        step,
+        in_shardings=(shardings, batch_sharding(p.mesh)),
+        out_shardings=(shardings, None, None),
+        donate_argnums=0,
+    )
+    with nn.intercept_methods(_in_inference_mode) if frozen else contextlib.nullcontext():
+        lowered = jitted.lower(p.abstract_state, p.abstract_batch)
+    return lowered.compile(_FAST_COMPILE)
+
+
+def _in_inference_mode(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+    if isinstance(context.module, SSLModel) and "train" in kwargs:
+        kwargs = {**kwargs, "train": False}
+    return call(*args, **kwargs)
+
+
+def _run(
+    p: Parts,
+    step: Callable[..., Any],
+    states: list[TrainState],
+    batches: list[dict[str, np.ndarray]],
+    optimize: Callable[..., Any],
+) -> _Steps:
+    """Takes the steps, each from its state; where there is none left, from the last outcome."""
+    shardings = jax.tree.map(lambda x: x.sharding, p.abstract_state)
+    done = _Steps([], [], [], [], [], [], _negatives(p, step, states[0], batches[0]))
+    after = states[0]
+    for i, batch in enumerate(batches):
+        before = states[i] if i < len(states) else after
+        placed = jax.device_put((before, batch), (shardings, batch_sharding(p.mesh)))
+        after, metrics, gradients = jax.device_get(step(*placed))
+        made = {"params": after.params, "opt_state": after.opt_state}
+        wanted = jax.device_get(optimize(gradients, before.opt_state, before.params))
+        done.before.append(before)
+        done.loss.append(metrics["loss"])
+        done.gradients.append(gradients)
+        done.batch_stats.append(after.batch_stats)
+        done.method_state.append(after.method_state)
+        done.update.append((wanted, made))
+    return done
+
+
+def _optimize(
+    tx: optax.GradientTransformation, gradients: Any, opt_state: Any, params: Any
+) -> dict[str, Any]:
+    updates, opt_state = tx.update(gradients, opt_state, params)
+    return {"params": optax.apply_updates(params, updates), "opt_state": opt_state}
+
+
+def _negatives(
+    p: Parts, step: Callable[..., Any], state: TrainState, batch: dict[str, np.ndarray]
+) -> float | None:
+    """Returns how many negatives each row is compared with, measured by the compiled step.
+
+    Parameters of zero make every projection zero and all similarities equal. NT-Xent is then the
+    logarithm of the number of candidates, which are one positive and the negatives.
+    """
+    if _expected(p) is None:
+        return None
+    state = state.replace(params=jax.tree.map(np.zeros_like, state.params))
+    shardings = jax.tree.map(lambda x: x.sharding, p.abstract_state)
+    placed = jax.device_put((state, batch), (shardings, batch_sharding(p.mesh)))
+    _, metrics, _ = step(*placed)
+    return math.exp(float(metrics["loss"])) - 1
+
+
+def _expected(p: Parts) -> int | None:
+    method = p.config["method"]
+    if method["name"] != "simclr":
+        return None
+    memory = method["memory"] if "memory" in method else None
+    return 2 * p.dataset.batch_size - 2 + (memory["size"] if memory else 0)
+
+
+def _compare(
+    variant: Variant,
+    other: Variant,
+    steps: _Steps,
+    reference: _Steps,
+    seconds: float,
+    expected: int | None,
+) -> Comparison:
+    found: dict[str, tuple[float, str]] = {}
+    for name in TOLERANCES:
+        if name == "update":
+            pairs = [
+                _largest(wanted, made, {"params": b.params, "opt_state": b.opt_state})
+                for (wanted, made), b in zip(steps.update, steps.before, strict=True)
+            ]
+        else:
+            both = zip(getattr(reference, name), getattr(steps, name), strict=True)
+            pairs = [_largest(want, got) for want, got in both]
+        found[name] = max(pairs)
+    return Comparison(
+        variant=variant,
+        reference=other,
+        differences={name: value for name, (value, _) in found.items()},
+        worst={name: path for name, (_, path) in found.items()},
+        negatives=steps.negatives,
+        expected_negatives=expected,
+        compile_seconds=seconds,
+    )
+
+
+def _largest(want: Any, got: Any, start: Any = None) -> tuple[float, str]:
+    """Returns the largest max |want - got| / max |want| of all arrays, and where it is.
+
+    With `start`, it is relative to max |want - start|, how far the array has moved; and one unit
+    in the last place does not count, which is much of a small move.
+    """
+    worst = (0.0, "")
+    leaves = jax.tree_util.tree_leaves_with_path(want)
+    starts = [None] * len(leaves) if start is None else jax.tree.leaves(start)
+    for (path, a), b, before in zip(leaves, jax.tree.leaves(got), starts, strict=True):
+        a, b = np.asarray(a), np.asarray(b)
+        apart = np.abs(np.subtract(a, b, dtype=np.float64))
+        scale = np.abs(a)
+        if before is not None:
+            apart = np.maximum(apart - np.spacing(np.abs(a).astype(np.float32)), 0)
+            scale = np.abs(np.subtract(a, before, dtype=np.float64))
+        difference = float(apart.max(initial=0))
+        if difference == 0:
+            continue
+        # A NaN, and what should not have moved at all, is as far off as can be.
+        finite = math.isfinite(difference) and scale.max() > 0
+        relative = difference / float(scale.max()) if finite else math.inf
+        if relative > worst[0]:
+            worst = (relative, path_name(path))
+    return worst

@@ -1,0 +1,80 @@
+"""shrink: what is small stays, and each change is told."""
+
+import importlib.util
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from simclr_jax.build.parts import parts
+from simclr_jax.build.shrunk import shrink
+from simclr_jax.data.records import Source
+
+ROOT = Path(__file__).parents[3]
+
+
+def recipe(name, variant):
+    spec = importlib.util.spec_from_file_location(name, ROOT / f"configs/{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(variant).to_dict()
+
+
+def shrunk(config):
+    return shrink(config, multiple=16, num_steps=3)
+
+
+def test_a_recipe_for_laptops_keeps_its_size():
+    small = shrunk(recipe("simclr_digits", ""))
+    assert small.changes == ["schedule: from the first step on its peak, 0.004"]
+
+
+def test_each_change_of_a_large_recipe_is_told():
+    config = recipe("simclr_imagenet", "v2_r152_3x_sk,memory")
+    small = shrunk(config)
+    assert small.changes == [
+        "data.batch_size 4096 -> 32",
+        "augment.size 224 -> 33",
+        "data.canvas 320 -> 48",
+        "encoder.depth 152 -> 50 (the same blocks, fewer of them)",
+        "encoder.width 3.0 -> 0.125",
+        "encoder.dtype bfloat16 -> float32 (rounding would hide differences)",
+        "method.memory.size 65536 -> 128 (two batches)",
+        "schedule: from the first step on its peak, 6.4",
+    ]
+    assert small.config["encoder"]["sk_ratio"] == 0.0625
+    assert config["encoder"]["depth"] == 152, "the recipe itself was changed"
+
+
+def test_a_batch_becomes_a_multiple():
+    config = recipe("finetune", "digits,fraction=0.01")
+    assert "data.batch_size 20 -> 16 (a multiple of 16)" in shrunk(config).changes
+
+
+@pytest.mark.parametrize(
+    ("name", "variant", "num_classes", "told"),
+    [
+        ("simclr_folder", "", 10, "augment.size None -> 33"),
+        ("finetune", "v2_r50_1x_sk,fraction=0.01", 1000, "warm_start None -> random weights"),
+        ("linear_probe", "v1_r50_1x", 1000, "warm_start None -> random weights"),
+        ("supervised", "cifar10", 10, "schedule: from the first step on its peak, 0.002"),
+        (
+            "distill",
+            "v2_r50_1x,fraction=0.1",
+            1000,
+            "method.teacher None -> the student's network with random weights",
+        ),
+    ],
+)
+def test_a_recipe_builds_without_data_and_without_checkpoints(name, variant, num_classes, told):
+    small = shrunk(recipe(name, variant))
+    assert told in small.changes
+    assert len(small.source.class_names) == num_classes
+    built = parts(small.config, jax.devices(), stand_in=small.source)
+    first = next(built.dataset.eval_batches(small.source))
+    assert first["image"].shape == built.abstract_batch["image"].shape
+    assert set(first["label"]) <= set(range(num_classes))
+    assert len(set(first["label"])) > 1
+    assert np.ptp(first["size"]) > 0
+    assert isinstance(small.source, Source)
