@@ -12,9 +12,8 @@ stands after `--` are the arguments of `python -m simclr_jax`. With --dry-run, t
 commands are printed, one a line, and nothing is called.
 
 Needs no more than Python 3.11 and gcloud. For a slice of several hosts (a size above 8) gcloud
-also wants its ssh key in the agent: `ssh-add ~/.ssh/google_compute_engine`. On such a slice
-every host must call `jax.distributed.initialize`, which `train` does not do yet: until it
-does, only types up to size 8 train as one.
+also wants its ssh key in the agent: `ssh-add ~/.ssh/google_compute_engine`. `train` runs on every
+host, and the hosts find each other.
 
 Exit codes: 0 done; 1 failed; 2 a mistake in what was asked, found before anything was called.
 `watch` returns the exit code of the run.

@@ -70,6 +70,14 @@ def join(
             initialization_timeout=timeout_seconds + 60,
             shutdown_timeout_seconds=SHUTDOWN_SECONDS,
         )
+    except ValueError as error:
+        # A TPU outside Cloud TPU's own machines, such as a notebook's; fine if it is all there is.
+        if jax.process_count() > 1:
+            raise UserError(
+                f"This is one of {jax.process_count()} hosts, and the environment does not say "
+                f"how they find each other ({error}); give {', '.join(f'--{n}' for n in given)}."
+            ) from error
+    else:
         jax.devices()  # waits for the devices of all processes
     finally:
         alarm.cancel()

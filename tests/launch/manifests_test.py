@@ -86,9 +86,9 @@ def test_slurm_job_passes_the_stop_on_and_queues_again(cluster, sign, code, requ
     assert log == ["scancel --signal=TERM 7"] + ["scontrol requeue 7"] * requeued
 
 
-def test_slurm_job_refuses_several_tasks():
+def test_slurm_job_refuses_several_tasks_of_a_verb_that_does_not_join_them():
     env = {**os.environ, "SLURM_JOB_ID": "7", "SLURM_NTASKS": "4"}
-    command = ["bash", ROOT / "launch/slurm.sbatch", "train"]
+    command = ["bash", ROOT / "launch/slurm.sbatch", "evaluate"]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "4 tasks" in done.stderr
+    assert "evaluate runs in one task, not 4" in done.stderr
