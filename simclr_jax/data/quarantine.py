@@ -6,6 +6,7 @@ from typing import NamedTuple
 from etils import epath
 
 from simclr_jax.core.errors import UserError
+from simclr_jax.core.files import append_line
 
 
 class Unreadable(NamedTuple):
@@ -49,8 +50,7 @@ class Quarantine:
             return
         self.entries[unreadable.name] = unreadable
         if self._path is not None:
-            with self._path.open("a") as file:
-                file.write(json.dumps(unreadable._asdict()) + "\n")
+            append_line(self._path, json.dumps(unreadable._asdict()))
 
     def _read(self, path: epath.Path) -> None:
         text = path.read_text()

@@ -11,6 +11,7 @@ import os
 import numpy as np
 
 from simclr_jax.core.errors import UserError, nearest
+from simclr_jax.core.files import in_a_bucket
 from simclr_jax.data.decode import UnreadableImageError, image_size
 from simclr_jax.data.folder import Folder
 from simclr_jax.data.records import Record, Source, digest
@@ -44,6 +45,13 @@ def open_source(
     Raises:
       UserError: if there is no such data set, split or path, or nothing in it.
     """
+    if path is not None and in_a_bucket(path):
+        bucket, _, below = str(path).partition("://")[2].partition("/")
+        raise UserError(
+            f"Images are read at random, and ArrayRecord's reader knows no path={str(path)!r}. "
+            f"Mount the bucket, gcsfuse --implicit-dirs {bucket} /mnt/{bucket}, and give "
+            f"path=/mnt/{bucket}/{below}, or copy the images to a disk."
+        )
     kind, _, rest = name.partition("/")
     if labels_from_folders and name != "folder":
         raise UserError(f"labels_from_folders is for name='folder'; {name!r} has its own labels.")

@@ -1,6 +1,7 @@
 """Where metrics go: D/metrics.jsonl (one object a logged step) and D/tensorboard/."""
 
 import json
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,19 +10,25 @@ from etils import epath
 from jaxtyping import UInt8
 from tensorboardX import SummaryWriter
 
+from simclr_jax.core.files import append_line, in_a_bucket
+
+log = logging.getLogger(__name__)
+
 
 class MetricsWriter:
     """Collects the values of a step and writes them as one line and one set of scalars.
 
     After a resume the lines behind the checkpoint are dropped, so that no step appears
     twice, and so is a line that a killed process left half written. Where several processes
-    train, only one of them writes.
+    train, only one of them writes. In a bucket there are no files for TensorBoard.
     """
 
     def __init__(self, workdir: str, *, writes: bool = True) -> None:
         """Names the workdir; no file is touched before `open`, and none without `writes`."""
         self._workdir = epath.Path(workdir)
+        self._path = self._workdir / "metrics.jsonl"
         self._writes = writes
+        self._board: SummaryWriter | None = None
         self.last_row: dict[str, Any] = {}  # of the run that is resumed
         self.pending: dict[str, float] = {}  # waits for `write`
 
@@ -29,13 +36,14 @@ class MetricsWriter:
         """Opens the files of a run that starts, or goes on, at `first_step`."""
         if not self._writes:
             return
-        path = self._workdir / "metrics.jsonl"
         rows = [row for row in read_metrics(self._workdir) if row["step"] <= first_step]
-        rewritten = path.with_suffix(".tmp")
+        rewritten = self._path.with_suffix(".tmp")
         rewritten.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        rewritten.replace(path)
+        rewritten.replace(self._path)
         self.last_row = rows[-1] if rows else {}
-        self._file = path.open("a")
+        if in_a_bucket(self._workdir):
+            log.info("No files for TensorBoard in a bucket; %s has all values.", self._path)
+            return
         self._board = SummaryWriter(str(self._workdir / "tensorboard"), purge_step=first_step + 1)
 
     def add(self, **values: float) -> None:
@@ -51,22 +59,21 @@ class MetricsWriter:
         self.pending = {}
         if not self._writes:
             return row
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
-        for name, value in row.items():
-            if name != "step":
-                self._board.add_scalar(name, value, step)
+        append_line(self._path, json.dumps(row))
+        if self._board is not None:
+            for name, value in row.items():
+                if name != "step":
+                    self._board.add_scalar(name, value, step)
         return row
 
     def write_image(self, name: str, image: np.ndarray, step: int) -> None:
         """Shows one uint8 [h, w, 3] picture in TensorBoard."""
-        if self._writes:
+        if self._board is not None:
             self._board.add_image(name, image, step, dataformats="HWC")
 
     def close(self) -> None:
-        """Flushes and closes both files."""
-        if self._writes:
-            self._file.close()
+        """Flushes and closes the files for TensorBoard."""
+        if self._board is not None:
             self._board.close()
 
 

@@ -126,7 +126,10 @@ def test_the_exit_code_says_whether_all_agree(tiny_config, tmp_path, variant, co
     report = json.loads(result.stdout)
     assert report["agree"] == (code == 0)
     assert any("negatives" in line for line in report["failures"]) == (code == 1)
-    assert {one["variant"] for one in report["variants"]} >= {"1 device, replicated", "4 devices, fsdp, tiled, cached"}
+    assert {one["variant"] for one in report["variants"]} >= {
+        "1 device, replicated",
+        "4 devices, fsdp, tiled, cached",
+    }
 
 
 def test_every_preset_is_run_plain_cached_and_tiled():

@@ -1,0 +1,80 @@
+"""What a run writes beside its checkpoints, on a stand-in for a bucket."""
+
+import fsspec
+import pytest
+from etils import epath
+from etils.epath import backend
+from fsspec.implementations.memory import MemoryFileSystem
+
+from simclr_jax.core.errors import UserError
+from simclr_jax.core.files import append_line, in_a_bucket
+from simclr_jax.data.quarantine import Quarantine, Unreadable
+from simclr_jax.data.sources import open_source
+from simclr_jax.train.metrics import MetricsWriter, read_metrics
+from simclr_jax.train.workdir import claim, load_config
+
+
+class Bucket(MemoryFileSystem):
+    """Objects that can be written and read as a whole, and not added to."""
+
+    protocol = ("gs", "gcs")
+    cachable = False
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return super()._strip_protocol(str(path).replace("gs://", "memory://"))
+
+    def _open(self, path, mode="rb", **settings):
+        if "a" in mode:
+            raise NotImplementedError("Cloud Storage cannot add to an object.")
+        return super()._open(path, mode, **settings)
+
+
+@pytest.fixture
+def workdir(monkeypatch):
+    monkeypatch.setattr(fsspec, "filesystem", lambda name, **settings: Bucket())
+    backend.fsspec_backend._get_filesystem.cache_clear()
+    Bucket.store.clear()
+    yield "gs://bucket/runs/one"
+    backend.fsspec_backend._get_filesystem.cache_clear()
+
+
+def test_a_bucket_is_told_from_a_directory():
+    assert in_a_bucket("gs://bucket/run")
+    assert in_a_bucket(epath.Path("gs://bucket/run"))
+    assert not in_a_bucket("/gs/run")
+
+
+def test_lines_are_added_in_a_bucket_as_on_a_disk(workdir, tmp_path):
+    for path in (epath.Path(workdir) / "lines", epath.Path(tmp_path) / "lines"):
+        append_line(path, "one")
+        append_line(path, "two")
+        assert path.read_text() == "one\ntwo\n"
+
+
+def test_a_run_keeps_config_metrics_and_quarantine_in_a_bucket(workdir):
+    claim(workdir, {"run": {"epochs": 1}})
+    claim(workdir, {"run": {"epochs": 1}})
+    with pytest.raises(UserError, match=r"run.epochs: 1 there, 2 here"):
+        claim(workdir, {"run": {"epochs": 2}})
+    assert load_config(workdir) == {"run": {"epochs": 1}}
+    for first in (0, 1):  # started, and resumed after step 1
+        writer = MetricsWriter(workdir)
+        writer.open(first_step=first)
+        for step in (first + 1, first + 2):
+            writer.write(step, {"loss": 1.0 / step})
+        writer.close()
+    assert [row["step"] for row in read_metrics(workdir)] == [1, 2, 3]
+    quarantine = Quarantine(epath.Path(workdir) / "quarantine.jsonl")
+    quarantine.add(Unreadable(3, "cat.jpg", "empty"))
+    assert Quarantine(epath.Path(workdir) / "quarantine.jsonl").count == 1
+    assert {path.name for path in epath.Path(workdir).iterdir()} == {
+        "config.json",
+        "metrics.jsonl",
+        "quarantine.jsonl",
+    }
+
+
+def test_images_in_a_bucket_are_to_be_mounted():
+    with pytest.raises(UserError, match=r"gcsfuse --implicit-dirs b /mnt/b.*path=/mnt/b/tfds"):
+        open_source("tfds/imagenet2012", split="train", path="gs://b/tfds")
