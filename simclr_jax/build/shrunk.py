@@ -18,7 +18,7 @@ from simclr_jax.train.workdir import load_config
 # Views up to this many px and networks up to this wide, a laptop's own, stay as they are.
 MAX_VIEW, MAX_CANVAS = 33, 48  # odd, so that padding is not the same on both sides
 MAX_WIDTH, SMALL_WIDTH = 0.25, 0.125
-MAX_BATCH = 128
+MAX_BATCH = 32
 MAX_DEPTH = 50  # deeper ones have the same kinds of blocks, and compile for minutes
 # Of the data sets of the recipes; others count as having this many classes, too.
 CLASSES = {"tfds/imagenet2012": 1000, "tfds/cifar100": 100}
@@ -62,7 +62,7 @@ class RandomImages:
 
 
 def shrink(config: Mapping[str, Any], *, multiple: int, num_steps: int) -> Shrunk:
-    """Makes a config small.
+    """Makes a config small, and its numbers float64.
 
     Args:
       config: sections, see `build.parts`.
@@ -76,14 +76,14 @@ def shrink(config: Mapping[str, Any], *, multiple: int, num_steps: int) -> Shrun
     changes: list[str] = []
 
     def change(where: str, section: dict[str, Any], key: str, value: Any, why: str = "") -> None:
-        old = section[key] if key in section else "its default"
+        old = section.get(key, "its default")
         section[key] = value
         changes.append(f"{where}.{key} {old} -> {value}" + (f" ({why})" if why else ""))
 
     data, augment, method = small["data"], small["augment"], small["method"]
     batch_size = data["batch_size"]
     if batch_size is None or batch_size > MAX_BATCH:
-        change("data", data, "batch_size", 2 * multiple)
+        change("data", data, "batch_size", max(MAX_BATCH // multiple, 1) * multiple)
     elif batch_size % multiple:
         fits = max(batch_size // multiple, 1) * multiple
         change("data", data, "batch_size", fits, f"a multiple of {multiple}")
@@ -103,11 +103,14 @@ def shrink(config: Mapping[str, Any], *, multiple: int, num_steps: int) -> Shrun
     if "memory" in method and method["memory"] is not None:
         num_keys = 2 * data["batch_size"]
         change("method.memory", method["memory"], "size", 2 * num_keys, "two batches")
-    if "warm_start" in small and small["warm_start"]:
+    if small.get("warm_start"):
         changes.append(f"warm_start {small['warm_start']['checkpoint']} -> random weights")
         del small["warm_start"]
+    encoder = config["encoder"]
+    dtype = encoder.get("dtype", "float32")
+    changes.append(f"all numbers {dtype} -> float64 (what still differs is not rounding)")
     schedule = dict(small["schedule"])
-    scaling = schedule["scaling"] if "scaling" in schedule else "linear"
+    scaling = schedule.get("scaling", "linear")
     rate = peak_rate(schedule["base_lr"], batch_size or data["batch_size"], scaling)
     small["schedule"] = {"base_lr": rate, "scaling": "none", "warmup_epochs": 0.0}
     changes.append(f"schedule: from the first step on its peak, {rate:.3g}")
@@ -120,14 +123,13 @@ def _shrink_network(where: str, network: dict[str, Any], change: Any) -> None:
     if encoder["name"] == "resnet" and encoder["depth"] > MAX_DEPTH:
         change(f"{where}encoder", encoder, "depth", MAX_DEPTH, "the same blocks, fewer of them")
     if encoder["name"] == "resnet" and "geometry" not in encoder:
-        width = encoder["width"] if "width" in encoder else 1
+        width = encoder.get("width", 1)
         if width > MAX_WIDTH:
             change(f"{where}encoder", encoder, "width", SMALL_WIDTH)
-    projector = heads["projector"] if "projector" in heads else None
-    for name, part in (("encoder", encoder), ("heads.projector", projector)):
-        if part is not None and "dtype" in part and part["dtype"] != "float32":
-            reason = "rounding would hide differences"
-            change(f"{where}{name}", part, "dtype", "float32", reason)
+    if encoder["name"] == "resnet":
+        encoder["dtype"] = "float64"
+    if "projector" in heads and heads["projector"] is not None:
+        heads["projector"] = {**heads["projector"], "dtype": "float64"}
 
 
 def _teacher(name: Any, config: Mapping[str, Any], num_classes: int) -> dict[str, Any]:
@@ -141,7 +143,7 @@ def _teacher(name: Any, config: Mapping[str, Any], num_classes: int) -> dict[str
 
 def _classes(config: Mapping[str, Any]) -> int:
     heads = config["heads"]
-    classifier = heads["classifier"] if "classifier" in heads else None
+    classifier = heads.get("classifier", None)
     if classifier and "num_classes" in classifier and classifier["num_classes"]:
         return classifier["num_classes"]
     name = config["data"]["name"]

@@ -14,16 +14,14 @@ from ml_collections import config_flags
 from simclr_jax.build.shrunk import shrink
 from simclr_jax.cli import app
 from simclr_jax.core.errors import UserError
-from simclr_jax.verify import CHUNKS, TOLERANCES, Comparison, fsdp_size, verify
+from simclr_jax.verify import CHUNKS, TOLERANCE, Comparison, fsdp_size, verify
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", help_string="Recipe, such as configs/simclr_digits.py[:variant]."
 )
 DEVICES = flags.DEFINE_integer("devices", 8, "Virtual devices to compare with one.")
 STEPS = flags.DEFINE_integer("steps", 3, "Steps that each variant takes.")
-TOLERANCE = flags.DEFINE_float(
-    "tolerance", None, f"Largest relative difference of every quantity; by default {TOLERANCES}."
-)
+LIMIT = flags.DEFINE_float("tolerance", TOLERANCE, "Largest relative difference of any quantity.")
 JSON = flags.DEFINE_bool("json", False, "Prints one JSON object.")
 HEADERS = {
     "loss": "loss",
@@ -59,15 +57,12 @@ def _verify() -> list[str]:
     shrunk = shrink(config, multiple=CHUNKS * DEVICES.value, num_steps=STEPS.value)
     if not JSON.value:
         print(*_preface(shrunk.changes), sep="\n", flush=True)
-    tolerances = dict(TOLERANCES)
-    if TOLERANCE.value is not None:
-        tolerances = dict.fromkeys(TOLERANCES, TOLERANCE.value)
     comparisons = verify(shrunk, num_devices=DEVICES.value, num_steps=STEPS.value)
-    failures = [line for one in comparisons for line in one.failures(tolerances)]
+    failures = [line for one in comparisons for line in one.failures(LIMIT.value)]
     if JSON.value:
-        print(json.dumps(_report(shrunk.changes, tolerances, comparisons, failures), indent=2))
+        print(json.dumps(_report(shrunk.changes, comparisons, failures), indent=2))
     else:
-        print(*_table(comparisons), *_notes(comparisons, tolerances), sep="\n")
+        print(*_table(comparisons), *_notes(comparisons), sep="\n")
         print("\n".join(["FAILED", *failures]) if failures else "All agree.")
     return failures
 
@@ -89,9 +84,10 @@ def _table(comparisons: list[Comparison]) -> list[str]:
     for one in comparisons:
         is_reference = one.variant == one.reference
         cells = [
-            "reference" if is_reference and name != "update" else f"{one.differences[name]:.1e}"
-            for name in HEADERS
+            f"{one.differences[name]:.1e}" if name in one.differences else "-" for name in HEADERS
         ]
+        if is_reference:
+            cells[:-1] = ["reference"] * (len(cells) - 1)
         seen = "-"
         if one.negatives is not None:
             seen = f"{one.negatives:.2f} of {one.expected_negatives}"
@@ -105,27 +101,26 @@ def _table(comparisons: list[Comparison]) -> list[str]:
     return ["", *lines, ""]
 
 
-def _notes(comparisons: list[Comparison], tolerances: dict[str, float]) -> list[str]:
-    limits = ", ".join(f"{HEADERS[name]} {value:.0e}" for name, value in tolerances.items())
+def _notes(comparisons: list[Comparison]) -> list[str]:
+    contrasts = comparisons[0].expected_negatives is not None
     return [
-        "Each number is the largest relative difference, max |a - b| / max |a| of an array, over",
-        "all steps and arrays; each step starts from the reference's state. Tolerances: " + limits,
-        "statistics: BatchNorm's. memory: what a method keeps. update: parameters and optimizer",
-        "state, against what one device's optimizer makes of the same gradients, relative to how",
-        "far they moved.",
-        f"cached: the network sees the batch in {CHUNKS} parts, each normalised by BatchNorm with "
-        "its own",
-        "statistics, so that cached is compared with cached, but where statistics are frozen.",
-    ] + (
-        ["negatives: measured from the loss of equal projections, exp(loss) - 1, and needed."]
-        if comparisons[0].negatives is not None
-        else ["negatives: -, as this method contrasts nothing."]
-    )
+        "Numbers are the largest relative differences, max |a - b| / max |a| of an array, of all",
+        f"arrays and steps; each step starts where the reference did. Tolerance: {LIMIT.value:.0e}.",
+        "  statistics  BatchNorm's, which are moved by the step",
+        "  memory      what the method keeps, such as a queue or an EMA target",
+        "  update      parameters and optimizer state, beside what one device's optimizer makes of",
+        "              the same gradients, relative to how far they move",
+        "  negatives   of each row: exp(loss) - 1 where all projections are equal"
+        if contrasts
+        else "  negatives   this method contrasts nothing",
+        f"  cached      in {CHUNKS} parts, each of which BatchNorm normalises by itself: so it is "
+        "compared",
+        "              with cached, and with the whole batch where statistics are frozen",
+    ]
 
 
 def _report(
     changes: list[str],
-    tolerances: dict[str, float],
     comparisons: list[Comparison],
     failures: list[str],
 ) -> dict[str, object]:
@@ -133,7 +128,7 @@ def _report(
         "devices": DEVICES.value,
         "steps": STEPS.value,
         "changes": changes,
-        "tolerances": tolerances,
+        "tolerance": LIMIT.value,
         "variants": [
             {
                 "variant": str(one.variant),

@@ -15,7 +15,7 @@ from simclr_jax.build.shrunk import shrink
 from simclr_jax.core.state import TrainState
 from simclr_jax.losses.contrastive import nt_xent
 from simclr_jax.parallel.sharding import PRESETS
-from simclr_jax.verify import TOLERANCES, Variant, fsdp_size, scattered, variants, verify
+from simclr_jax.verify import Variant, fsdp_size, scattered, variants, verify
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.integration
@@ -34,7 +34,7 @@ def compare(config):
 
 
 def failures(comparisons):
-    return [line for one in comparisons for line in one.failures(TOLERANCES)]
+    return [line for one in comparisons for line in one.failures()]
 
 
 @pytest.mark.parametrize("name", METHODS)
