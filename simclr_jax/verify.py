@@ -76,7 +76,7 @@ class Comparison:
     """A variant beside its reference.
 
     Attributes:
-      differences: each of `QUANTITIES` that there is -> the largest relative difference over all steps.
+      differences: each of `QUANTITIES` that there is -> the largest relative difference.
       worst: quantity -> path of the array in which it is, "" for the loss.
       negatives: that each row saw; None if the method contrasts nothing.
       expected_negatives: that each row should see.
@@ -94,18 +94,17 @@ class Comparison:
     def failures(self, tolerance: float = TOLERANCE) -> list[str]:
         """Returns a sentence for each quantity that differs by more than the tolerance."""
         failed = [
-            f"{self.variant}: {name} differs by {value:.2g} from that of {self.reference}"
+            f"{self.variant}: {name} off by {value:.2g} from {self.reference}"
             + (f", most at {self.worst[name]}" if self.worst[name] else "")
             + f"; the tolerance is {tolerance:.2g}."
             for name, value in self.differences.items()
             if value > tolerance
         ]
-        if self.negatives is not None and self.expected_negatives is not None:
-            if not abs(self.negatives - self.expected_negatives) <= COUNT_TOLERANCE:
-                failed.append(
-                    f"{self.variant}: each row saw {self.negatives:.2f} negatives; "
-                    f"it should see {self.expected_negatives}."
-                )
+        seen, expected = self.negatives, self.expected_negatives
+        if seen is not None and expected is not None and abs(seen - expected) > COUNT_TOLERANCE:
+            failed.append(
+                f"{self.variant}: each row saw {seen:.2f} negatives; it should see {expected}."
+            )
         return failed
 
 

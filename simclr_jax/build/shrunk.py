@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from simclr_jax.core.errors import UserError
 from simclr_jax.data.records import Record
 from simclr_jax.optim.schedules import peak_rate
 from simclr_jax.train.workdir import load_config
@@ -70,7 +71,7 @@ def shrink(config: Mapping[str, Any], *, multiple: int, num_steps: int) -> Shrun
       num_steps: steps that will be taken.
 
     Raises:
-      UserError: if the config names a teacher that is not there.
+      UserError: if the config names a teacher that is not there, or none has a classifier.
     """
     small = copy.deepcopy(dict(config))
     changes: list[str] = []
@@ -106,8 +107,7 @@ def shrink(config: Mapping[str, Any], *, multiple: int, num_steps: int) -> Shrun
     if small.get("warm_start"):
         changes.append(f"warm_start {small['warm_start']['checkpoint']} -> random weights")
         del small["warm_start"]
-    encoder = config["encoder"]
-    dtype = encoder.get("dtype", "float32")
+    dtype = dict(config["encoder"]).get("dtype", "float32")
     changes.append(f"all numbers {dtype} -> float64 (what still differs is not rounding)")
     schedule = dict(small["schedule"])
     scaling = schedule.get("scaling", "linear")
@@ -120,15 +120,14 @@ def shrink(config: Mapping[str, Any], *, multiple: int, num_steps: int) -> Shrun
 
 def _shrink_network(where: str, network: dict[str, Any], change: Any) -> None:
     encoder, heads = network["encoder"], network["heads"]
-    if encoder["name"] == "resnet" and encoder["depth"] > MAX_DEPTH:
-        change(f"{where}encoder", encoder, "depth", MAX_DEPTH, "the same blocks, fewer of them")
-    if encoder["name"] == "resnet" and "geometry" not in encoder:
-        width = encoder.get("width", 1)
-        if width > MAX_WIDTH:
-            change(f"{where}encoder", encoder, "width", SMALL_WIDTH)
     if encoder["name"] == "resnet":
+        if encoder["depth"] > MAX_DEPTH:
+            change(f"{where}encoder", encoder, "depth", MAX_DEPTH, "the same blocks, fewer of them")
+        # torchvision's geometry is defined for width 1 alone.
+        if encoder.get("width", 1) > MAX_WIDTH and encoder.get("geometry") != "torchvision":
+            change(f"{where}encoder", encoder, "width", SMALL_WIDTH)
         encoder["dtype"] = "float64"
-    if "projector" in heads and heads["projector"] is not None:
+    if heads.get("projector") is not None:
         heads["projector"] = {**heads["projector"], "dtype": "float64"}
 
 
@@ -136,6 +135,9 @@ def _teacher(name: Any, config: Mapping[str, Any], num_classes: int) -> dict[str
     """Returns the network of a teacher, or the student's where none is named."""
     known = config if name is None else load_config(name)
     encoder, heads = copy.deepcopy((known["encoder"], known["heads"]))
+    if not heads.get("classifier"):
+        whose = "config.heads" if name is None else f"config.method.teacher={name!r}"
+        raise UserError(f"{whose} has no classifier, which distillation needs.")
     if name is None:
         heads["classifier"]["num_classes"] = num_classes
     return {"checkpoint": "random", "encoder": encoder, "heads": heads}
@@ -143,7 +145,7 @@ def _teacher(name: Any, config: Mapping[str, Any], num_classes: int) -> dict[str
 
 def _classes(config: Mapping[str, Any]) -> int:
     heads = config["heads"]
-    classifier = heads.get("classifier", None)
+    classifier = heads.get("classifier")
     if classifier and "num_classes" in classifier and classifier["num_classes"]:
         return classifier["num_classes"]
     name = config["data"]["name"]

@@ -105,7 +105,7 @@ def _notes(comparisons: list[Comparison]) -> list[str]:
     contrasts = comparisons[0].expected_negatives is not None
     return [
         "Numbers are the largest relative differences, max |a - b| / max |a| of an array, of all",
-        f"arrays and steps; each step starts where the reference did. Tolerance: {LIMIT.value:.0e}.",
+        f"arrays and steps; each step starts where the reference did. Tolerance {LIMIT.value:.0e}.",
         "  statistics  BatchNorm's, which are moved by the step",
         "  memory      what the method keeps, such as a queue or an EMA target",
         "  update      parameters and optimizer state, beside what one device's optimizer makes of",

@@ -78,8 +78,8 @@ def repeated(x):
     ("room", "name", "broken", "complaint"),
     [
         ("simclr", "nt_xent", local_nt_xent, "each row saw 2.00 negatives; it should see 30"),
-        ("simclr", "nt_xent", forgetful_nt_xent, "gradients differs by"),
-        ("base", "everywhere", repeated, "gradients differs by 7 from that of 1 device"),
+        ("simclr", "nt_xent", forgetful_nt_xent, "gradients off by"),
+        ("base", "everywhere", repeated, "gradients off by 7 from that of 1 device"),
     ],
 )
 def test_a_mistake_is_seen_and_named(tiny_config, monkeypatch, room, name, broken, complaint):

@@ -75,7 +75,8 @@ def test_a_recipe_builds_without_data_and_without_checkpoints(name, variant, num
     small = shrunk(recipe(name, variant))
     assert told in small.changes
     assert len(small.source.class_names) == num_classes
-    built = parts(small.config, jax.devices(), stand_in=small.source)
+    with jax.enable_x64(True):
+        built = parts(small.config, jax.devices(), stand_in=small.source)
     first = next(built.dataset.eval_batches(small.source))
     assert first["image"].shape == built.abstract_batch["image"].shape
     assert set(first["label"]) <= set(range(num_classes))
