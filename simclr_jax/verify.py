@@ -44,7 +44,7 @@ TOLERANCE = 1e-9
 COUNT_TOLERANCE = 0.01
 # A step is run a few times only: it compiles in two thirds of the time and is as fast. At level
 # 0, convolutions in the loop over parts take fifteen times as long.
-_FAST_COMPILE = {"xla_backend_optimization_level": 1}
+_FAST_COMPILE: dict[str, str | bool] = {"xla_backend_optimization_level": 1}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -247,9 +247,9 @@ def _compiled(p: Parts, *, frozen: bool) -> Callable[..., Any]:
     """Returns the train step, which hands out the gradients too that its optimizer gets."""
     seen = []
 
-    def update(gradients: Any, opt_state: Any, params: Any) -> Any:
-        seen.append(gradients)
-        return p.tx.update(gradients, opt_state, params)
+    def update(updates: Any, state: Any, params: Any = None) -> Any:
+        seen.append(updates)
+        return p.tx.update(updates, state, params)
 
     tx = optax.GradientTransformation(p.tx.init, update)
     train_step = make_train_step(p.method, tx, jax.random.key(p.run.seed))

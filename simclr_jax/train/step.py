@@ -13,7 +13,6 @@ from simclr_jax.core.types import Batch, Metrics, Params, PRNGKey, Scalar
 from simclr_jax.methods.base import Method, StepOutput
 
 TrainStep: TypeAlias = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
-Gradients: TypeAlias = Callable[[TrainState, Batch], tuple[Scalar, StepOutput, Params]]
 
 
 def init_state(
@@ -31,13 +30,14 @@ def init_state(
     )
 
 
-def make_gradients(method: Method, root: PRNGKey) -> Gradients:
-    """Returns the first half of the step: (state, batch) -> (loss, what it hands back, gradients).
+def make_train_step(method: Method, tx: optax.GradientTransformation, root: PRNGKey) -> TrainStep:
+    """Returns the unjitted step (state, batch) -> (state, metrics).
 
-    Unjitted; randomness is that of the state's step.
+    If the loss or a gradient is not finite, the state comes back unchanged and
+    "health/finite" is False: the caller decides what to do, and nothing is lost.
     """
 
-    def gradients(state: TrainState, batch: Batch) -> tuple[Scalar, StepOutput, Params]:
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         views = method.augment(rng.stream(root, "augment", state.step), batch)
         key = rng.stream(root, "method", state.step)
 
@@ -45,21 +45,6 @@ def make_gradients(method: Method, root: PRNGKey) -> Gradients:
             return method.loss(params, state, views, batch["label"], key)
 
         (loss, out), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-        return loss, out, grads
-
-    return gradients
-
-
-def make_train_step(method: Method, tx: optax.GradientTransformation, root: PRNGKey) -> TrainStep:
-    """Returns the unjitted step (state, batch) -> (state, metrics).
-
-    If the loss or a gradient is not finite, the state comes back unchanged and
-    "health/finite" is False: the caller decides what to do, and nothing is lost.
-    """
-    gradients = make_gradients(method, root)
-
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        loss, out, grads = gradients(state, batch)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         updated = state.replace(
             step=state.step + 1,
