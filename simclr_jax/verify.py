@@ -44,7 +44,7 @@ TOLERANCE = 1e-9
 COUNT_TOLERANCE = 0.01
 # A step is run a few times only: it compiles in two thirds of the time and is as fast. At level
 # 0, convolutions in the loop over parts take fifteen times as long.
-_FAST_COMPILE: dict[str, str | bool] = {"xla_backend_optimization_level": 1}
+_FAST_COMPILE: dict[str, Any] = {"xla_backend_optimization_level": 1}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -230,7 +230,7 @@ def _parts(shrunk: Shrunk, variant: Variant) -> Parts:
     }
     config["method"] = config["method"] | {k: v for k, v in settings.items() if k in takes}
     config["parallel"] = {
-        **(config.get("parallel", {})),
+        **config["parallel"],
         "preset": variant.preset,
         "fsdp": fsdp_size(variant.num_devices) if variant.num_devices > 1 else 1,
     }

@@ -73,7 +73,7 @@ def shrink(config: Mapping[str, Any], *, multiple: int, num_steps: int) -> Shrun
     Raises:
       UserError: if the config names a teacher that is not there, or none has a classifier.
     """
-    small = copy.deepcopy(dict(config))
+    small = {"parallel": {}, **copy.deepcopy(dict(config))}
     changes: list[str] = []
 
     def change(where: str, section: dict[str, Any], key: str, value: Any, why: str = "") -> None:
@@ -93,6 +93,7 @@ def shrink(config: Mapping[str, Any], *, multiple: int, num_steps: int) -> Shrun
     if data["canvas"] is None or data["canvas"] > MAX_CANVAS:
         change("data", data, "canvas", MAX_CANVAS)
     num_classes = _classes(small)
+    dtype = small["encoder"].get("dtype", "float32")
     if "teacher" in method:
         name = method["teacher"]
         method["teacher"] = _teacher(name, small, num_classes)
@@ -107,7 +108,6 @@ def shrink(config: Mapping[str, Any], *, multiple: int, num_steps: int) -> Shrun
     if small.get("warm_start"):
         changes.append(f"warm_start {small['warm_start']['checkpoint']} -> random weights")
         del small["warm_start"]
-    dtype = dict(config["encoder"]).get("dtype", "float32")
     changes.append(f"all numbers {dtype} -> float64 (what still differs is not rounding)")
     schedule = dict(small["schedule"])
     scaling = schedule.get("scaling", "linear")

@@ -52,8 +52,7 @@ def _verify() -> list[str]:
     except OSError as error:  # a recipe that is not there is noticed only when it is read
         raise UserError(str(error)) from error
     jax.config.update("jax_platforms", "cpu")
-    if jax.config.read("jax_num_cpu_devices") != DEVICES.value:
-        jax.config.update("jax_num_cpu_devices", DEVICES.value)
+    jax.config.update("jax_num_cpu_devices", DEVICES.value)
     shrunk = shrink(config, multiple=CHUNKS * DEVICES.value, num_steps=STEPS.value)
     if not JSON.value:
         print(*_preface(shrunk.changes), sep="\n", flush=True)
