@@ -1,7 +1,7 @@
 """Runs simclr_jax on Cloud TPU VMs, through gcloud.
 
   python -m launch.tpu_vm create NAME --zone=us-west4-a --type=v5litepod-8 --spot
-  python -m launch.tpu_vm push   NAME --zone=us-west4-a
+  python -m launch.tpu_vm push   NAME --zone=us-west4-a --mount=BUCKET
   python -m launch.tpu_vm run    NAME --zone=us-west4-a -- train --config=F --workdir=gs://B/D
   python -m launch.tpu_vm status|logs|delete NAME --zone=us-west4-a
   python -m launch.tpu_vm watch  NAME --zone=us-west4-a --type=v5litepod-8 --spot -- train ...
@@ -10,6 +10,9 @@
 for another, pushes the same code and resumes from the last checkpoint, until the run ends. What
 stands after `--` are the arguments of `python -m simclr_jax`. With --dry-run, the exact gcloud
 commands are printed, one a line, and nothing is called.
+
+`push` and `watch` mount a bucket with --mount=BUCKET, by gcsfuse, for reading, at /mnt/BUCKET on
+every host. Records need it, since their reader cannot open gs://: --config.data.path=/mnt/BUCKET/D.
 
 Needs no more than Python 3.11 and gcloud. For a slice of several hosts (a size above 8) gcloud
 also wants its ssh key in the agent: `ssh-add ~/.ssh/google_compute_engine`. `train` runs on every
@@ -41,6 +44,9 @@ def parser() -> argparse.ArgumentParser:
     every.add_argument("--project", help="project ID; default: as gcloud is configured")
     every.add_argument("--dry-run", action="store_true", help="print the commands, call nothing")
 
+    pushed = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    pushed.add_argument("--mount", metavar="BUCKET", help="to read at /mnt/BUCKET")
+
     offer = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     offer.add_argument("--type", required=True, help="accelerator type, such as v5litepod-8")
     offer.add_argument("--runtime-version", default="", help="default: the one for the type")
@@ -62,14 +68,16 @@ def parser() -> argparse.ArgumentParser:
         return commands.add_parser(name, help=does, parents=parents, allow_abbrev=False)
 
     add("create", "ask for a slice, as a queued resource", every, offer)
-    add("push", "bring code and environment to every worker", every)
+    add("push", "bring code and environment to every worker", every, pushed)
     add("run", "start `python -m simclr_jax ...` on every worker", every)
     add("status", "state of the request, of the VMs and of the run", every)
     logs = add("logs", "what the run printed", every)
     logs.add_argument("--worker", default="0", help="a number, or all")
     logs.add_argument("--lines", type=int, default=100, help="how many of the last lines")
     logs.add_argument("--follow", action="store_true", help="go on until interrupted")
-    watching = add("watch", "create, push and run, again and again until done", every, offer)
+    watching = add(
+        "watch", "create, push and run, again and again until done", every, pushed, offer
+    )
     watching.add_argument("--max-restarts", type=int, default=100, help="then give up")
     add("delete", "delete the VMs, their disks and the request", every)
     return whole
@@ -96,9 +104,11 @@ def main(argv: Sequence[str] | None = None, clock: watch.Clock | None = None) ->
 def _command(asked: argparse.Namespace, arguments: list[str], clock: watch.Clock) -> int:
     catalog.check_name(asked.name)
     catalog.check_zone(asked.zone)
-    runtime = ""
+    runtime = bucket = ""
     if asked.command in ("create", "watch"):
         runtime = catalog.check_offer(asked.type, asked.zone, asked.runtime_version)
+    if asked.command in ("push", "watch") and asked.mount is not None:
+        bucket = catalog.check_bucket(asked.mount)
     if asked.command in ("run", "watch"):
         _check_arguments(arguments, durable=asked.command == "watch")
     elif arguments:
@@ -111,7 +121,7 @@ def _command(asked: argparse.Namespace, arguments: list[str], clock: watch.Clock
     if asked.command == "create":
         cloud.do(place.create(asked.type, runtime, asked.provisioning))
     elif asked.command == "push":
-        _push(cloud, place)
+        _push(cloud, place, bucket)
     elif asked.command == "run":
         _run(cloud, place, arguments)
     elif asked.command == "logs":
@@ -123,15 +133,16 @@ def _command(asked: argparse.Namespace, arguments: list[str], clock: watch.Clock
     elif asked.command == "delete":
         cloud.do(place.delete())
     else:
-        order = watch.Order(asked.type, runtime, asked.provisioning, arguments, asked.max_restarts)
+        offer = (asked.type, runtime, asked.provisioning)
+        order = watch.Order(*offer, arguments, asked.max_restarts, bucket)
         return _watch(cloud, place, order, clock)
     return DONE
 
 
-def _push(cloud: Gcloud, place: Slice) -> None:
+def _push(cloud: Gcloud, place: Slice, bucket: str) -> None:
     if not cloud.dry_run:
         push.pack()
-    push.send(cloud, place)
+    push.send(cloud, place, bucket)
 
 
 def _run(cloud: Gcloud, place: Slice, arguments: list[str]) -> None:
@@ -179,6 +190,14 @@ def _check_arguments(arguments: list[str], *, durable: bool) -> None:
         raise UserError(
             f"--config={config}: there is no file {config.split(':')[0]} to push."
             f"{nearest(config.split(':')[0], known)}"
+        )
+    data = _flag(arguments, "config.data.path")
+    if data.startswith("gs://"):
+        bucket, _, path = data.removeprefix("gs://").partition("/")
+        raise UserError(
+            f"--config.data.path={data}: data are read from a directory, not from gs://. Mount the "
+            f"bucket, by --mount={bucket} of push or watch, and give "
+            f"--config.data.path=/mnt/{bucket}/{path}."
         )
     if durable and not _flag(arguments, "workdir").startswith("gs://"):
         raise UserError(

@@ -83,6 +83,27 @@ def check_project(project: str) -> str:
     return project
 
 
+def check_bucket(bucket: str) -> str:
+    """Returns the name of a bucket without gs://.
+
+    A path behind the name is refused: a bucket is mounted as a whole. Names with dots may be longer
+    than the 63 characters that are accepted here
+    (https://docs.cloud.google.com/storage/docs/buckets#naming).
+    """
+    name, _, path = bucket.removeprefix("gs://").partition("/")
+    if not re.fullmatch(r"[a-z0-9][-_.a-z0-9]{1,61}[a-z0-9]", name):
+        raise UserError(
+            f"--mount={bucket}: {name!r} cannot name a bucket: 3 to 63 lower-case letters, digits, "
+            "hyphens, underscores and dots, a letter or digit first and last."
+        )
+    if path:
+        raise UserError(
+            f"--mount={bucket}: give the bucket alone, --mount={name}; it is mounted as a whole, "
+            f"and the directory is then /mnt/{name}/{path} on every host."
+        )
+    return name
+
+
 def check_zone(zone: str) -> str:
     """Returns a zone that has TPUs of some kind."""
     if zone not in ZONES:

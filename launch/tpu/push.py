@@ -29,15 +29,16 @@ def pack(root: Path = ROOT, archive: Path = PACKED) -> None:
     beside.replace(archive)
 
 
-def send(cloud: Gcloud, place: Slice, *, stop_first: bool = False) -> None:
+def send(cloud: Gcloud, place: Slice, bucket: str = "", *, stop_first: bool = False) -> None:
     """Copies the archive to every worker, unpacks it and makes the environment there.
 
     Args:
         cloud: Calls gcloud.
         place: Where to; every worker must be up.
+        bucket: To be mounted at /mnt/BUCKET there, for reading; or "".
         stop_first: Whether to stop a run that is under way, which else refuses new code.
     """
     cloud.do(place.copy(str(PACKED), str(Path(__file__).with_name(WORKER))))
     if stop_first:
         cloud.do(place.on_workers("all", "stop"))
-    cloud.do(place.on_workers("all", "install"))
+    cloud.do(place.on_workers("all", "install", *([bucket] if bucket else [])))

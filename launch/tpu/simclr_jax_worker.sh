@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # What `python -m launch.tpu_vm` calls on each worker of a slice, in the home directory.
 #
-#   bash simclr_jax_worker.sh install       unpacks simclr_jax_code.tar.gz, makes its environment
+#   bash simclr_jax_worker.sh install [BUCKET]
+#                                           unpacks simclr_jax_code.tar.gz, makes its environment;
+#                                           mounts gs://BUCKET at /mnt/BUCKET, for reading
 #   bash simclr_jax_worker.sh start ARGS    python -m simclr_jax ARGS, which outlives the ssh session
 #   bash simclr_jax_worker.sh state         absent, installed, running, dead or "exited CODE"
 #   bash simclr_jax_worker.sh stop          SIGTERM (the run saves a checkpoint), SIGKILL after 2 minutes
@@ -22,6 +24,39 @@ take_lock() {  # held through descriptor 9, which children inherit
     fi
 }
 
+install_gcsfuse() {  # https://docs.cloud.google.com/storage/docs/cloud-storage-fuse/install
+    local google=https://packages.cloud.google.com/apt key=/usr/share/keyrings/cloud.google.asc
+    local release tries=0
+    local apt=(sudo -n env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=600)
+    release="$(lsb_release --codename --short)"  # such as jammy
+    curl --fail --silent --show-error --location --retry 5 "$google/doc/apt-key.gpg" |
+        sudo -n tee "$key" >/dev/null
+    echo "deb [signed-by=$key] $google gcsfuse-$release main" |
+        sudo -n tee /etc/apt/sources.list.d/gcsfuse.list >/dev/null
+    until "${apt[@]}" update; do  # a VM that has just booted updates by itself, and holds a lock
+        tries=$((tries + 1))
+        [ "$tries" -lt 10 ] || return 1
+        sleep 15
+    done
+    "${apt[@]}" install --yes gcsfuse
+}
+
+mount_bucket() {
+    local at="/mnt/$1"
+    mountpoint --quiet "$at" && return
+    command -v gcsfuse >/dev/null || install_gcsfuse
+    sudo -n umount --lazy "$at" 2>/dev/null || true  # what a gcsfuse that died left behind
+    sudo -n mkdir -p "$at"
+    sudo -n chown "$(id -u):$(id -g)" "$at"
+    # Its daemon lives on: it must hold neither the lock nor the output of the ssh session.
+    if ! gcsfuse --implicit-dirs -o ro "$1" "$at" </dev/null >"$here/mount.log" 2>&1 9>&-; then
+        cat "$here/mount.log" >&2
+        echo "$(hostname): gs://$1 could not be mounted at $at" >&2
+        exit 1
+    fi
+    echo "$(hostname): gs://$1 is mounted at $at"
+}
+
 find_python() {  # the image's own Python may be 3.10: then uv fetches a newer one
     local candidate uv
     for candidate in python3.13 python3.12 python3.11; do
@@ -35,7 +70,11 @@ find_python() {  # the image's own Python may be 3.10: then uv fetches a newer o
 
 install() {
     take_lock
-    rm -rf "$here/installed" "$here/exit_code" "$here/pid" "$here/code.new"
+    rm -rf "$here/installed" "$here/exit_code" "$here/pid" "$here/bucket" "$here/code.new"
+    if [ $# -gt 0 ]; then
+        mount_bucket "$1"
+        echo "$1" >"$here/bucket"
+    fi
     mkdir "$here/code.new"
     tar -xzf simclr_jax_code.tar.gz -C "$here/code.new"
     # An environment stays valid as long as its path does; env.sh remakes it when pins change.
@@ -56,6 +95,8 @@ start() {
         echo "$(hostname): no code was pushed" >&2
         exit 4
     fi
+    # A VM that was started anew has lost its mounts.
+    [ ! -e "$here/bucket" ] || mount_bucket "$(cat "$here/bucket")"
     rm -f "$here/exit_code"
     setsid nohup bash "$HOME/simclr_jax_worker.sh" supervise "$@" \
         </dev/null >>"$here/run.log" 2>&1 &
@@ -100,7 +141,7 @@ stop() {
 case "$verb" in
     install | start | supervise | state | stop) "$verb" "$@" ;;
     *)
-        echo "usage: bash simclr_jax_worker.sh install|start ARGS|state|stop" >&2
+        echo "usage: bash simclr_jax_worker.sh install [BUCKET]|start ARGS|state|stop" >&2
         exit 2
         ;;
 esac

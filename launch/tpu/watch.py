@@ -43,6 +43,7 @@ class Order:
     provisioning: str
     arguments: Sequence[str]
     max_restarts: int
+    bucket: str  # to be mounted, or ""
 
 
 def pause_seconds(attempt: int) -> float:
@@ -147,7 +148,7 @@ class Watch:
     def _push(self) -> None:
         self.clock.say("pushing the code")
         stop_first, self.half_pushed = self.half_pushed, True
-        push.send(self.cloud, self.place, stop_first=stop_first)
+        push.send(self.cloud, self.place, self.order.bucket, stop_first=stop_first)
         self.half_pushed = False
 
     def _start(self) -> None:
@@ -188,6 +189,6 @@ def show(cloud: Gcloud, place: Slice, order: Order) -> None:
     """Prints, for a dry run, what a watch calls if the slice comes and stays."""
     for command in (create(place, order), place.describe_queue(), place.describe_node()):
         cloud.ask(command)
-    push.send(cloud, place)
+    push.send(cloud, place, order.bucket)
     cloud.do(start(place, order.arguments))
     cloud.worker_state(place)

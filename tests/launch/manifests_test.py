@@ -27,6 +27,18 @@ def test_jobset_asks_for_as_many_chips_as_its_topology_has():
     assert (ROOT / config[len("--config=") :].split(":")[0]).is_file()
 
 
+def test_jobset_reads_its_data_where_the_bucket_is_mounted():
+    (job,) = yaml.safe_load(JOBSET.read_text())["spec"]["replicatedJobs"]
+    template = job["template"]["spec"]["template"]
+    (container,), (volume,) = template["spec"]["containers"], template["spec"]["volumes"]
+    (mount,) = container["volumeMounts"]
+    assert template["metadata"]["annotations"] == {"gke-gcsfuse/volumes": "true"}
+    assert mount["name"] == volume["name"]
+    assert mount["mountPath"] == f"/mnt/{volume['csi']['volumeAttributes']['bucketName']}"
+    assert mount["readOnly"] is volume["csi"]["readOnly"] is True
+    assert f"--config.data.path={mount['mountPath']}/tfds" in container["args"]
+
+
 def test_jobset_explains_each_placeholder():
     header, body = JOBSET.read_text().split("apiVersion:")
     assert set(re.findall(r"REPLACE_\w+", body)) == set(re.findall(r"REPLACE_\w+", header))
