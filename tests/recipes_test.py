@@ -230,12 +230,21 @@ def test_every_published_number_belongs_to_one_variant():
         assert sorted(numbers[name]) == sorted(want)
 
 
-def test_the_table_in_readme_is_what_the_script_prints():
+def test_the_table_of_results_in_readme_is_what_the_script_prints():
     results_table = module("launch/results_table.py")
-    _, _, rest = (ROOT / "README.md").read_text().partition(results_table.START)
-    written, end, _ = rest.partition(results_table.END)
+    assert between_marks(results_table) == results_table.section(), "run it with --write"
+
+
+def test_the_table_of_plans_in_readme_is_what_the_script_prints():
+    plans_table = module("launch/plans_table.py")
+    assert between_marks(plans_table) == plans_table.section(plans_table._load())
+
+
+def between_marks(table):
+    _, _, rest = (ROOT / "README.md").read_text().partition(table.START)
+    written, end, _ = rest.partition(table.END)
     assert end
-    assert written == results_table.section(), "run launch/results_table.py --write"
+    return written
 
 
 def test_the_table_shows_what_was_measured(monkeypatch):
