@@ -86,7 +86,7 @@ def _table(comparisons: list[Comparison]) -> list[str]:
             f"{one.differences[name]:.1e}" if name in one.differences else "-" for name in HEADERS
         ]
         if is_reference:
-            cells[:-1] = ["reference"] * (len(cells) - 1)
+            cells[:-1] = [cell if cell == "-" else "reference" for cell in cells[:-1]]
         seen = "-"
         if one.negatives is not None:
             seen = f"{one.negatives:.2f} of {one.expected_negatives}"
