@@ -6,12 +6,17 @@ the network, its heads, the augmentation, the method and the optimizer.
 """
 
 import copy
+import math
+import zlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from simclr_jax.core.errors import UserError
+from simclr_jax.core.state import TrainState
+from simclr_jax.core.tree import path_name
 from simclr_jax.data.records import Record
 from simclr_jax.optim.schedules import peak_rate
 from simclr_jax.train.workdir import load_config
@@ -116,6 +121,36 @@ def shrink(config: Mapping[str, Any], *, multiple: int, num_steps: int) -> Shrun
     changes.append(f"schedule: from the first step on its peak, {rate:.3g}")
     source = RandomImages(100 * num_steps * data["batch_size"], data["canvas"], num_classes)
     return Shrunk(small, source, changes)
+
+
+def scattered(state: TrainState) -> TrainState:
+    """Returns the state in float64, with what starts as zeros or ones moved off them.
+
+    Behind a scale or a classifier of zeros every gradient is zero, and nothing could differ. A
+    teacher, which a fresh state holds as zeros, becomes a random network.
+    """
+
+    def move(path: Any, leaf: Any) -> Any:
+        if not np.issubdtype(leaf.dtype, np.floating):
+            return leaf
+        if np.ptp(leaf) > 0:
+            return leaf.astype(np.float64)
+        name = path_name(path)
+        generator = np.random.default_rng(zlib.crc32(name.encode()))
+        noise = generator.standard_normal(leaf.shape)
+        if leaf.ndim > 1:
+            return noise / math.sqrt(leaf[..., 0].size)
+        if name.endswith("/var"):
+            return 1 + np.abs(noise) / 10
+        return name.endswith("/scale") + noise / 10
+
+    def cast(leaf: Any) -> Any:
+        return leaf.astype(np.float64) if np.issubdtype(leaf.dtype, np.floating) else leaf
+
+    names = ("params", "batch_stats", "method_state")
+    trees = {name: getattr(state, name) for name in names}
+    moved = jax.tree_util.tree_map_with_path(move, trees)
+    return state.replace(**moved, opt_state=jax.tree.map(cast, state.opt_state))
 
 
 def _shrink_network(where: str, network: dict[str, Any], change: Any) -> None:

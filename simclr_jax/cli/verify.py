@@ -14,7 +14,7 @@ from ml_collections import config_flags
 from simclr_jax.build.shrunk import shrink
 from simclr_jax.cli import app
 from simclr_jax.core.errors import UserError
-from simclr_jax.verify import CHUNKS, TOLERANCE, Comparison, fsdp_size, verify
+from simclr_jax.verify import CHUNKS, TOLERANCE, VIEWS_TOLERANCE, Comparison, fsdp_size, verify
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", help_string="Recipe, such as configs/simclr_digits.py[:variant]."
@@ -24,6 +24,7 @@ STEPS = flags.DEFINE_integer("steps", 3, "Steps that each variant takes.")
 LIMIT = flags.DEFINE_float("tolerance", TOLERANCE, "Largest relative difference of any quantity.")
 JSON = flags.DEFINE_bool("json", False, "Prints one JSON object.")
 HEADERS = {
+    "views": "views",
     "loss": "loss",
     "gradients": "gradients",
     "batch_stats": "statistics",
@@ -105,6 +106,9 @@ def _notes(comparisons: list[Comparison]) -> list[str]:
     return [
         "Numbers are the largest relative differences, max |a - b| / max |a| of an array, of all",
         f"arrays and steps; each step starts where the reference did. Tolerance {LIMIT.value:.0e}.",
+        "  views       of the augmentation, in float32, with a tolerance of "
+        f"{VIEWS_TOLERANCE:.0e}; all else is in",
+        "              float64 and sees the views of one device",
         "  statistics  BatchNorm's, which are moved by the step",
         "  memory      what the method keeps, such as a queue or an EMA target",
         "  update      parameters and optimizer state, beside what one device's optimizer makes of",
@@ -128,6 +132,7 @@ def _report(
         "steps": STEPS.value,
         "changes": changes,
         "tolerance": LIMIT.value,
+        "views_tolerance": VIEWS_TOLERANCE,
         "variants": [
             {
                 "variant": str(one.variant),

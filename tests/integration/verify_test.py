@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from simclr_jax import verify as verifying
-from simclr_jax.build.shrunk import shrink
+from simclr_jax.build.shrunk import scattered, shrink
 from simclr_jax.core.state import TrainState
 from simclr_jax.losses.contrastive import nt_xent
 from simclr_jax.parallel.sharding import PRESETS
-from simclr_jax.verify import Variant, fsdp_size, scattered, variants, verify
+from simclr_jax.verify import Variant, fsdp_size, variants, verify
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.integration
