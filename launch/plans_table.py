@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from launch.readme import replace_between
 from simclr_jax.models.published import NETWORKS
 
 ROOT = Path(__file__).parents[1]
@@ -82,12 +83,7 @@ def main() -> None:
     if not given.write:
         print(section(_load()), end="")
         return
-    path = ROOT / "README.md"
-    before, start, rest = path.read_text().partition(START)
-    _, end, after = rest.partition(END)
-    if not start or not end:
-        parser.error(f"README.md lacks the line {START.strip()} or {END.strip()}.")
-    _replace(path, before + START + section(_load()) + END + after)
+    replace_between(START, END, section(_load()))
 
 
 def command(variant: str, topology: str, *overrides: str) -> str:

@@ -11,6 +11,7 @@ import importlib.util
 from pathlib import Path
 from types import ModuleType
 
+from launch.readme import replace_between
 from simclr_jax.models.published import NETWORKS, split_variant
 
 ROOT = Path(__file__).parents[1]
@@ -91,14 +92,7 @@ def main() -> None:
     if not parser.parse_args().write:
         print(section(), end="")
         return
-    path = ROOT / "README.md"
-    before, start, rest = path.read_text().partition(START)
-    _, end, after = rest.partition(END)
-    if not start or not end:
-        parser.error(f"README.md lacks the line {START.strip()} or {END.strip()}.")
-    unfinished = path.with_suffix(".tmp")
-    unfinished.write_text(before + START + section() + END + after)
-    unfinished.replace(path)
+    replace_between(START, END, section())
 
 
 if __name__ == "__main__":

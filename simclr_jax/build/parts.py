@@ -96,28 +96,13 @@ def parts(
     config, dataset, source = resolve(config, stand_in)
     layout = call("config.parallel", Layout, config["parallel"])
     mesh = layout.mesh(devices)
-    if dataset.batch_size > len(source):
-        raise UserError(
-            f"config.data.batch_size={dataset.batch_size} is more than the {len(source)} images "
-            f"of {source.name}: an image would be in a batch twice. Use {len(source)} or less."
-        )
     judged = dataset.test_split if stand_in is None else None
     test_source = dataset.open(judged) if judged is not None else None
     _check_classes(source, test_source, config["heads"])
     run = call("config.run", RunLength, config["run"])
     net = network(config)
-    policy, settings = choose("config.augment", POLICIES, config["augment"])
-    augment = call("config.augment", policy, settings)
-    warm_starts = []
-    if config["warm_start"]:
-        warm_starts.append(call("config.warm_start", WarmStart, config["warm_start"]))
-    method, settings = choose("config.method", METHODS, config["method"])
-    if "teacher" in settings:
-        settings["teacher"], start = _teacher(settings["teacher"], config)
-        warm_starts.append(start)
-    method = call("config.method", method, settings, net.model, augment)
-    with blame("config.data"):
-        check_batch_size(dataset.batch_size, mesh, chunks=method.chunks)
+    method, warm_starts = _method(config, net)
+    _check_batch(dataset.batch_size, source, mesh, method)
     length = (len(source), dataset.batch_size, run.epochs)
     schedule = call("config.schedule", recipe_schedule, config["schedule"], *length)
     optimizer, settings = choose("config.optim", OPTIMIZERS, config["optim"])
@@ -154,7 +139,7 @@ def parts(
         schedule=schedule,
         num_steps=num_train_steps(*length),
         init=init,
-        warm_starts=tuple(warm_starts),
+        warm_starts=warm_starts,
         abstract_state=jax.tree.map(placed, shapes, shardings),
         abstract_batch=jax.tree.map(lambda x: placed(x, by_rows), jax.eval_shape(batch)),
     )
@@ -172,6 +157,30 @@ def train_step(p: Parts) -> TrainStep:
         out_shardings=(shardings, replicated(p.mesh)),
         donate_argnums=0,
     )
+
+
+def _method(config: Mapping[str, Any], net: Network) -> tuple[Method, tuple[WarmStart, ...]]:
+    """Returns the method, and the checkpoints that it starts from."""
+    policy, settings = choose("config.augment", POLICIES, config["augment"])
+    augment = call("config.augment", policy, settings)
+    starts = []
+    if config["warm_start"]:
+        starts.append(call("config.warm_start", WarmStart, config["warm_start"]))
+    method, settings = choose("config.method", METHODS, config["method"])
+    if "teacher" in settings:
+        settings["teacher"], start = _teacher(settings["teacher"], config)
+        starts.append(start)
+    return call("config.method", method, settings, net.model, augment), tuple(starts)
+
+
+def _check_batch(batch_size: int, source: Source, mesh: Mesh, method: Method) -> None:
+    if batch_size > len(source):
+        raise UserError(
+            f"config.data.batch_size={batch_size} is more than the {len(source)} images of "
+            f"{source.name}: an image would be in a batch twice. Use {len(source)} or less."
+        )
+    with blame("config.data"):
+        check_batch_size(batch_size, mesh, chunks=method.chunks)
 
 
 def _check_classes(source: Source, test: Source | None, heads: Mapping[str, Any]) -> None:

@@ -54,7 +54,8 @@ def test_a_process_that_follows_must_see_what_the_first_one_wrote(tmp_path):
 
 def test_how_a_run_is_spread_over_devices_may_change(tmp_path):
     claim(str(tmp_path), {**CONFIG, "encoder": {"depth": 18}})
-    claim(
-        str(tmp_path),
-        {**CONFIG, "encoder": {"depth": 18, "remat": "blocks"}, "parallel": {"preset": "fsdp"}},
-    )
+    changed = {"encoder": {"depth": 18, "remat": "blocks"}, "parallel": {"preset": "fsdp"}}
+    claim(str(tmp_path), CONFIG | changed)
+    assert load_config(str(tmp_path))["parallel"] == {"preset": "fsdp"}
+    with pytest.raises(UserError, match=r"encoder.depth: 18 there, 50 here"):
+        claim(str(tmp_path), CONFIG | changed | {"encoder": {"depth": 50, "remat": "blocks"}})
