@@ -9,6 +9,8 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from simclr_jax.models.convolution import convolve
+
 
 def at_least_float32(dtype: DTypeLike) -> Any:
     """Returns the type for statistics and sums: float32, or `dtype` where it is wider."""
@@ -54,13 +56,7 @@ class Conv(nn.Module):
         """
         kernel = self.weights(x.shape[-1])
         kernel = kernel if sign is None else kernel * sign[None, None, None]
-        y = jax.lax.conv_general_dilated(
-            x.astype(self.dtype),
-            kernel.astype(self.dtype),
-            (self.strides, self.strides),
-            ((self.kernel // 2, self.kernel // 2),) * 2,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
+        y = convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.strides)
         return checkpoint_name(y, CONV_OUTPUT)
 
 

@@ -1,0 +1,44 @@
+"""The convolution with its own gradients, against the one that JAX derives."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from simclr_jax.models.convolution import convolve
+
+
+def by_jax(x, kernel, strides):
+    pad = kernel.shape[0] // 2
+    return jax.lax.conv_general_dilated(
+        x, kernel, (strides,) * 2, ((pad,) * 2,) * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+@pytest.mark.parametrize("size", [(8, 6), (9, 7), (2, 2), (1, 3)])
+@pytest.mark.parametrize(("kernel", "strides"), [(3, 1), (3, 2), (7, 2), (1, 1), (1, 2)])
+def test_gradients_are_those_of_the_convolution(size, kernel, strides):
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(0)
+        x = jnp.asarray(rng.standard_normal((2, *size, 3)))
+        weights = jnp.asarray(rng.standard_normal((kernel, kernel, 3, 5)))
+        want, pull_back = jax.vjp(lambda *a: by_jax(*a, strides), x, weights)
+        got, own_pull_back = jax.vjp(lambda *a: convolve(*a, strides), x, weights)
+        np.testing.assert_array_equal(got, want)
+        dy = jnp.asarray(rng.standard_normal(want.shape))
+        for a, b in zip(own_pull_back(dy), pull_back(dy), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
+
+
+def test_a_loop_holds_only_convolutions_that_a_cpu_has_a_fast_kernel_for():
+    x, kernel = jnp.ones((2, 4, 8, 8, 3)), jnp.ones((3, 3, 3, 5))
+
+    def layouts(convolution):
+        loss = lambda x, kernel: (jax.lax.map(lambda x: convolution(x, kernel, 2), x) ** 2).sum()
+        compiled = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(x, kernel).compile()
+        return set(re.findall(r"dim_labels=([\w>-]+)", compiled.as_text()))
+
+    assert layouts(convolve) == {"b01f_01io->b01f"}
+    assert len(layouts(by_jax)) > 1  # or else there is no need for gradients of our own
