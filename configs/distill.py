@@ -76,7 +76,8 @@ def get_config(variant: str = "v2_r50_1x,fraction=0.01") -> ConfigDict:
     if name in NETWORKS:
         net = NETWORKS[name]
         config.encoder = dict(name="resnet", depth=net.depth, width=net.width)
-        config.encoder.update(sk_ratio=net.sk_ratio, dtype="bfloat16", remat="none")
+        config.encoder.update(sk_ratio=net.sk_ratio, dtype="bfloat16", remat=net.remat)
+        config.parallel.preset = net.preset
     else:
         config.run.update(epochs=24, log_every=25)
         config.data.update(name="tfds/cifar10", test_split="test", batch_size=128, canvas=32)

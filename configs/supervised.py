@@ -53,7 +53,8 @@ def get_config(variant: str = "v2_r50_1x") -> ConfigDict:
     if name in NETWORKS:
         net = NETWORKS[name]
         config.encoder = dict(name="resnet", depth=net.depth, width=net.width)
-        config.encoder.update(sk_ratio=net.sk_ratio, dtype="bfloat16", remat="none")
+        config.encoder.update(sk_ratio=net.sk_ratio, dtype="bfloat16", remat=net.remat)
+        config.parallel.preset = net.preset
     else:
         config.run.update(epochs=100, log_every=10)
         config.data.update(name="tfds/cifar10", test_split="test", batch_size=100, canvas=32)

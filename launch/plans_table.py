@@ -26,19 +26,10 @@ PLANS = ROOT / "launch" / "plans.json"
 START, END = "<!-- plans -->\n", "<!-- /plans -->\n"
 RECIPE = "configs/simclr_imagenet.py"
 PUBLISHED_BATCH = 4096
-SHARDED = "--config.parallel.preset=fsdp"
-BLOCKS = "--config.encoder.remat=blocks"
 # Slices of at most 256 chips in the order in which they are tried; the first that fits counts.
-SLICES = (("v5e:8x8",), ("v5e:16x16",), ("v5p:4x4x4",), ("v5e:16x16", SHARDED, BLOCKS))
-SLICES_OF = {
-    "v1_r50_1x": (("v5e:8x8",),),
-    # The activations alone of these are more than 64 chips of 16 GB have.
-    "v1_r50_4x": SLICES[1:],
-    "v2_r101_2x_sk": SLICES[1:],
-    "v2_r152_2x": SLICES[1:],
-    "v2_r152_2x_sk": SLICES[1:],
-    "v2_r152_3x_sk": (("v5e:16x16", SHARDED, BLOCKS), ("v5p:4x4x4", SHARDED, BLOCKS)),
-}
+SLICES = ("v5e:8x8", "v5e:16x16", "v5p:4x4x4")
+# The activations alone of these are more than 64 chips of 16 GB have.
+LARGE = {"v1_r50_4x", "v2_r101_2x_sk", "v2_r152_2x", "v2_r152_2x_sk", "v2_r152_3x_sk"}
 OLD_CHIPS = (("v1_r50_1x", "v3:4x4"),)
 # v1_r50_1x with 64 pairs on each device.
 SCALING = {8: "2x2x2", 16: "2x2x4", 64: "4x4x4", 256: "4x8x8", 1024: "8x8x16"}
@@ -104,12 +95,16 @@ def _run(only: Sequence[str], *, again: bool) -> None:
             for chips in SCALING:
                 _plan(scaling_command(chips), again=again)
             continue
-        for slice_ in SLICES_OF.get(name, SLICES):
-            if _plan(command(name, *slice_), again=again)["fits"]:
+        for topology in _slices(name):
+            if _plan(command(name, topology), again=again)["fits"]:
                 break
         for variant, topology in OLD_CHIPS:
             if variant == name:
                 _plan(command(variant, topology), again=again)
+
+
+def _slices(network: str) -> Sequence[str]:
+    return SLICES[network in LARGE :]
 
 
 def _plan(line: str, *, again: bool) -> dict[str, Any]:
@@ -154,7 +149,7 @@ def section(plans: dict[str, dict[str, Any]]) -> str:
 
 
 def _network_rows(name: str, plans: dict[str, dict[str, Any]]) -> Iterator[list[str]]:
-    tried = [plans.get(command(name, *slice_)) for slice_ in SLICES_OF.get(name, SLICES)]
+    tried = [plans.get(command(name, topology)) for topology in _slices(name)]
     answers = [answer for answer in tried if answer]
     fitting = [answer for answer in answers if answer["fits"]]
     old = [plans.get(command(name, t)) for variant, t in OLD_CHIPS if variant == name]

@@ -31,6 +31,8 @@ NO_TPU_HERE = {
     "TPU_ACCELERATOR_TYPE": "v5litepod-16",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    # By itself it takes half of the cores; all of two compile a ResNet-50 1.8 times as fast.
+    "LIBTPU_INIT_ARGS": f"--xla_jf_internal_num_threads={os.cpu_count()}",
 }
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": GIB, "T": 2**40}
 
