@@ -8,6 +8,7 @@ from unittest import mock
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -119,7 +120,8 @@ class Light(nn.Module):
 
     @nn.compact
     def __call__(self, images, *, train):
-        return nn.BatchNorm(use_running_average=not train)(images.mean(axis=(1, 2)))
+        features = jnp.tile(images.mean(axis=(1, 2)), 4)  # a multiple of the four devices
+        return nn.BatchNorm(use_running_average=not train)(features)
 
 
 @pytest.fixture
