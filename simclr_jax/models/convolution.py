@@ -18,9 +18,9 @@ def convolve(
     place of permuted dimensions. XLA does the same for a CPU, but outside of loops only: inside,
     the gradient for a kernel takes 80 times as long without it. A TPU program does not change.
     """
-    padding = ((kernel.shape[0] // 2,) * 2,) * 2
+    p = kernel.shape[0] // 2
     return jax.lax.conv_general_dilated(
-        x, kernel, (strides, strides), padding, dimension_numbers=NHWC
+        x, kernel, (strides, strides), ((p, p), (p, p)), dimension_numbers=NHWC
     )
 
 
@@ -32,8 +32,8 @@ def _backward(strides, residuals, dy):
     x, kernel = residuals
     k, p = kernel.shape[0], kernel.shape[0] // 2
     # Sizes of x, and of dy with strides - 1 zeros between its pixels.
-    spread = [(size - 1) * strides + 1 for size in dy.shape[1:3]]
-    sizes = [*zip(x.shape[1:3], spread, strict=True)]
+    spreads = [(size - 1) * strides + 1 for size in dy.shape[1:3]]
+    sizes = [*zip(x.shape[1:3], spreads, strict=True)]
     dx = jax.lax.conv_general_dilated(
         dy,
         kernel[::-1, ::-1].swapaxes(2, 3),

@@ -29,7 +29,9 @@ class Checkpoints:
           keep: how many of the newest checkpoints stay.
           read_only: never creates, deletes or cleans anything.
         """
-        self.directory = epath.Path(workdir).absolute() / "checkpoints"
+        path = epath.Path(workdir)
+        # A bucket's path is absolute as it is; `absolute` would look for it below this directory.
+        self.directory = (path if path.is_absolute() else path.absolute()) / "checkpoints"
         options = ocp.CheckpointManagerOptions(
             max_to_keep=None if read_only else keep,
             create=not read_only,

@@ -1,6 +1,7 @@
 """What a run writes beside its checkpoints, on a stand-in for a bucket."""
 
 import fsspec
+import orbax.checkpoint as ocp
 import pytest
 from etils import epath
 from etils.epath import backend
@@ -10,6 +11,7 @@ from simclr_jax.core.errors import UserError
 from simclr_jax.core.files import append_line, in_a_bucket
 from simclr_jax.data.quarantine import Quarantine, Unreadable
 from simclr_jax.data.sources import open_source
+from simclr_jax.train.checkpoint import Checkpoints
 from simclr_jax.train.metrics import MetricsWriter, read_metrics
 from simclr_jax.train.workdir import claim, load_config
 
@@ -73,6 +75,13 @@ def test_a_run_keeps_config_metrics_and_quarantine_in_a_bucket(workdir):
         "metrics.jsonl",
         "quarantine.jsonl",
     }
+
+
+def test_checkpoints_go_to_the_bucket_and_not_below_this_directory(monkeypatch, tmp_path):
+    monkeypatch.setattr(ocp, "CheckpointManager", lambda directory, **_: directory)
+    monkeypatch.chdir(tmp_path)
+    for workdir, directory in (("gs://bucket/run", "gs://bucket/run"), ("run", f"{tmp_path}/run")):
+        assert str(Checkpoints(workdir).directory) == f"{directory}/checkpoints"
 
 
 def test_images_in_a_bucket_are_to_be_mounted():
