@@ -34,6 +34,9 @@ OLD_CHIPS = (("v1_r50_1x", "v3:4x4"),)
 # v1_r50_1x with 64 pairs on each device.
 SCALING = {8: "2x2x2", 16: "2x2x4", 64: "4x4x4", 256: "4x8x8", 1024: "8x8x16"}
 PAIRS_PER_DEVICE = 64
+# v1_r50_1x on a quarter of the chips, the batch in parts.
+CHUNKS, CHUNKS_ON = (1, 4, 16), "v5e:4x4"
+TABLES = ("scaling", "chunks")
 
 BEFORE = f"""\
 Pretraining on ImageNet with the published batch of {PUBLISHED_BATCH}, planned by the TPU compiler
@@ -46,6 +49,11 @@ BETWEEN = f"""
 `v1_r50_1x` on v5p slices with {PAIRS_PER_DEVICE} pairs on each device, per device:
 
 """
+CHUNKS_BEFORE = f"""
+`v1_r50_1x` on 16 chips, {CHUNKS_ON}, with the whole batch of {PUBLISHED_BATCH} and
+`--config.method.chunks`, per device:
+
+"""
 AFTER = """
 `python launch/plans_table.py --run` compiles what `launch/plans.json` lacks (its answers stand
 there, each with its command), and `--write` makes this part of the page.
@@ -55,6 +63,7 @@ NETWORK_COLUMNS = (
     *("pairs/s", "MFU", "recipe", "compiled in"),
 )
 SCALING_COLUMNS = ("chips", "batch", "HBM", "FLOPs", "HBM traffic", "step", "transfers")
+CHUNKS_COLUMNS = ("chunks", "HBM", "FLOPs", "HBM traffic", "step")
 
 
 def main() -> None:
@@ -62,13 +71,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--run", action="store_true", help="compile the rows that are not there")
     parser.add_argument("--again", action="store_true", help="and those that are")
-    parser.add_argument("--only", help="networks, or 'scaling', separated by commas")
+    parser.add_argument("--only", help=f"networks, {', '.join(TABLES)}; by commas")
     parser.add_argument("--write", action="store_true", help="replace the table in README.md")
     given = parser.parse_args()
-    only = given.only.split(",") if given.only else [*NETWORKS, "scaling"]
-    unknown = set(only) - {*NETWORKS, "scaling"}
+    known = [*NETWORKS, *TABLES]
+    only = given.only.split(",") if given.only else known
+    unknown = set(only) - set(known)
     if unknown:
-        parser.error(f"--only={','.join(unknown)} is none of {', '.join(NETWORKS)}, scaling.")
+        parser.error(f"--only={','.join(unknown)} is none of {', '.join(known)}.")
     if given.run:
         _run(only, again=given.again)
     if not given.write:
@@ -89,11 +99,16 @@ def scaling_command(chips: int) -> str:
     return command("v1_r50_1x", f"v5p:{SCALING[chips]}", batch)
 
 
+def chunks_command(chunks: int) -> str:
+    """Returns the command that plans one row of the third table."""
+    return command("v1_r50_1x", CHUNKS_ON, f"--config.method.chunks={chunks}")
+
+
 def _run(only: Sequence[str], *, again: bool) -> None:
     for name in only:
-        if name == "scaling":
-            for chips in SCALING:
-                _plan(scaling_command(chips), again=again)
+        if name in TABLES:
+            for line in _commands(name):
+                _plan(line, again=again)
             continue
         for topology in _slices(name):
             if _plan(command(name, topology), again=again)["fits"]:
@@ -101,6 +116,12 @@ def _run(only: Sequence[str], *, again: bool) -> None:
         for variant, topology in OLD_CHIPS:
             if variant == name:
                 _plan(command(variant, topology), again=again)
+
+
+def _commands(table: str) -> list[str]:
+    if table == "scaling":
+        return [scaling_command(chips) for chips in SCALING]
+    return [chunks_command(chunks) for chunks in CHUNKS]
 
 
 def _slices(network: str) -> Sequence[str]:
@@ -144,8 +165,14 @@ def section(plans: dict[str, dict[str, Any]]) -> str:
     scaling = {n: plans.get(scaling_command(n)) for n in SCALING}
     first = next((answer for answer in scaling.values() if answer and answer["fits"]), None)
     rows = [_scaling_row(n, answer, first) for n, answer in scaling.items()]
-    table = _table(NETWORK_COLUMNS, networks) + BETWEEN + _table(SCALING_COLUMNS, rows)
-    return BEFORE + table + AFTER
+    parts = [_chunks_row(n, plans.get(chunks_command(n))) for n in CHUNKS]
+    return "".join(
+        (
+            *(BEFORE, _table(NETWORK_COLUMNS, networks)),
+            *(BETWEEN, _table(SCALING_COLUMNS, rows)),
+            *(CHUNKS_BEFORE, _table(CHUNKS_COLUMNS, parts), AFTER),
+        )
+    )
 
 
 def _network_rows(name: str, plans: dict[str, dict[str, Any]]) -> Iterator[list[str]]:
@@ -197,6 +224,13 @@ def _scaling_row(
         for cost, now, then in zip(_costs(answer), _figures(answer), _figures(first), strict=True)
     )
     return [*row, _hbm(answer), *costs, "; ".join(transfers)]
+
+
+def _chunks_row(chunks: int, answer: dict[str, Any] | None) -> list[str]:
+    if answer is None or "estimate" not in answer:
+        said = "not planned yet" if answer is None else "does not fit"
+        return [str(chunks), said, *[""] * (len(CHUNKS_COLUMNS) - 2)]
+    return [str(chunks), _hbm(answer), *_costs(answer)]
 
 
 def _hbm(answer: dict[str, Any]) -> str:
