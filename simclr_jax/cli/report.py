@@ -41,6 +41,7 @@ def _report() -> None:
     metrics = read_metrics(WORKDIR.value)
     results = workdir / "results.json"
     encoder = {"name": p.config["encoder"]["name"], **p.config["encoder"]}
+    encoder.pop("remat", None)  # how it was trained, and not what it is
     path = workdir / "report.html"
     write_report(
         ReportContents(
