@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from simclr_jax.core.placement import everywhere
 from simclr_jax.core.types import Metrics, Scalar
 from simclr_jax.losses.tiled import (
     TILE,
@@ -117,7 +118,9 @@ def contrastive_metrics(
     z = jax.lax.stop_gradient(l2_normalize(_at_least_float32(z)))
     tile = _chosen_tile(tile, 2 * z.shape[0])
     if tile is not None:
-        best, entropy = top_and_entropy(z[:, 0], z[:, 1], temperature=temperature, tile=tile)
+        # All rows, as `nt_xent` gathers them: XLA then does it once for both.
+        candidates = everywhere(z.reshape(-1, z.shape[-1])).reshape(z.shape)[:, 1]
+        best, entropy = top_and_entropy(z[:, 0], candidates, temperature=temperature, tile=tile)
         accuracy = (best == jnp.arange(z.shape[0])).mean()
         return {"contrastive_accuracy": accuracy, "contrastive_entropy": entropy.mean()}
     logits = z[:, 0] @ z[:, 1].T / temperature  # [b, b]

@@ -4,8 +4,8 @@
 of similarities a second time instead of keeping it (as FlashAttention does for softmax, Dao et
 al. 2022, https://arxiv.org/abs/2205.14135, Section 3.1). Two loops stand behind them:
 
-- Strips compare all rows with one tile of candidates at a time, [n, tile], under a running
-  maximum. Rows may be sharded: they stay where they are, and XLA gathers the candidates.
+- Strips compare all rows with one tile of candidates at a time, [n, tile]. Rows may be sharded:
+  they stay where they are, and XLA gathers the candidates.
 - Squares compare one tile of rows with another, [tile, tile], each pair of tiles once for the
   rows and the columns, because similarities are symmetric. That takes two thirds of the
   products, but only one device can do it.
@@ -22,9 +22,10 @@ from simclr_jax.core.placement import by_rows, everywhere
 # Rows of a tile if none is asked for. On a CPU squares of 512 and of 1024 rows take the same time
 # within its noise, and squares of 256 take 15 % more.
 TILE = 512
-# Squares subtract the largest logit possible, 1 / temperature, and sum exponentials that
-# may be as small as exp(-2 / temperature): exp(-80) is still a normal float32.
-_COLDEST_SQUARES = 0.025
+# Of unit rows the largest logit possible, 1 / temperature, is subtracted, and exponentials are
+# summed that may be as small as exp(-2 / temperature): exp(-80) is still a normal float32. What
+# is colder, or longer, needs a running maximum, and passes twice over each strip.
+_COLDEST_BOUNDED = 0.025
 
 
 def log_sum_exp_within(
@@ -43,7 +44,7 @@ def log_sum_exp_within(
       [n] in nats; its gradient reaches each row both as a row and as a candidate.
     """
     tile = min(tile, z.shape[0])
-    squares = _on_one_device(z) and temperature >= _COLDEST_SQUARES
+    squares = _on_one_device(z) and temperature >= _COLDEST_BOUNDED
     return _within(z, temperature, tile, squares)
 
 
@@ -123,10 +124,25 @@ def _on_one_device(z: Float[Array, "n d"]) -> bool:
 
 
 def _sums_by_strips(
-    z: Array, candidates: Array, temperature: float, tile: int, skip_own: bool
+    z: Array,
+    candidates: Array,
+    temperature: float,
+    tile: int,
+    skip_own: bool,
+    bounded: bool = False,
 ) -> Array:
-    """Returns the log-sum-exp [n] of each row."""
+    """Returns the log-sum-exp [n] of each row; `bounded` if no logit is above 1 / temperature."""
     z = by_rows(z)
+    strips = _tiles(everywhere(candidates), tile)
+    firsts = tile * jnp.arange(len(strips))
+
+    def add_bounded(total: Array, strip: tuple[Array, Array]) -> tuple[Array, None]:
+        logits = _strip_logits(z, *strip, candidates.shape[0], temperature, skip_own)
+        return total + jnp.exp(logits - 1 / temperature).sum(axis=1), None
+
+    if bounded:
+        total, _ = jax.lax.scan(add_bounded, jnp.zeros_like(z[:, 0]), (strips, firsts))
+        return jnp.log(total) + 1 / temperature
 
     def add(carry: tuple[Array, Array], strip: tuple[Array, Array]) -> tuple[Any, None]:
         top, total = carry
@@ -137,8 +153,6 @@ def _sums_by_strips(
 
     # A finite start, because a first strip may hold nothing but the row itself.
     start = jnp.full_like(z[:, 0], jnp.finfo(z.dtype).min)
-    strips = _tiles(everywhere(candidates), tile)
-    firsts = tile * jnp.arange(len(strips))
     (top, total), _ = jax.lax.scan(add, (start, jnp.zeros_like(start)), (strips, firsts))
     return top + jnp.log(total)
 
@@ -262,7 +276,8 @@ def _product(a: Array, b: Array) -> Array:
 def _within_sums(z: Array, temperature: float, tile: int, squares: bool) -> Array:
     if squares:
         return _sums_by_squares(z, temperature, tile)
-    return _sums_by_strips(z, z, temperature, tile, True)
+    bounded = temperature >= _COLDEST_BOUNDED
+    return _sums_by_strips(z, z, temperature, tile, skip_own=True, bounded=bounded)
 
 
 def _within_forward(
@@ -285,6 +300,12 @@ _within = jax.custom_vjp(_within_sums, nondiff_argnums=(1, 2, 3))
 _within.defvjp(_within_forward, _within_backward)
 
 
+def _against_sums(
+    z: Array, candidates: Array, temperature: float, tile: int, skip_own: bool
+) -> Array:
+    return _sums_by_strips(z, candidates, temperature, tile, skip_own)
+
+
 def _against_forward(
     z: Array, candidates: Array, temperature: float, tile: int, skip_own: bool
 ) -> tuple[Array, tuple[Array, Array, Array]]:
@@ -304,5 +325,5 @@ def _against_backward(
     return grad, jnp.zeros_like(candidates)
 
 
-_against = jax.custom_vjp(_sums_by_strips, nondiff_argnums=(2, 3, 4))
+_against = jax.custom_vjp(_against_sums, nondiff_argnums=(2, 3, 4))
 _against.defvjp(_against_forward, _against_backward)
