@@ -50,6 +50,8 @@ BETWEEN = f"""
 
 """
 CHUNKS_BEFORE = f"""
+What grows is NT-Xent: each device gathers the projections of all, and compares its own with them.
+
 `v1_r50_1x` on 16 chips, {CHUNKS_ON}, with the whole batch of {PUBLISHED_BATCH} and
 `--config.method.chunks`, per device:
 
