@@ -77,7 +77,7 @@ def get_config(variant: str = "v2_r50_1x,fraction=0.01") -> ConfigDict:
         net = NETWORKS[name]
         config.encoder = dict(name="resnet", depth=net.depth, width=net.width)
         config.encoder.update(sk_ratio=net.sk_ratio, dtype="bfloat16", remat=net.remat)
-        config.parallel.preset = net.preset
+        config.parallel.update(preset=net.preset)
     else:
         config.run.update(epochs=24, log_every=25)
         config.data.update(name="tfds/cifar10", test_split="test", batch_size=128, canvas=32)

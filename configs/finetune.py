@@ -84,7 +84,7 @@ def get_config(variant: str = "v2_r50_1x,fraction=0.01") -> ConfigDict:
         net = NETWORKS[name]
         config.encoder = dict(name="resnet", depth=net.depth, width=net.width)
         config.encoder.update(sk_ratio=net.sk_ratio, dtype="bfloat16", remat=net.remat)
-        config.parallel.preset = net.preset
+        config.parallel.update(preset=net.preset)
         if not v1 and (net.width > 1 or net.sk_ratio > 0):
             config.schedule.update(base_lr=0.002)
     else:
