@@ -41,8 +41,8 @@ TABLES = ("scaling", "chunks")
 BEFORE = f"""\
 Pretraining on ImageNet with the published batch of {PUBLISHED_BATCH}, planned by the TPU compiler
 and not run. Step, rate, utilisation and hours are estimates from the compiler's counts and the
-data sheets' peaks; transfers between devices are not in them. HBM is of one device, of what the
-compiler may use.
+data sheets' peaks, bounds that no run reaches; transfers between devices are not in them. HBM is of
+one device, of what the compiler may use.
 
 """
 BETWEEN = f"""
@@ -61,8 +61,8 @@ AFTER = """
 there, each with its command), and `--write` makes this part of the page.
 """
 NETWORK_COLUMNS = (
-    *("network", "slice", "settings", "parameters", "HBM", "FLOPs", "HBM traffic", "step"),
-    *("pairs/s", "MFU", "recipe", "compiled in"),
+    *("network", "slice", "settings", "parameters", "HBM", "FLOPs", "HBM traffic"),
+    *("step, at least", "pairs/s, at most", "MFU, at most", "recipe, at least", "compiled in"),
 )
 SCALING_COLUMNS = ("chips", "batch", "HBM", "FLOPs", "HBM traffic", "step", "transfers")
 CHUNKS_COLUMNS = ("chunks", "HBM", "FLOPs", "HBM traffic", "step")
