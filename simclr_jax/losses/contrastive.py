@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from simclr_jax.core.placement import by_rows, everywhere
+from simclr_jax.core.placement import everywhere
 from simclr_jax.core.types import Metrics, Scalar
 from simclr_jax.losses.tiled import (
     TILE,
@@ -115,12 +115,11 @@ def contrastive_metrics(
       ValueError: if z is not [b, 2, d], or the tile is below 1.
     """
     _check_two_views(z, "contrastive_metrics")
-    rows = jax.lax.stop_gradient(_unit_rows(z))
-    z = rows.reshape(z.shape)
-    tile = _chosen_tile(tile, rows.shape[0])
+    z = jax.lax.stop_gradient(l2_normalize(_at_least_float32(z)))
+    tile = _chosen_tile(tile, 2 * z.shape[0])
     if tile is not None:
-        # Gathered with the first views, as `nt_xent` does: on a TPU XLA then does it once for both.
-        candidates = everywhere(by_rows(rows))[1::2]
+        # All rows, as `nt_xent` gathers them: XLA then does it once for both.
+        candidates = everywhere(z.reshape(-1, z.shape[-1])).reshape(z.shape)[:, 1]
         best, entropy = top_and_entropy(z[:, 0], candidates, temperature=temperature, tile=tile)
         accuracy = (best == jnp.arange(z.shape[0])).mean()
         return {"contrastive_accuracy": accuracy, "contrastive_entropy": entropy.mean()}
