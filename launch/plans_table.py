@@ -28,7 +28,7 @@ RECIPE = "configs/simclr_imagenet.py"
 PUBLISHED_BATCH = 4096
 # Slices of at most 256 chips in the order in which they are tried; the first that fits counts.
 SLICES = ("v5e:8x8", "v5e:16x16", "v5p:4x4x4")
-# The activations alone of these are more than 64 chips of 16 GB have.
+# Too large for 64 chips of 16 GB: each takes half as much, or nearly, on four times as many.
 LARGE = {"v1_r50_4x", "v2_r101_2x_sk", "v2_r152_2x", "v2_r152_2x_sk", "v2_r152_3x_sk"}
 OLD_CHIPS = (("v1_r50_1x", "v3:4x4"),)
 # v1_r50_1x with 64 pairs on each device.

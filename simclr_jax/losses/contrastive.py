@@ -118,7 +118,7 @@ def contrastive_metrics(
     z = jax.lax.stop_gradient(l2_normalize(_at_least_float32(z)))
     tile = _chosen_tile(tile, 2 * z.shape[0])
     if tile is not None:
-        # All rows, as `nt_xent` gathers them: XLA then does it once for both.
+        # All rows, as `nt_xent` gathers them: on a TPU XLA then does it once for both.
         candidates = everywhere(z.reshape(-1, z.shape[-1])).reshape(z.shape)[:, 1]
         best, entropy = top_and_entropy(z[:, 0], candidates, temperature=temperature, tile=tile)
         accuracy = (best == jnp.arange(z.shape[0])).mean()
