@@ -30,7 +30,7 @@ class Dataset:
         the same on every machine.
       fraction_seed: which draw.
       keep_unlabelled: train on the other images too, without their labels; or not at all.
-      num_threads: threads that read and decode, per process; one per CPU core if None.
+      num_threads: threads that read and decode, per process; one per core that it may use if None.
     """
 
     name: str

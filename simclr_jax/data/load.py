@@ -9,11 +9,11 @@ position is the step number alone, so there is no iterator state to save.
 import contextlib
 import dataclasses
 import math
-import os
 from collections.abc import Callable, Generator, Sequence
 from typing import TypeAlias
 
 import grain
+import joblib
 import numpy as np
 
 from simclr_jax.core.errors import UserError
@@ -58,7 +58,7 @@ def train_batches(
       quarantine: where unreadable images are noted.
       process_index: this process.
       process_count: processes that share each global batch.
-      num_threads: decoding threads; one per CPU core if None.
+      num_threads: decoding threads; one per core that this process may use if None.
 
     Raises:
       UserError: while iterating, if `MAX_TRIES` images in a row cannot be read.
@@ -104,7 +104,7 @@ def eval_batches(
       quarantine: where unreadable images are noted.
       process_index: this process.
       process_count: processes that share each global batch.
-      num_threads: decoding threads; one per CPU core if None.
+      num_threads: decoding threads; one per core that this process may use if None.
 
     Raises:
       UserError: at the end, if not one image could be read.
@@ -197,7 +197,7 @@ def _stream(
     """Yields batches put together from chunks that grain's threads read ahead."""
     if not layout.num_batches:
         return
-    threads = os.cpu_count() or 1 if num_threads is None else num_threads
+    threads = joblib.cpu_count() if num_threads is None else num_threads
     options = grain.ReadOptions(
         num_threads=threads,
         # One batch ahead, and for small batches still work for every thread.
