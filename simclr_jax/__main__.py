@@ -4,6 +4,8 @@ import importlib
 import sys
 from keyword import iskeyword
 
+from absl import flags
+
 from simclr_jax.core.errors import nearest
 
 VERBS = {
@@ -31,6 +33,9 @@ def main() -> int:
         print(f"error: unknown verb {verb!r}.{nearest(verb, VERBS)}\n{USAGE}", file=sys.stderr)
         return 2
     module = importlib.import_module(f"simclr_jax.cli.{verb}{'_' if iskeyword(verb) else ''}")
+    if {"-h", "--help"} & set(sys.argv[2:]):
+        print(module.__doc__, flags.FLAGS.module_help(module), sep="")
+        return 0
     return module.main(sys.argv[1:])
 
 

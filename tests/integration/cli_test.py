@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from simclr_jax.__main__ import VERBS
+
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.integration
 DIGITS = "--config=configs/simclr_digits.py:smoke"
@@ -111,6 +113,14 @@ def test_a_mistake_exits_with_2_and_one_message(arguments, message):
     assert message in result.stderr
     assert "Traceback" not in result.stderr
     assert not (ROOT / "x").exists()
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_shows_examples_and_flags(verb):
+    result = run(verb, "--help")
+    assert result.returncode == 0, result.stderr
+    assert f"python -m simclr_jax {verb} --" in result.stdout
+    assert "--workdir: " in result.stdout or "--config: " in result.stdout
 
 
 def test_sigterm_exits_with_143_after_a_checkpoint(tmp_path):
