@@ -1,5 +1,7 @@
 """Every test runs on 8 virtual CPU devices, and implicit rank promotion is an error."""
 
+import tempfile
+
 import flax.linen as nn
 import jax
 import numpy as np
@@ -9,6 +11,11 @@ from simclr_jax.models.ssl import ENCODERS
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# What several tests compile is compiled once. Not shared with other processes: JAX does not lock
+# the files, and one that is half-written would be read with a warning.
+COMPILED = tempfile.TemporaryDirectory(prefix="simclr_jax_")
+jax.config.update("jax_compilation_cache_dir", COMPILED.name)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 class TinyEncoder(nn.Module):
