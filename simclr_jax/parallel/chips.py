@@ -12,9 +12,11 @@ import re
 from simclr_jax.core.errors import UserError, nearest
 
 GIB = 2**30
-FLAT = (  # the slices that Google Cloud offers, of chips wired as a torus of two dimensions
-    *((1, 1), (2, 2), (2, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16), (16, 32), (32, 32)),
+FLAT = (  # the usual slices, of chips wired as a torus of two dimensions
+    *((1, 1), (2, 2), (2, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16)),
 )
+V2 = ((2, 2), (4, 4), (8, 8), (8, 16), (16, 16))
+V3 = (*V2[:2], (4, 8), *V2[2:], (16, 32), (32, 32))
 CUBES = (  # and of three
     *((2, 2, 1), (2, 2, 2), (2, 2, 4), (2, 4, 4), (4, 4, 4), (4, 4, 8), (4, 8, 8), (8, 8, 8)),
     *((8, 8, 16), (8, 16, 16), (16, 16, 16), (16, 16, 24)),
@@ -62,13 +64,13 @@ class Chip:
 CHIPS = {
     chip.name: chip
     for chip in (
-        Chip("v2", "v2", True, 2, 46e12, 700e9, 16, 7.48, FLAT[1:8], "v2"),
-        Chip("v3", "v3", True, 2, 123e12, 900e9, 32, 15.48, FLAT[1:], "v3"),
+        Chip("v2", "v2", True, 2, 46e12, 700e9, 16, 7.48, V2, "v2"),
+        Chip("v3", "v3", True, 2, 123e12, 900e9, 32, 15.48, V3, "v3"),
         # JAX shows a v4 chip as one device, which takes the compiler's "megacore".
         Chip("v4", "v4", True, 1, 275e12, 1200e9, 32, 30.75, CUBES[:-2], "v4", "megacore"),
-        Chip("v5e", "v5litepod", False, 1, 197e12, 819e9, 16, 15.75, FLAT[:8], "v5e"),
+        Chip("v5e", "v5litepod", False, 1, 197e12, 819e9, 16, 15.75, FLAT, "v5e"),
         Chip("v5p", "v5p", True, 1, 459e12, 2765e9, 95, 95.74, CUBES, "v5p"),
-        Chip("v6e", "v6e", False, 1, 918e12, 1638e9, 32, 31.25, FLAT[:8], "v6e"),
+        Chip("v6e", "v6e", False, 1, 918e12, 1638e9, 32, 31.25, FLAT, "v6e"),
         Chip("tpu7x", "", True, 2, 2307e12, 7380e9, 192, 94.75, CUBES, "tpu7x"),
     )
 }
@@ -158,7 +160,10 @@ def find_slice(name: str, count: int = 1) -> Slice:
         raise UserError(_unknown(name, f" {kind} slices are {_offer(CHIPS[kind])}."))
     prefix = name.partition("-")[0]
     of_kind = [known for known in USER_NAMES if known.partition("-")[0] == prefix]
-    more = f" {prefix} has {', '.join(of_kind)}." if of_kind else ""
+    more = ""
+    if of_kind:
+        example = USER_NAMES[of_kind[-1]].name
+        more = f" Usual are {', '.join(of_kind)}; others are named by their sides, like {example}."
     raise UserError(_unknown(name, more))
 
 

@@ -2,8 +2,9 @@
 
 import pytest
 
+from launch.tpu.catalog import TYPES
 from simclr_jax.core.errors import UserError
-from simclr_jax.parallel.chips import CHIPS, GIB, find_slice
+from simclr_jax.parallel.chips import CHIPS, GIB, USER_NAMES, find_slice
 
 
 @pytest.mark.parametrize(
@@ -39,6 +40,7 @@ def test_both_kinds_of_names(name, compiler_name, num_chips, num_devices):
         ("v5e:32x32", "v5e slices are"),
         ("v9:2x2", "Kinds of chips are v2, v3"),
         ("v4-31", "v4-32"),
+        ("v5p-384", "others are named by their sides, like v5p:16x16x24"),
         ("v5p", "v5p slices are v5p:2x2x1"),
         ("v5e:0x4", "v5e"),
         ("", "Kinds of chips"),
@@ -47,6 +49,10 @@ def test_both_kinds_of_names(name, compiler_name, num_chips, num_devices):
 def test_an_unknown_name_gets_those_that_are_near(name, cure):
     with pytest.raises(UserError, match=cure):
         find_slice(name)
+
+
+def test_what_can_be_planned_can_be_launched():
+    assert set(USER_NAMES) == set(TYPES)
 
 
 def test_a_chip_of_two_devices_is_split_in_halves():
