@@ -71,7 +71,7 @@ def get_config(variant: str = "v2_r50_1x,fraction=0.01") -> ConfigDict:
     )
     config.optim = dict(name="lars", weight_decay=1e-4, momentum=0.9)
     config.schedule = dict(base_lr=0.1, scaling="sqrt", warmup_epochs=20.0)
-    config.parallel = dict(preset="replicated")
+    config.parallel = dict(preset="replicated", fsdp=8)
     config.evals = dict(classifier=dict(every_epochs=20.0))
     if name in NETWORKS:
         net = NETWORKS[name]

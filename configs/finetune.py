@@ -71,7 +71,7 @@ def get_config(variant: str = "v2_r50_1x,fraction=0.01") -> ConfigDict:
     else:
         config.optim = dict(name="lars", weight_decay=0.0, momentum=0.9)
         config.schedule = dict(base_lr=0.005, scaling="sqrt", warmup_epochs=0.0)
-    config.parallel = dict(preset="replicated")
+    config.parallel = dict(preset="replicated", fsdp=8)
     config.evals = dict(classifier=dict(every_epochs=10.0))
     trees = ["params/encoder", "batch_stats/encoder"]
     if select:

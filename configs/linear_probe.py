@@ -51,7 +51,7 @@ def get_config(variant: str = "v2_r50_1x") -> ConfigDict:
     config.method = dict(name="supervised", train_from="classifier", chunks=1)
     config.optim = dict(name="sgd", weight_decay=0.0, momentum=0.9)
     config.schedule = dict(base_lr=0.1, scaling="linear", warmup_epochs=0.0)
-    config.parallel = dict(preset="replicated")
+    config.parallel = dict(preset="replicated", fsdp=8)
     config.evals = dict(classifier=dict(every_epochs=10.0))
     config.warm_start = dict(
         checkpoint=config_dict.placeholder(str),

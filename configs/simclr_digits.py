@@ -24,7 +24,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.method = dict(name="simclr", temperature=0.3, chunks=1)
     config.optim = dict(name="adamw", weight_decay=1e-4)
     config.schedule = dict(base_lr=4e-3, scaling="none", warmup_epochs=3.0)
-    config.parallel = dict(preset="replicated")
+    config.parallel = dict(preset="replicated", fsdp=8)
     config.evals = dict(knn=dict(every_epochs=10.0, k=200, temperature=0.1))
     if variant == "smoke":
         config.run.update(epochs=1, log_every=1)

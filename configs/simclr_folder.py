@@ -40,7 +40,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.method = dict(name="simclr", temperature=0.2, chunks=1)
     config.optim = dict(name="lars", weight_decay=1e-4)
     config.schedule = dict(base_lr=0.075, scaling="sqrt", warmup_epochs=10.0)
-    config.parallel = dict(preset="replicated")
+    config.parallel = dict(preset="replicated", fsdp=8)
     config.evals = dict()
     if variant == "laptop":
         config.run.update(epochs=20, log_every=5)

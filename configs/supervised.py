@@ -48,7 +48,7 @@ def get_config(variant: str = "v2_r50_1x") -> ConfigDict:
     config.optim = dict(name="sgd", weight_decay=1e-4, momentum=0.9)
     # Peak 0.1 * 4096 / 256 = 1.6.
     config.schedule = dict(base_lr=0.1, scaling="linear", warmup_epochs=5.0)
-    config.parallel = dict(preset="replicated")
+    config.parallel = dict(preset="replicated", fsdp=8)
     config.evals = dict(classifier=dict(every_epochs=10.0))
     if name in NETWORKS:
         net = NETWORKS[name]

@@ -95,7 +95,8 @@ def parts(
     """
     config, dataset, source = resolve(config, stand_in)
     layout = call("config.parallel", Layout, config["parallel"])
-    mesh = layout.mesh(devices)
+    with blame("config.parallel"):
+        mesh = layout.mesh(devices)
     judged = dataset.test_split if stand_in is None else None
     test_source = dataset.open(judged) if judged is not None else None
     _check_classes(source, test_source, config["heads"])

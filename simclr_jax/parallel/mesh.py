@@ -1,5 +1,6 @@
 """Device mesh, and the split of the global batch over it."""
 
+import collections
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -29,15 +30,15 @@ def make_mesh(devices: Sequence[Any] | None = None, *, fsdp: int = 1) -> Mesh:
     """
     devices = jax.devices() if devices is None else devices
     slices = [getattr(device, "slice_index", None) or 0 for device in devices]
-    num_slices = len(set(slices))
-    if len(devices) != num_slices * slices.count(slices[0]):
-        raise ValueError(f"{len(devices)} devices in {num_slices} slices of different sizes.")
+    sizes = collections.Counter(slices)
+    if len({*sizes.values()}) > 1:
+        raise ValueError(f"{len(devices)} devices in {len(sizes)} slices of different sizes.")
     order = sorted(
         zip(slices, devices, strict=True), key=lambda x: (x[0], x[1].process_index, x[1].id)
     )
-    per_slice = len(devices) // num_slices
+    per_slice = len(devices) // len(sizes)
     shared = math.gcd(per_slice, fsdp)
-    shape = (num_slices, per_slice // shared, shared)
+    shape = (len(sizes), per_slice // shared, shared)
     array = np.asarray([device for _, device in order]).reshape(shape)
     return Mesh(array, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
@@ -55,8 +56,8 @@ def check_batch_size(batch_size: int, mesh: Mesh, *, chunks: int = 1) -> None:
     """
     unit = mesh.devices.size * chunks
     if batch_size < 2 or batch_size % unit:
-        below = batch_size // unit * unit
-        works = [size for size in (below, below + unit) if size >= 2]
+        above = -(-max(batch_size, 2) // unit) * unit
+        works = [size for size in (above - unit, above) if size >= 2]
         parts = f" in {chunks} chunks" if chunks > 1 else ""
         raise ValueError(
             f"batch_size={batch_size} cannot be split evenly over {mesh.devices.size} "

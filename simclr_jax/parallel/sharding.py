@@ -77,9 +77,22 @@ class Layout:
             _check_rule(rule)
 
     def mesh(self, devices: Sequence[Any] | None = None) -> Mesh:
-        """Returns the mesh of `devices`, all of the run if None."""
+        """Returns the mesh of `devices`, all of the run if None.
+
+        Raises:
+          ValueError: if the preset would split nothing, because `fsdp` and the number of devices
+            have no divisor in common.
+        """
         split = self.preset != "replicated" or self.rules
-        return make_mesh(devices, fsdp=self.fsdp if split else 1)
+        mesh = make_mesh(devices, fsdp=self.fsdp if split else 1)
+        alike = mesh.size // mesh.shape["slice"]
+        if self.preset != "replicated" and mesh.shape["fsdp"] == 1 < alike:
+            divisors = [n for n in range(2, alike + 1) if alike % n == 0]
+            raise ValueError(
+                f"fsdp={self.fsdp} has no divisor in common with the {alike} devices of a slice, "
+                f"so preset={self.preset!r} would split nothing; use one of {divisors}."
+            )
+        return mesh
 
     def state_shardings(self, state: Any, mesh: Mesh) -> Any:
         """Returns the placement of each leaf of a train state.
@@ -130,6 +143,7 @@ def _check_rule(rule: Sequence[Any]) -> None:
         pattern, dim, axes = rule
         re.compile(pattern)
         valid = isinstance(dim, int) and not isinstance(axes, str) and {*axes} <= {*AXES}
+        valid = valid and len({*axes}) == len(axes)
     except (TypeError, ValueError, re.error) as error:
         raise ValueError(f"rules: {rule!r} must be (pattern, dim, axes): {error}.") from None
     if not valid or not axes:

@@ -37,9 +37,11 @@ def test_devices_that_share_arrays_are_in_one_slice_and_those_of_a_process_are_n
     assert [*mesh.devices.flat] == sorted(devices)
 
 
-def test_refuses_slices_of_different_sizes():
-    with pytest.raises(ValueError, match="3 devices in 2 slices of different sizes"):
-        make_mesh([Device(0, 0, 0), Device(0, 0, 1), Device(1, 1, 2)])
+@pytest.mark.parametrize("slices", [(0, 0, 1), (0, 0, 1, 2, 2, 2)])
+def test_refuses_slices_of_different_sizes(slices):
+    devices = [Device(s, s, n) for n, s in enumerate(slices)]
+    with pytest.raises(ValueError, match=f"{len(slices)} devices in . slices of different sizes"):
+        make_mesh(devices)
 
 
 @pytest.mark.parametrize(
@@ -51,6 +53,7 @@ def test_names_batch_sizes_that_work(batch_size, chunks, cure):
         check_batch_size(batch_size, make_mesh(), chunks=chunks)
 
 
-def test_one_image_has_no_negative():
-    with pytest.raises(ValueError, match="2 images"):
-        check_batch_size(1, make_mesh(jax.devices()[:1]))
+@pytest.mark.parametrize("batch_size", [1, 0, -5])
+def test_one_image_has_no_negative(batch_size):
+    with pytest.raises(ValueError, match=r"2 images.*; use 2\."):
+        check_batch_size(batch_size, make_mesh(jax.devices()[:1]))

@@ -58,6 +58,13 @@ def test_a_rule_of_the_recipe_comes_before_those_of_the_preset():
     assert got == {**QUEUE, "params/a/kernel": (1,)}
 
 
+def test_a_preset_that_would_split_nothing_is_refused():
+    with pytest.raises(ValueError, match=r"fsdp=3 .* 8 devices .*'fsdp' .* one of \[2, 4, 8\]"):
+        Layout("fsdp", fsdp=3).mesh()
+    assert Layout("fsdp", fsdp=3).mesh(jax.devices()[:1]).size == 1
+    assert Layout("replicated", fsdp=3).mesh().shape["fsdp"] == 1
+
+
 @pytest.mark.parametrize(
     ("layout", "changes", "message"),
     [
@@ -98,6 +105,7 @@ def test_names_what_cannot_be_split(layout, changes, message):
         ({"rules": (("(", 0, ("data",)),)}, "unterminated"),
         ({"rules": (("a", 0, ("model",)),)}, "axes some of"),
         ({"rules": (("a", 0, "data"),)}, "axes some of"),
+        ({"rules": (("a", 0, ("fsdp", "fsdp")),)}, "axes some of"),
     ],
 )
 def test_refuses_a_layout_that_does_not_exist(settings, message):
