@@ -62,8 +62,13 @@ def open_run(config: Mapping[str, Any], workdir: str) -> Iterator[Run]:
                 workdirs.claim(workdir, p.config, leads=leads_turn)
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(Checkpoints(workdir, keep=p.run.keep_checkpoints))
-        first_step = checkpoints.latest_step() or 0
-        state = _initial_state(p, checkpoints, first_step)
+        with hosts.agreement() as facts:  # on disks of their own, they would differ
+            first_step = checkpoints.latest_step() or 0
+            facts["last checkpoint in --workdir"] = f"step {first_step}" if first_step else "none"
+        with hosts.agreement():
+            state = _initial_state(p, checkpoints, first_step)
+            writer.open(first_step=first_step)
+        stack.enter_context(contextlib.closing(writer))
         host_batches = p.dataset.train_batches(
             p.source,
             seed=p.run.seed,
@@ -74,8 +79,6 @@ def open_run(config: Mapping[str, Any], workdir: str) -> Iterator[Run]:
             ),
         )
         stack.enter_context(contextlib.closing(host_batches))
-        writer.open(first_step=first_step)
-        stack.enter_context(contextlib.closing(writer))
         writer.write_image("views", view_sheet(augmented_views(p, 16)), first_step)
         log_metrics = LogMetrics(
             writer,

@@ -22,7 +22,7 @@ from jax.experimental import multihost_utils
 from simclr_jax.core.errors import UserError
 
 SHUTDOWN_SECONDS = 60  # a process that fails takes the others along after this time
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+PACKAGES = ("jax", "jaxlib", "libtpu", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 def join(
@@ -45,7 +45,7 @@ def join(
         exit code 1 and says so.
 
     Raises:
-      UserError: if only some of the three are given, or one is wrong.
+      UserError: if only some of the three are given, or one is wrong, such as a port in use.
     """
     given = {
         "coordinator": coordinator, "num_processes": num_processes, "process_id": process_id
@@ -77,6 +77,9 @@ def join(
                 f"This is one of {jax.process_count()} hosts, and the environment does not say "
                 f"how they find each other ({error}); give {', '.join(f'--{n}' for n in given)}."
             ) from error
+    except RuntimeError as error:
+        where = "" if coordinator is None else f" at --coordinator={coordinator}"
+        raise UserError(f"Cannot join the other processes{where}: {error}") from error
     else:
         jax.devices()  # waits for the devices of all processes
     finally:
@@ -96,14 +99,19 @@ def agreement() -> Iterator[dict[str, str]]:
     process is about to do, by name, such as {"config.run.seed": "0"}.
 
     Raises:
-      UserError: if the block raises one on any process, with its name and host; or if facts
-        differ, naming the odd process, and what it has and the others have.
+      UserError: if the block raises anything on any process, with its name and host, but where it
+        is no UserError, the process itself raises what it was; or if facts differ, naming the odd
+        process, and what it has and the others have.
     """
     facts: dict[str, str] = {}
     try:
         yield facts
     except UserError as error:
         _require_agreement({}, error=str(error))
+        raise
+    except Exception as error:
+        with contextlib.suppress(UserError):
+            _require_agreement({}, error=f"{type(error).__name__}: {error}")
         raise
     _require_agreement(facts)
 
@@ -115,7 +123,8 @@ def code_version() -> str:
     for path in sorted(root.rglob("*.py")):
         sha256.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
     for package in PACKAGES:
-        sha256.update(f"{package}=={importlib.metadata.version(package)}".encode())
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # libtpu on a CPU
+            sha256.update(f"{package}=={importlib.metadata.version(package)}".encode())
     return sha256.hexdigest()[:16]
 
 

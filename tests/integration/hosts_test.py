@@ -49,7 +49,7 @@ def recipe(tiny_config, tmp_path):
 class Processes:
     """`train` in one or more processes of this machine."""
 
-    def __init__(self, num_devices, *commands):
+    def __init__(self, num_devices, *commands, directories=(None, None)):
         environment = {
             **os.environ,
             "PYTHONPATH": str(ROOT),
@@ -59,11 +59,12 @@ class Processes:
         self._processes = [
             subprocess.Popen(
                 [sys.executable, ROOT / "tests/integration/tiny_train.py", *command],
+                cwd=directory,
                 env=environment,
                 stderr=subprocess.PIPE,
                 text=True,
             )
-            for command in commands
+            for command, directory in zip(commands, directories, strict=False)
         ]
 
     def terminate(self, index):
@@ -79,15 +80,14 @@ def one(recipe, workdir, *flags):
     return Processes(8, [f"--config={recipe}", f"--workdir={workdir}", *flags])
 
 
-def two(recipe, workdir, *flags, odd=()):
-    """Starts two processes; `odd` are flags of the second one alone."""
+def two(recipe, workdir, *flags, odd=(), directories=(None, None)):
+    """Starts two processes, each in its directory; `odd` are flags of the second one alone."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         coordinator = f"--coordinator=localhost:{free.getsockname()[1]}"
     common = [f"--config={recipe}", f"--workdir={workdir}", coordinator, "--num_processes=2"]
-    return Processes(
-        4, *([*common, f"--process_id={i}", *flags, *(odd if i else ())] for i in range(2))
-    )
+    commands = ([*common, f"--process_id={i}", *flags, *(odd if i else ())] for i in range(2))
+    return Processes(4, *commands, directories=directories)
 
 
 def assert_done(processes):
@@ -165,6 +165,20 @@ def test_processes_that_disagree_are_told_who_is_odd_and_leave_nothing(recipe, t
     for error in errors:
         assert re.search(r"config.run.seed is 1 on process 1 \(\S+\), and 0 on", error)
     assert not (tmp_path / "run").exists()
+
+
+def test_processes_that_do_not_see_the_same_checkpoints_are_told(recipe, tmp_path):
+    here, there = directories = tmp_path / "here", tmp_path / "there"
+    there.mkdir()
+    assert_done(one(recipe, here / "run"))
+    (there / "run").mkdir()
+    shutil.copy(here / "run/config.json", there / "run")
+    codes, errors = two(recipe, "run", directories=directories).finish()
+    assert codes == [2, 2], errors
+    for error in errors:
+        assert re.search(
+            r"last checkpoint in --workdir is none on process 1 \(\S+\), and step 21", error
+        )
 
 
 def test_all_stop_when_one_cannot_start(recipe, tmp_path):

@@ -28,6 +28,19 @@ def test_alone_there_is_nothing_to_join_and_nobody_to_disagree_with(monkeypatch)
         raise UserError("mine")
 
 
+def test_other_errors_are_told_to_the_others_and_stay_what_they_are(monkeypatch):
+    told = []
+
+    def tell(facts, error):
+        told.append(error)
+        raise UserError("1 of 2 processes cannot start.")
+
+    monkeypatch.setattr(hosts, "_require_agreement", tell)
+    with pytest.raises(OSError, match="disk gone"), hosts.agreement():
+        raise OSError("disk gone")
+    assert told == ["OSError: disk gone"]
+
+
 def say(**facts):
     return {"host": "a", "facts": facts, "error": ""}
 
