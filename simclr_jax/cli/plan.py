@@ -11,6 +11,7 @@ import dataclasses
 import importlib.metadata
 import json
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -122,8 +123,8 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _plan() -> bool:
-    if PRICE.value is not None and PRICE.value <= 0:
-        raise UserError(f"--price={PRICE.value} must be above 0: USD per chip-hour.")
+    if PRICE.value is not None and not 0 < PRICE.value < math.inf:
+        raise UserError(f"--price={PRICE.value} must be a number above 0: USD per chip-hour.")
     slice_ = find_slice(TOPOLOGY.value, NUM_SLICES.value)
     try:
         config = CONFIG.value.to_dict()
@@ -132,7 +133,7 @@ def _plan() -> bool:
     jax.config.update("jax_platforms", "cpu")  # a TPU that is here may be at work
     jax.config.update("jax_enable_compilation_cache", False)  # the seconds are to be real
     devices = slice_devices(slice_)
-    source, images = open_or_stand_in(config["data"], NUM_IMAGES.value)
+    source, images = open_or_stand_in(config, NUM_IMAGES.value)
     config, assumed = without_checkpoints(config, source)
 
     def attempt(changes: Mapping[tuple[str, str], Any]) -> Attempt:

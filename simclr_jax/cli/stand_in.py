@@ -41,34 +41,55 @@ class StandIn:
         )
 
 
-def open_or_stand_in(data: Mapping[str, Any], num_images: int | None) -> tuple[Source, str]:
+def open_or_stand_in(config: Mapping[str, Any], num_images: int | None) -> tuple[Source, str]:
     """Returns the training images of a config, or what stands in for them, and which it is.
 
     Args:
-      data: the section of that name.
+      config: as a recipe returns it.
       num_images: how many to assume; None opens them, or else takes the number of a known set.
 
     Raises:
-      UserError: if they are not here and nobody knows how many there are.
+      UserError: if they are not here and nobody knows how many there are, or of how many classes.
     """
+    data = config["data"]
     unsettled = {key: 2 for key in ("canvas", "batch_size") if key in data and data[key] is None}
     dataset = call("config.data", Dataset, {**data, **unsettled})
     name = f"{dataset.name}/{dataset.split}"
     if num_images is not None:
         if num_images < 2:
             raise UserError(f"--num_images={num_images} must be 2 or more.")
-        return StandIn(name, num_images, ()), "as many as --num_images says; none is opened"
+        classes = _num_classes(dataset.name, config["heads"])
+        return _stand_in(name, num_images, classes), "as many as --num_images says; none is opened"
     try:
         return dataset.open_train(), "opened here, none is read"
     except UserError as error:
         if dataset.name not in KNOWN or dataset.split not in ("train", *TEST_SPLITS):
             raise UserError(f"{error}\nOr say how many there are: --num_images=N.") from error
-    num_train, num_test, num_classes = KNOWN[dataset.name]
+    num_train, num_test, _ = KNOWN[dataset.name]
     size = num_train if dataset.split == "train" else num_test
     if not dataset.keep_unlabelled:
         size = round(size * dataset.fraction)
-    classes = tuple(f"class {i}" for i in range(num_classes))
-    return StandIn(name, size, classes), "not here, but their number is known"
+    classes = _num_classes(dataset.name, config["heads"])
+    return _stand_in(name, size, classes), "not here, but their number is known"
+
+
+def _num_classes(name: str, heads: Mapping[str, Any]) -> int:
+    """Returns how many classes a data set has; 0 if nobody knows, and nobody needs to."""
+    if name in KNOWN:
+        return KNOWN[name][2]
+    classifier = heads.get("classifier")
+    if classifier is None:
+        return 0
+    if not classifier["num_classes"]:
+        raise UserError(
+            "Without the images, say how many classes they have: "
+            "--config.heads.classifier.num_classes=N."
+        )
+    return classifier["num_classes"]
+
+
+def _stand_in(name: str, size: int, num_classes: int) -> StandIn:
+    return StandIn(name, size, tuple(f"class {i}" for i in range(num_classes)))
 
 
 def without_checkpoints(config: Mapping[str, Any], source: Source) -> tuple[dict[str, Any], str]:

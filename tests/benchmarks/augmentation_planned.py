@@ -29,7 +29,7 @@ def main(argv: Sequence[str]) -> None:
     jax.config.update("jax_platforms", "cpu")
     config = CONFIG.value.to_dict()
     devices = slice_devices(find_slice(TOPOLOGY.value))
-    source, _ = open_or_stand_in(config["data"], None)
+    source, _ = open_or_stand_in(config, None)
     p = parts(config, devices, stand_in=source)
     whole, rest = _compiled(p), _compiled(_from_views(p))
     print(f"{TOPOLOGY.value}, a device       whole   given views   augmentation")

@@ -9,12 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from simclr_jax.cli.plan_text import describe
+
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.integration
 HAVE_LIBTPU = importlib.util.find_spec("libtpu") is not None
 needs_libtpu = pytest.mark.skipif(not HAVE_LIBTPU, reason="requirements-tpu.txt is not installed")
 DIGITS = "--config=configs/simclr_digits.py"
 SMOKE = "--config=configs/simclr_imagenet.py:smoke"
+PROBE = "--config=configs/linear_probe.py:v2_r50_1x"
 TINY = ("--config.encoder.width=0.0625", "--config.augment.size=20")
 
 
@@ -35,7 +38,8 @@ def plan_json(*arguments):
     ("arguments", "says"),
     [
         ((DIGITS, "--topology=v5e-64"), "Did you mean 'v5litepod-64'"),
-        ((DIGITS, "--topology=v5e:2x2", "--price=0"), "--price=0.0 must be above 0"),
+        ((DIGITS, "--topology=v5e:2x2", "--price=0"), "--price=0.0 must be a number above 0"),
+        ((DIGITS, "--topology=v5e:2x2", "--price=nan"), "--price=nan must be a number above 0"),
     ],
 )
 def test_mistakes_are_named_before_anything_is_compiled(arguments, says):
@@ -60,6 +64,10 @@ def test_without_the_compiler_says_how_to_install_it():
         (
             ("--config=configs/simclr_folder.py", "--topology=v5e:2x2", "--config.data.path=/none"),
             "--num_images=N",
+        ),
+        (
+            (PROBE, "--topology=v5e:2x2", "--config.data.name=folder", "--num_images=100"),
+            "--config.heads.classifier.num_classes=N",
         ),
     ],
 )
@@ -89,6 +97,8 @@ def test_the_figures_agree_with_each_other():
     assert estimate["pairs_per_second"] == pytest.approx(128 / estimate["step_seconds"])
     assert estimate["steps"] == pytest.approx(4000 * 50 / 128, abs=0.5)
     assert estimate["usd"] == pytest.approx(2 * 4 * estimate["hours"])
+    page = describe(answer | {"flags": ["--config.encoder.remat=blocks"]})
+    assert "The first settings that fit: --config.encoder.remat=blocks" in page
 
 
 @needs_libtpu

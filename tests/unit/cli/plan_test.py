@@ -19,12 +19,11 @@ def tried_with(tiny_config):
     tiny_config["data"]["batch_size"] = 64  # 8 on each of 8 devices
     p = parts(tiny_config, jax.devices())
 
-    def tried(excess_bytes, refused=(), compiles=False):
-        """Returns the settings that are tried if the step is too large by so much throughout."""
+    def tried(excess_bytes, refused=(), compiles=False, enough=None):
+        """Returns the settings that are tried while the step is too large by so much."""
         needed = SLICE.usable_hbm_bytes + excess_bytes
-        too_large = TooLarge(needed, "no", 0.0)
-        if compiles:
-            too_large = Program(0, 0, 0, needed, 0.0, 0, 0, 0.0, {}, 0, 0.0)
+        of_size = lambda nbytes: Program(0, 0, 0, nbytes, 0.0, 0, 0, 0.0, {}, 0, 0.0)
+        too_large = of_size(needed) if compiles else TooLarge(needed, "no", 0.0)
         seen = []
 
         def attempt(changes):
@@ -33,10 +32,12 @@ def tried_with(tiny_config):
             if refused & settings.items():
                 raise UserError("has no such setting")
             knobs = {key.split(".")[1]: value for key, value in settings.items()}
-            return Attempt(p, SLICE, Knobs(**{**vars(FIRST), **knobs}), too_large)
+            outcome = of_size(SLICE.usable_hbm_bytes) if settings == enough else too_large
+            return Attempt(p, SLICE, Knobs(**{**vars(FIRST), **knobs}), outcome)
 
         refused = set(refused)
-        assert all(not a.fits for a in _until_it_fits(Attempt(p, SLICE, FIRST, too_large), attempt))
+        attempts = [*_until_it_fits(Attempt(p, SLICE, FIRST, too_large), attempt)]
+        assert [a.fits for a in attempts if a.fits] == [True] * (enough is not None)
         return seen
 
     return tried
@@ -50,6 +51,11 @@ def test_what_costs_the_least_time_comes_first_and_stays(tried_with):
         {"parallel.preset": "fsdp", "encoder.remat": "blocks"},
     ]
     assert [settings["method.chunks"] for settings in tried_with(1)[4:]] == [2, 4, 8]
+
+
+def test_the_first_that_fits_is_the_last_that_is_tried(tried_with):
+    enough = {"parallel.preset": "fsdp", "encoder.remat": "convs"}
+    assert tried_with(1, enough=enough)[-1] == enough
 
 
 def test_a_preset_that_cannot_save_enough_is_not_tried(tried_with):
