@@ -62,7 +62,6 @@ def get_config(variant: str = "v2_r50_1x,fraction=0.01") -> ConfigDict:
     config.augment = dict(name="finetune", size=224)
     classifier = dict(num_classes=config_dict.placeholder(int), zero_init=True)
     projector = dict(num_layers=2 if v1 else 3, output_dim=128)  # from which layer 1 may be used
-    select = 0 if v1 or fraction == "1" else 1
     config.heads = dict(classifier=classifier, projector=projector, select=select)
     config.method = dict(name="supervised", train_from="stem", chunks=1)
     if v1:

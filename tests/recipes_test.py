@@ -214,6 +214,24 @@ def test_a_warm_start_fits_what_the_pretraining_recipe_makes(name, variant, pret
     assert {path.split("/")[1] for path in start.trees} == {*target.params} - {"classifier"}
 
 
+@pytest.mark.parametrize(
+    ("variant", "select"),
+    [
+        ("v2_r50_1x,fraction=0.01", 1),
+        ("v2_r50_1x,fraction=0.01,select=0", 0),
+        ("v2_r50_1x,fraction=1", 0),
+        ("v2_r50_1x,fraction=1,select=1", 1),
+        ("v1_r50_1x,fraction=0.1", 0),
+        ("cifar10,select=1", 1),
+    ],
+)
+def test_a_classifier_is_where_the_variant_puts_it(variant, select):
+    config = module("configs/finetune.py").get_config(variant)
+    assert config.heads.select == select
+    taken_over = {tree for tree in config.warm_start.trees if "projector" in tree}
+    assert len(taken_over) == 3 * select
+
+
 def test_a_distilled_student_sees_the_labels_of_its_teacher_at_most(light_encoders):
     source = build("distill", "digits,fraction=0.01").source
     assert len(source) == 4000
