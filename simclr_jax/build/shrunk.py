@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from simclr_jax.core.errors import UserError
+from simclr_jax.core.sections import blame
 from simclr_jax.core.state import TrainState
 from simclr_jax.core.tree import path_name
 from simclr_jax.data.records import Record
@@ -76,7 +77,8 @@ def shrink(config: Mapping[str, Any], *, multiple: int, num_steps: int) -> Shrun
       num_steps: steps that will be taken.
 
     Raises:
-      UserError: if the config names a teacher that is not there, or none has a classifier.
+      UserError: if the schedule is wrong, the config names a teacher that is not there, or none
+        has a classifier.
     """
     small = {"parallel": {}, **copy.deepcopy(dict(config))}
     changes: list[str] = []
@@ -116,7 +118,8 @@ def shrink(config: Mapping[str, Any], *, multiple: int, num_steps: int) -> Shrun
     changes.append(f"all numbers {dtype} -> float64 (what still differs is not rounding)")
     schedule = dict(small["schedule"])
     scaling = schedule.get("scaling", "linear")
-    rate = peak_rate(schedule["base_lr"], batch_size or data["batch_size"], scaling)
+    with blame("config.schedule"):
+        rate = peak_rate(schedule["base_lr"], batch_size or data["batch_size"], scaling)
     small["schedule"] = {"base_lr": rate, "scaling": "none", "warmup_epochs": 0.0}
     changes.append(f"schedule: from the first step on its peak, {rate:.3g}")
     source = RandomImages(100 * num_steps * data["batch_size"], data["canvas"], num_classes)

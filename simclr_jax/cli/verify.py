@@ -5,16 +5,25 @@ python -m simclr_jax verify --config=configs/simclr_imagenet.py:v2_r50_1x,memory
 """
 
 import json
+import math
 from collections.abc import Sequence
 
 import jax
 from absl import flags
 from ml_collections import config_flags
 
+from simclr_jax.build.resolve import check_sections
 from simclr_jax.build.shrunk import shrink
 from simclr_jax.cli import app
 from simclr_jax.core.errors import UserError
-from simclr_jax.verify import CHUNKS, TOLERANCE, VIEWS_TOLERANCE, Comparison, fsdp_size, verify
+from simclr_jax.verify import (
+    TOLERANCE,
+    VIEWS_TOLERANCE,
+    Comparison,
+    fsdp_size,
+    num_chunks,
+    verify,
+)
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", help_string="Recipe, such as configs/simclr_digits.py[:variant]."
@@ -48,13 +57,17 @@ def _verify() -> list[str]:
         )
     if STEPS.value < 1:
         raise UserError(f"--steps={STEPS.value} must be at least 1.")
+    if not 0 < LIMIT.value < math.inf:
+        raise UserError(f"--tolerance={LIMIT.value} must be a number above 0.")
     try:
         config = CONFIG.value.to_dict()
     except OSError as error:  # a recipe that is not there is noticed only when it is read
         raise UserError(str(error)) from error
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", DEVICES.value)
-    shrunk = shrink(config, multiple=CHUNKS * DEVICES.value, num_steps=STEPS.value)
+    check_sections(config)
+    chunks = num_chunks(config)
+    shrunk = shrink(config, multiple=chunks * DEVICES.value, num_steps=STEPS.value)
     if not JSON.value:
         print(*_preface(shrunk.changes), sep="\n", flush=True)
     comparisons = verify(shrunk, num_devices=DEVICES.value, num_steps=STEPS.value)
@@ -62,7 +75,7 @@ def _verify() -> list[str]:
     if JSON.value:
         print(json.dumps(_report(shrunk.changes, comparisons, failures), indent=2))
     else:
-        print(*_table(comparisons), *_notes(comparisons), sep="\n")
+        print(*_table(comparisons), *_notes(comparisons, chunks), sep="\n")
         print("\n".join(["FAILED", *failures]) if failures else "All agree.")
     return failures
 
@@ -87,7 +100,7 @@ def _table(comparisons: list[Comparison]) -> list[str]:
             f"{one.differences[name]:.1e}" if name in one.differences else "-" for name in HEADERS
         ]
         if is_reference:
-            cells[:-1] = [cell if cell == "-" else "reference" for cell in cells[:-1]]
+            cells = ["reference" if cell == "0.0e+00" else cell for cell in cells]
         seen = "-"
         if one.negatives is not None:
             seen = f"{one.negatives:.2f} of {one.expected_negatives}"
@@ -101,7 +114,7 @@ def _table(comparisons: list[Comparison]) -> list[str]:
     return ["", *lines, ""]
 
 
-def _notes(comparisons: list[Comparison]) -> list[str]:
+def _notes(comparisons: list[Comparison], chunks: int) -> list[str]:
     contrasts = comparisons[0].expected_negatives is not None
     return [
         "Numbers are the largest relative differences, max |a - b| / max |a| of an array, of all",
@@ -116,9 +129,10 @@ def _notes(comparisons: list[Comparison]) -> list[str]:
         "  negatives   of each row: exp(loss) - 1 where all projections are equal"
         if contrasts
         else "  negatives   this method contrasts nothing",
-        f"  cached      in {CHUNKS} parts, each of which BatchNorm normalises by itself: so it is "
+        f"  cached      in {chunks} parts, each of which BatchNorm normalises by itself: so it is "
         "compared",
-        "              with cached, and with the whole batch where statistics are frozen",
+        "              with cached, with the whole batch where statistics are frozen, and its",
+        "              statistics with means of those of each part",
     ]
 
 

@@ -1,10 +1,12 @@
 """Trees addressed by paths such as "params/encoder/stage3/block0/conv2/kernel"."""
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
 
 def path_name(path: Any) -> str:
@@ -49,3 +51,35 @@ def replace(tree: Any, path: str, part: Any) -> Any:
     """Returns nested mappings with another part at a path that exists."""
     name, _, rest = path.partition("/")
     return {**tree, name: replace(tree[name], rest, part) if rest else part}
+
+
+def largest_difference(want: Any, got: Any, start: Any = None) -> tuple[float, str]:
+    """Returns the largest max |want - got| / max |want| of all arrays, and the path of that array.
+
+    Args:
+      want: a tree of arrays.
+      got: one of the same structure.
+      start: another; the difference is then relative to max |want - start|, how far the array
+        has moved.
+
+    Returns:
+      0 and "" if all are equal; infinity if there is a NaN, or a difference where nothing should
+      be, or should have moved.
+    """
+    worst = (0.0, "")
+    leaves = jax.tree_util.tree_leaves_with_path(want)
+    starts = [None] * len(leaves) if start is None else jax.tree.leaves(start)
+    for (path, a), b, before in zip(leaves, jax.tree.leaves(got), starts, strict=True):
+        a, b = np.asarray(a), np.asarray(b)
+        apart = np.abs(np.subtract(a, b, dtype=np.float64))
+        scale = np.abs(a)
+        if before is not None:
+            scale = np.abs(np.subtract(a, before, dtype=np.float64))
+        difference = float(apart.max(initial=0))
+        if difference == 0:
+            continue
+        finite = math.isfinite(difference) and scale.max() > 0
+        relative = difference / float(scale.max()) if finite else math.inf
+        if relative > worst[0]:
+            worst = (relative, path_name(path))
+    return worst

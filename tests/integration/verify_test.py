@@ -1,7 +1,9 @@
 """verify: what is right agrees in every layout, and each kind of mistake is seen and named."""
 
+import functools
 import importlib
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -13,10 +15,12 @@ import pytest
 from simclr_jax import verify as verifying
 from simclr_jax.augment.policies import POLICIES
 from simclr_jax.build.shrunk import scattered, shrink
+from simclr_jax.core.errors import UserError
 from simclr_jax.core.state import TrainState
 from simclr_jax.losses.contrastive import nt_xent
+from simclr_jax.methods.base import apply_model
 from simclr_jax.parallel.sharding import PRESETS
-from simclr_jax.verify import Variant, fsdp_size, variants, verify
+from simclr_jax.verify import Comparison, Variant, fsdp_size, num_chunks, variants, verify
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.integration
@@ -75,6 +79,25 @@ def repeated(x):
     return x * num - jax.lax.stop_gradient(x) * (num - 1)
 
 
+def statistics_of_the_last_part(model, params, batch_stats, views, *, chunks=1, **settings):
+    apply = functools.partial(apply_model, model, params, batch_stats, **settings)
+    return apply(views, chunks=chunks)[0], apply(views[chunks - 1 :: chunks])[1]
+
+
+def test_statistics_of_parts_are_seen_to_be_wrong(tiny_config, monkeypatch):
+    monkeypatch.setattr(
+        importlib.import_module("simclr_jax.methods.simclr"),
+        "apply_model",
+        statistics_of_the_last_part,
+    )
+    groups = [[Variant(1, cached=True), Variant(8, cached=True)]]
+    monkeypatch.setattr(verifying, "variants", lambda num_devices, *, tiles: groups)
+    lines = failures(compare(tiny_config))
+    assert [line.split(" off by ")[0] for line in lines] == [
+        f"{devices}, replicated, cached: batch_stats" for devices in ("1 device", "8 devices")
+    ]
+
+
 @pytest.mark.parametrize(
     ("room", "name", "broken", "complaint"),
     [
@@ -103,6 +126,36 @@ def test_an_augmentation_that_knows_its_devices_is_seen(tiny_config, monkeypatch
     monkeypatch.setattr(verifying, "variants", lambda num_devices, *, tiles: groups)
     (line,) = failures(compare(tiny_config))
     assert line.startswith("8 devices, replicated: views off by 0.001")
+
+
+@pytest.mark.parametrize("wrong", [{"loss": math.nan}, {"loss": math.inf}, {}])
+def test_what_is_no_number_is_no_agreement(wrong):
+    count = 30.0 if wrong else math.nan
+    one = Variant(1)
+    differences = {"loss": 0.0, **wrong}
+    found = Comparison(one, one, differences, dict.fromkeys(differences, ""), count, 30, 0.0)
+    assert len(found.failures()) == 1
+
+
+@pytest.mark.parametrize(
+    ("section", "changes", "message"),
+    [
+        ("method", {"name": "simcrl"}, "Did you mean 'simclr'"),
+        ("method", {"chunks": -3}, "chunks=-3; it must be at least 1"),
+        ("method", {"loss_tile": -3}, "loss_tile=-3"),
+        ("parallel", {"preset": "zero2"}, "preset='zero2' must be one of"),
+        ("schedule", {"scaling": "cubic"}, "config.schedule: .*cubic"),
+    ],
+)
+def test_what_train_refuses_is_refused(tiny_config, section, changes, message):
+    tiny_config[section] = {**tiny_config[section], **changes}
+    with pytest.raises(UserError, match=message):
+        compare(tiny_config)
+
+
+def test_cached_variants_take_the_parts_of_the_config(tiny_config):
+    assert num_chunks(tiny_config) == 2
+    assert num_chunks({**tiny_config, "method": {"name": "simclr", "chunks": 8}}) == 8
 
 
 RECIPE = """
