@@ -115,6 +115,8 @@ def open_run(config: Mapping[str, Any], workdir: str) -> Iterator[Run]:
 
 
 def _initial_state(p: Parts, checkpoints: Checkpoints, first_step: int) -> TrainState:
+    if p.method.chunks > 1:
+        _explain_chunks(p)
     if first_step:
         state = checkpoints.restore(p.abstract_state, listing=p.source.fingerprint)
         outcome = "complete" if first_step == p.num_steps else "resumed"
@@ -123,8 +125,6 @@ def _initial_state(p: Parts, checkpoints: Checkpoints, first_step: int) -> Train
     # Before the first compilation, so that a wrong checkpoint costs no wait.
     restored = [start.restore(p.abstract_state) for start in p.warm_starts]
     params = p.abstract_state.params
-    if p.method.chunks > 1:
-        _explain_chunks(p)
     log.info(parameter_overview.get_parameter_overview(params, include_stats=False))
     shardings = jax.tree.map(lambda x: x.sharding, p.abstract_state)
     state = jax.jit(p.init, out_shardings=shardings)()
@@ -135,15 +135,15 @@ def _initial_state(p: Parts, checkpoints: Checkpoints, first_step: int) -> Train
 
 
 def _explain_chunks(p: Parts) -> None:
-    exact = not jax.tree.leaves(p.network.shapes["batch_stats"])
+    normalizes = jax.tree.leaves(p.network.shapes["batch_stats"]) and p.method.moves_statistics
     log.info(
         "Gradient cache: the network sees %d parts of %d images, the loss all %d images. %s",
         p.method.chunks,
         p.dataset.batch_size // p.method.chunks,
         p.dataset.batch_size,
-        "The gradient is that of the whole batch."
-        if exact
-        else "BatchNorm normalises each part with its own statistics; everything else is exact.",
+        "BatchNorm normalises each part with its own statistics; everything else is exact."
+        if normalizes
+        else "The gradient is that of the whole batch.",
     )
 
 

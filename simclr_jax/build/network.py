@@ -84,8 +84,9 @@ def network(config: Mapping[str, Any]) -> Network:
 
 
 def _init(model: SSLModel, size_px: int, key: jax.Array) -> dict[str, Any]:
-    variables = model.init(key, jnp.zeros((1, size_px, size_px, 3)), train=False)
-    return {"params": variables["params"], "batch_stats": variables["batch_stats"]}
+    images = jnp.zeros((1, size_px, size_px, 3))
+    variables = {"batch_stats": {}, **model.init(key, images, train=False)}
+    return {name: variables[name] for name in ("params", "batch_stats")}
 
 
 def _model(

@@ -181,7 +181,14 @@ def _check_batch(batch_size: int, source: Source, mesh: Mesh, method: Method) ->
             f"{source.name}: an image would be in a batch twice. Use {len(source)} or less."
         )
     with blame("config.data"):
-        check_batch_size(batch_size, mesh, chunks=method.chunks)
+        check_batch_size(batch_size, mesh)
+    per_device = batch_size // mesh.size
+    if per_device % method.chunks:
+        divisors = [n for n in range(1, per_device + 1) if per_device % n == 0]
+        raise UserError(
+            f"config.method.chunks={method.chunks} does not divide the {per_device} images of a "
+            f"device; use one of {divisors}."
+        )
 
 
 def _check_classes(source: Source, test: Source | None, heads: Mapping[str, Any]) -> None:

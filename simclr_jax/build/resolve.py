@@ -19,7 +19,10 @@ log = logging.getLogger(__name__)
 SECTIONS = ("run", "data", "augment", "encoder", "heads", "method", "optim", "schedule", "evals")
 OPTIONAL = ("warm_start", "parallel")
 # What people call the gradient accumulation that other code bases have.
-ACCUMULATION = re.compile("(num_)?(grad(ient)?s?_)?accum(ulat(e|ion))?(_grad(ient)?s?)?(_steps)?")
+ACCUMULATION = re.compile(
+    "(num_)?(grad(ient)?s?_)?acc(um(ulat(e|ion))?)?(_grad(ient)?s?)?(_(steps|batches))?"
+    "|(num_)?micro_?batch(es|_size)?|every_k_schedule|update_freq"
+)
 LARGEST_DEFAULT_BATCH = 256
 
 
@@ -35,17 +38,7 @@ def resolve(
     Raises:
       UserError: if a section is unknown or missing, or the images or the teacher are not there.
     """
-    known = SECTIONS + OPTIONAL
-    for section in config:
-        if section not in known:
-            raise UserError(
-                f"config.{section} does not exist.{nearest(section, known)} "
-                f"Known sections: {', '.join(known)}."
-            )
-    _refuse_accumulation(config)
-    missing = [section for section in SECTIONS if section not in config]
-    if missing:
-        raise UserError(f"config.{missing[0]} is missing.")
+    check_sections(config)
     resolved = {section: dict(config[section]) for section in SECTIONS}
     for section in OPTIONAL:
         resolved[section] = dict(config[section]) if section in config else {}
@@ -57,16 +50,37 @@ def resolve(
     return resolved, dataset, source
 
 
-def _refuse_accumulation(config: Mapping[str, Any]) -> None:
+def check_sections(config: Mapping[str, Any]) -> None:
+    """Checks that a config has the sections that it must have, and no others.
+
+    Raises:
+      UserError: if a section is unknown or missing, or accumulates gradients.
+    """
+    known = SECTIONS + OPTIONAL
+    for section in config:
+        if section not in known:
+            raise UserError(
+                f"config.{section} does not exist.{nearest(section, known)} "
+                f"Known sections: {', '.join(known)}."
+            )
+    missing = [section for section in SECTIONS if section not in config]
+    if missing:
+        raise UserError(f"config.{missing[0]} is missing.")
     for section, values in config.items():
         for key in values:
-            if ACCUMULATION.fullmatch(key):
-                raise UserError(
-                    f"config.{section}.{key} does not exist: gradients added up over small batches "
-                    "are not those of the large one, because a contrastive loss compares each "
-                    "image with all others of its batch. config.method.chunks=8 puts the batch "
-                    "through the network in 8 parts and contrasts all of it."
-                )
+            if advice := instead_of_accumulation(key):
+                raise UserError(f"config.{section}.{key} does not exist: {advice}")
+
+
+def instead_of_accumulation(key: str) -> str:
+    """Returns what to do in place of accumulating gradients if that is what a key means, or ""."""
+    if not ACCUMULATION.fullmatch(key):
+        return ""
+    return (
+        "gradients added up over small batches are not those of the large one where a loss "
+        "compares the images of a batch. config.method.chunks=8 puts the batch through the "
+        "network in 8 parts, and the loss sees all of it."
+    )
 
 
 def _open(

@@ -10,6 +10,7 @@ from absl import flags
 from absl import logging as absl_logging
 from etils import epath
 
+from simclr_jax.build.resolve import instead_of_accumulation
 from simclr_jax.core.errors import UserError
 from simclr_jax.train.health import NonFiniteError
 from simclr_jax.train.hooks import Terminated
@@ -64,7 +65,8 @@ def _readable(error: Exception) -> str:
         message = message.strip().splitlines()[-1]
     if isinstance(error, KeyError | AttributeError):  # a key, quoted once or twice over
         message = message.strip("\"'").replace("\\n", " ").replace("\\'", "'")
-        message = f"the config has no key {message}"
+        advice = instead_of_accumulation(message)
+        message = f"the config has no key {message}" + (advice and f": {advice}")
     return message
 
 

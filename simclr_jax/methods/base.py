@@ -57,6 +57,7 @@ class Method:
       frozen: regular expression for whole paths below params, such as "encoder/.*"; what it
         matches is not updated. "" freezes nothing.
       chunks: parts of the batch that go through the network one after the other.
+      moves_statistics: whether BatchNorm normalises with the batch and moves its statistics.
     """
 
     init: Callable[[PRNGKey, Views], Variables]
@@ -65,6 +66,7 @@ class Method:
     after_update: Callable[[TrainState, Any], Any] = keep_method_state
     frozen: str = ""
     chunks: int = 1
+    moves_statistics: bool = True
 
 
 def apply_model(
@@ -86,7 +88,7 @@ def apply_model(
     running ones move towards the mean over the parts.
 
     Args:
-      model: takes (images [n, h, w, c], train) and has a collection "batch_stats".
+      model: takes (images [n, h, w, c], train); it may have a collection "batch_stats".
       params: parameters; they may be split over the devices, and are gathered here.
       batch_stats: running statistics.
       views: augmented images.
@@ -104,7 +106,7 @@ def apply_model(
         rows = views.reshape(-1, *views.shape[2:])  # batch-major: no communication
         variables = {"params": params, "batch_stats": batch_stats}
         out, updated = model.apply(variables, rows, train=train, mutable=["batch_stats"])
-        return out, updated["batch_stats"]
+        return out, {"batch_stats": {}, **updated}["batch_stats"]
 
     if chunks == 1:
         return apply(views)
@@ -116,7 +118,10 @@ def apply_model(
         x = x.reshape(chunks, b // chunks, v, *x.shape[2:]).swapaxes(0, 1)
         return x.reshape(b * v, *x.shape[3:])
 
-    return jax.tree.map(merge, out), jax.tree.map(lambda x: x.mean(axis=0), stats)
+    out = jax.tree.map(merge, out)
+    if not train:  # a mean of equals would round
+        return out, batch_stats
+    return out, jax.tree.map(lambda x: x.mean(axis=0), stats)
 
 
 def check_chunks(chunks: int) -> None:
@@ -131,5 +136,5 @@ def check_chunks(chunks: int) -> None:
 
 def init_model(model: nn.Module, key: PRNGKey, views: Views) -> Variables:
     """Returns the variables of `model`, whose shapes depend on one image as on many."""
-    variables = model.init(key, views[:1, 0], train=False)
+    variables = {"batch_stats": {}, **model.init(key, views[:1, 0], train=False)}
     return Variables(variables["params"], variables["batch_stats"])

@@ -51,7 +51,7 @@ def simclr(
 
     Raises:
       ValueError: if the temperature is not positive, the tile or the chunks are out of range, or
-        a setting of the memory is wrong.
+        a setting of the memory is wrong; `init` raises one if the model has no projection.
     """
     if not temperature > 0:
         raise ValueError(f"temperature={temperature}; it must be > 0. The papers use 0.1 to 0.5.")
@@ -65,14 +65,16 @@ def simclr(
 
     def project(params: Params, batch_stats: Collection, views: Views) -> tuple[Keys, Collection]:
         out, stats = apply_model(model, params, batch_stats, views, chunks=chunks)
+        if "projection" not in out:
+            raise ValueError("method simclr needs heads.projector, and no heads.classifier.")
         return out["projection"].reshape(*views.shape[:2], -1), stats  # [b, v, d]
 
     def init(key: PRNGKey, views: Views) -> Variables:
         variables = init_model(model, key, views)
-        if remember is None:
-            return variables
         network = (variables.params, variables.batch_stats)
         keys, _ = jax.eval_shape(functools.partial(project, *network), views)
+        if remember is None:
+            return variables
         start = remember.start(jax.random.fold_in(key, 1), variables, keys.shape)
         return variables._replace(method_state=start)
 

@@ -65,7 +65,7 @@ def supervised(
     check_chunks(chunks)
     if train_from not in FROZEN_BEFORE:
         raise ValueError(f"train_from={train_from!r} must be one of {[*FROZEN_BEFORE]}.")
-    frozen = FROZEN_BEFORE[train_from]
+    frozen, moves_statistics = FROZEN_BEFORE[train_from], train_from != "classifier"
 
     def init(key: PRNGKey, views: Views) -> Variables:
         return init_model(model, key, views)
@@ -79,14 +79,16 @@ def supervised(
             stop_gradient_at(frozen, params),
             state.batch_stats,
             views[:, :1],
-            train=train_from != "classifier",
+            train=moves_statistics,
             chunks=chunks,
         )
         value = cross_entropy(out["logits"], labels)
         metrics = {"loss": value, "top1": top1(out["logits"], labels)}
         return value, StepOutput(batch_stats, metrics)
 
-    return Method(init, augment, loss, frozen=frozen, chunks=chunks)
+    return Method(
+        init, augment, loss, frozen=frozen, chunks=chunks, moves_statistics=moves_statistics
+    )
 
 
 def require_classifier(model: SSLModel) -> None:

@@ -43,24 +43,22 @@ def make_mesh(devices: Sequence[Any] | None = None, *, fsdp: int = 1) -> Mesh:
     return Mesh(array, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def check_batch_size(batch_size: int, mesh: Mesh, *, chunks: int = 1) -> None:
-    """Checks that every device gets the same number of images, in each chunk.
+def check_batch_size(batch_size: int, mesh: Mesh) -> None:
+    """Checks that every device gets the same number of images.
 
     Args:
       batch_size: images in the global batch.
       mesh: devices that share them.
-      chunks: parts of the batch that go through the network one after the other.
 
     Raises:
       ValueError: with the nearest batch sizes that work.
     """
-    unit = mesh.devices.size * chunks
+    unit = mesh.devices.size
     if batch_size < 2 or batch_size % unit:
         above = -(-max(batch_size, 2) // unit) * unit
         works = [size for size in (above - unit, above) if size >= 2]
-        parts = f" in {chunks} chunks" if chunks > 1 else ""
         raise ValueError(
-            f"batch_size={batch_size} cannot be split evenly over {mesh.devices.size} "
-            f"devices{parts}, or is below the 2 images that a contrast needs; use "
+            f"batch_size={batch_size} cannot be split evenly over {unit} devices, or "
+            f"is below the 2 images that a contrast needs; use "
             f"{' or '.join(map(str, works))}."
         )

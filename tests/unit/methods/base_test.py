@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from simclr_jax.losses.contrastive import nt_xent
-from simclr_jax.methods.base import apply_model, check_chunks
+from simclr_jax.methods.base import apply_model, check_chunks, init_model
 from simclr_jax.parallel.mesh import make_mesh
 from simclr_jax.parallel.sharding import batch_sharding, replicated
 
@@ -16,7 +16,7 @@ VIEWS = np.random.default_rng(0).normal(size=(B, V, 4, 4, 3)).astype(np.float32)
 
 
 class Network(nn.Module):
-    """Two layers, with BatchNorm between them or a variable that stands for it."""
+    """Two layers, with or without BatchNorm between them."""
 
     batch_norm: bool
 
@@ -25,23 +25,21 @@ class Network(nn.Module):
         x = nn.Dense(8, name="first")(images.reshape(len(images), -1))
         if self.batch_norm:
             x = nn.BatchNorm(use_running_average=not train, momentum=0.5, name="norm")(x)
-        else:
-            self.variable("batch_stats", "none", jnp.zeros, ())
         return {"projection": nn.Dense(D, name="second")(jnp.tanh(x))}
 
 
 def value_and_grads(model, chunks, mesh=None):
-    variables = model.init(jax.random.key(0), VIEWS[:1, 0], train=False)
+    variables = init_model(model, jax.random.key(0), jnp.asarray(VIEWS))
 
     def loss(params, views):
-        out, stats = apply_model(model, params, variables["batch_stats"], views, chunks=chunks)
+        out, stats = apply_model(model, params, variables.batch_stats, views, chunks=chunks)
         z = out["projection"].reshape(B, V, D)
         return nt_xent(z, temperature=0.2), (z, stats)
 
     fn = jax.jit(jax.value_and_grad(loss, has_aux=True))
     if mesh is None:
-        return jax.device_get(fn(variables["params"], VIEWS))
-    params = jax.device_put(variables["params"], replicated(mesh))
+        return jax.device_get(fn(variables.params, VIEWS))
+    params = jax.device_put(variables.params, replicated(mesh))
     return jax.device_get(fn(params, jax.device_put(VIEWS, batch_sharding(mesh))))
 
 
@@ -67,6 +65,15 @@ def test_batch_norm_sees_one_part_at_a_time():
     np.testing.assert_allclose(stats["norm"]["mean"], np.mean(means, axis=0), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("chunks", [1, 8, 32])
+def test_statistics_that_are_not_moved_stay_bit_equal(chunks):
+    model = Network(batch_norm=True)
+    params, stats, _ = init_model(model, jax.random.key(0), jnp.asarray(VIEWS))
+    stats = jax.tree.map(lambda x: x + jnp.linspace(0.1, 1, x.size, dtype=x.dtype), stats)
+    _, after = apply_model(model, params, stats, jnp.asarray(VIEWS), train=False, chunks=chunks)
+    jax.tree.map(np.testing.assert_array_equal, after, stats)
+
+
 @pytest.mark.parametrize("chunks", [1, 4])
 def test_eight_devices_cut_the_parts_that_one_does(chunks):
     one, eight = (
@@ -82,7 +89,6 @@ class Deep(nn.Module):
 
     @nn.compact
     def __call__(self, images, *, train):
-        self.variable("batch_stats", "none", jnp.zeros, ())
         x = images.reshape(len(images), -1)
         for _ in range(8):
             x = jnp.tanh(nn.Dense(256)(x))
@@ -91,14 +97,14 @@ class Deep(nn.Module):
 
 def test_nothing_of_a_part_is_kept_but_what_it_puts_out():
     views = jax.ShapeDtypeStruct((1024, V, 4, 4, 3), jnp.float32)
-    variables = Deep().init(jax.random.key(0), VIEWS[:1, 0], train=False)
+    variables = init_model(Deep(), jax.random.key(0), jnp.asarray(VIEWS))
 
     def temporary_bytes(chunks):
         def total(params, views):
-            out, _ = apply_model(Deep(), params, variables["batch_stats"], views, chunks=chunks)
+            out, _ = apply_model(Deep(), params, variables.batch_stats, views, chunks=chunks)
             return (out["projection"] ** 2).sum()
 
-        compiled = jax.jit(jax.grad(total)).lower(variables["params"], views).compile()
+        compiled = jax.jit(jax.grad(total)).lower(variables.params, views).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
     assert temporary_bytes(8) < temporary_bytes(1) / 3
