@@ -19,8 +19,9 @@ from simclr_jax.losses.tiled import (
     top_and_entropy,
 )
 
-# More rows than this are contrasted in tiles: at 8192, the batch of 4096 that the papers train
-# with, all similarities are 256 MB in float32, and sharded they are little beside activations.
+# More rows than this are contrasted in tiles, and so are fewer that have a long queue if a device
+# would hold more similarities than those of so many rows: at 8192, the batch of 4096 that the
+# papers train with, they are 256 MB in float32, and sharded they are little beside activations.
 MAX_DENSE_ROWS = 8192
 
 
@@ -54,8 +55,8 @@ def nt_xent(
       queue: keys of past batches, [k, d], rows of unit length.
       tile: compares with so many candidates at a time, which takes memory in proportion to
         tile * (2b + k) and not to the square of the batch (see `tiled`); the same value and
-        gradient but for rounding. None: all at once up to `MAX_DENSE_ROWS` rows of z, and in
-        tiles of a good size above.
+        gradient but for rounding. None: all at once up to `MAX_DENSE_ROWS` rows of z, if with
+        the queue no device holds more than the square of that, and in tiles of a good size above.
 
     Returns:
       Mean loss per view in nats; log(2b - 1 + k) when all similarities are equal.
@@ -75,7 +76,7 @@ def nt_xent(
     z = _unit_rows(z)  # [n, d]
     keys = None if keys is None else jax.lax.stop_gradient(_unit_rows(keys))
     queue = None if queue is None else jax.lax.stop_gradient(queue)
-    tile = _chosen_tile(tile, z.shape[0])
+    tile = _chosen_tile(tile, z, 0 if queue is None else queue.shape[0])
     if tile is not None:
         return _tiled_nt_xent(z, keys, queue, temperature, tile)
     candidates = z if keys is None else keys
@@ -116,14 +117,14 @@ def contrastive_metrics(
     """
     _check_two_views(z, "contrastive_metrics")
     z = jax.lax.stop_gradient(l2_normalize(_at_least_float32(z)))
-    tile = _chosen_tile(tile, 2 * z.shape[0])
+    tile = _chosen_tile(tile, z.reshape(-1, z.shape[-1]))
     if tile is not None:
         # All rows, as `nt_xent` gathers them: on a TPU XLA then does it once for both.
         candidates = everywhere(z.reshape(-1, z.shape[-1])).reshape(z.shape)[:, 1]
         best, entropy = top_and_entropy(z[:, 0], candidates, temperature=temperature, tile=tile)
         accuracy = (best == jnp.arange(z.shape[0])).mean()
         return {"contrastive_accuracy": accuracy, "contrastive_entropy": entropy.mean()}
-    logits = z[:, 0] @ z[:, 1].T / temperature  # [b, b]
+    logits = _similarities(z[:, 0], z[:, 1]) / temperature  # [b, b]
     log_p = jax.nn.log_softmax(logits)
     accuracy = (jnp.argmax(logits, axis=-1) == jnp.arange(z.shape[0])).mean()
     return {
@@ -152,9 +153,12 @@ def _tiled_nt_xent(
     return (sums - positives).mean()
 
 
-def _chosen_tile(tile: int | None, num_rows: int) -> int | None:
+def _chosen_tile(tile: int | None, z: Float[Array, "n d"], num_past: int = 0) -> int | None:
     if tile is None:
-        return TILE if num_rows > MAX_DENSE_ROWS else None
+        num_rows, mesh = z.shape[0], jax.typeof(z).sharding.mesh
+        on_a_device = num_rows * (num_rows + num_past) // (1 if mesh.empty else mesh.size)
+        large = num_rows > MAX_DENSE_ROWS or on_a_device > MAX_DENSE_ROWS**2
+        return TILE if large else None
     if tile < 1:
         raise ValueError(f"tile={tile}; it must be at least 1, or None to choose by size.")
     return tile

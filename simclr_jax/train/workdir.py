@@ -14,6 +14,7 @@ FREE_TO_CHANGE = (
     "run.keep_checkpoints",
     "parallel",
     "encoder.remat",
+    "method.loss_tile",
 )
 
 
