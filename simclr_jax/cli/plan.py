@@ -179,7 +179,8 @@ def _until_it_fits(
     """Yields attempts with one more setting that saves memory each, up to the first that fits.
 
     What costs the least time comes first: presets only move the state, rematerialisation computes
-    parts of the network again, the gradient cache all of it. A preset waits until it could save
+    parts of the network again, the gradient cache all of it, so that it takes the place of
+    rematerialisation, which comes on top at the very end. A preset waits until it could save
     enough, and more chunks end when they have not saved anything.
     """
     state_bytes = _bytes_per_device(first.parts.abstract_state)
@@ -207,6 +208,8 @@ def _until_it_fits(
 
 def _saves_nothing(now: Attempt, before: Attempt) -> bool:
     """Says so only of two programs: a refusal comes with the least that is needed."""
+    if now.knobs.remat != before.knobs.remat:
+        return False
     sizes = [a.outcome.total_bytes for a in (now, before) if isinstance(a.outcome, Program)]
     return len(sizes) == 2 and sizes[0] >= sizes[1]
 
@@ -222,11 +225,14 @@ def _changes(first: Attempt) -> Iterator[dict[str, Any]]:
         yield {"preset": preset}
     for remat in after(("none", "convs", "blocks"), first.knobs.remat):
         yield {"remat": remat}
+    own = {"remat": first.knobs.remat}
     per_device = first.parts.dataset.batch_size // first.parts.mesh.size
     chunks = first.knobs.chunks * 2
     while chunks <= MAX_CHUNKS and per_device % chunks == 0:
-        yield {"chunks": chunks}
+        yield {"chunks": chunks, **own}
         chunks *= 2
+    if chunks > 2 * first.knobs.chunks and first.knobs.remat != "blocks":
+        yield {"remat": "blocks"}
 
 
 def _bytes_per_device(tree: Any) -> int:

@@ -2,10 +2,9 @@
 
   python tests/benchmarks/gradient_cache.py [--batch_size=256] [--chunks=8]
 
-Both train the ResNet-18 of the CIFAR recipe `small` on random images. Steps alternate, so that
-other load on the machine meets both; medians are compared. The forward pass runs twice, so 4/3
-is what the arithmetic alone costs. Peak memory is what `plan` prints for
---config.method.chunks=N.
+Both train a ResNet-18 of a quarter of the width on random images. Steps alternate, so that other
+load on the machine meets both; medians are compared. The forward pass runs twice, so 4/3 is what
+the arithmetic alone costs. Peak memory is what `plan` prints for --config.method.chunks=N.
 """
 
 import time
