@@ -18,7 +18,7 @@ verb="${1:-}" here="$HOME/simclr_jax"
 
 take_lock() {  # held through descriptor 9, which children inherit
     exec 9>>"$here/lock"
-    if ! flock --nonblock 9; then
+    if ! flock --timeout 5 9; then  # `state` shares it for a moment
         echo "$(hostname): a run is under way; nothing was changed" >&2
         exit 3
     fi
@@ -97,28 +97,27 @@ start() {
     fi
     # A VM that was started anew has lost its mounts.
     [ ! -e "$here/bucket" ] || mount_bucket "$(cat "$here/bucket")"
-    rm -f "$here/exit_code"
+    rm -f "$here/exit_code" "$here/pid"
     setsid nohup bash "$HOME/simclr_jax_worker.sh" supervise "$@" \
         </dev/null >>"$here/run.log" 2>&1 &
-    echo "$!" >"$here/pid"
     echo "$(hostname): started"
 }
 
 supervise() {
     local code=0
     trap : TERM  # meant for the run, whose exit code is still to be written
-    cd "$here/code"
-    source launch/env.sh
-    python -m simclr_jax "$@" || code=$?
+    echo "$$" >"$here/pid"
+    cd "$here/code" && source launch/env.sh && python -m simclr_jax "$@" || code=$?
     echo "$code" >"$here/exit_code.tmp"
     mv "$here/exit_code.tmp" "$here/exit_code"
+    rm "$here/pid"  # the kernel gives the number to others
 }
 
 state() {
     local state=installed
     if [ ! -e "$here/installed" ]; then
         state=absent
-    elif ! flock --nonblock "$here/lock" true; then
+    elif ! flock --shared --nonblock "$here/lock" true; then
         state=running
     elif [ -e "$here/exit_code" ]; then
         state="exited $(cat "$here/exit_code")"
@@ -129,7 +128,7 @@ state() {
 }
 
 stop() {
-    if ! flock --nonblock "$here/lock" true; then
+    if ! flock --timeout 5 "$here/lock" true; then
         # `start` and `setsid` made the run the leader of a process group of its own.
         kill -TERM -- "-$(cat "$here/pid")" || true
         flock --timeout 120 "$here/lock" true || kill -KILL -- "-$(cat "$here/pid")"

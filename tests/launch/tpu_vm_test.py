@@ -1,13 +1,12 @@
 import os
 import shlex
-import shutil
 import tarfile
 
 import pytest
 
 from launch import tpu_vm
-from launch.tpu import catalog, push, watch
-from launch.tpu.gcloud import Gcloud, GcloudError, Slice
+from launch.tpu import catalog, push
+from launch.tpu.gcloud import Gcloud, GcloudError
 from simclr_jax.core.errors import UserError
 
 PLACE = ("slice1", "--zone=us-west4-a", "--project=my-project")
@@ -146,86 +145,6 @@ def test_dry_run_prints_the_commands_that_a_real_run_calls(cloud, capfd, words):
     assert all(command in printed for command in called)
 
 
-HOSTILE = (
-    "a; rm -rf $HOME",
-    "$(touch injected)",
-    "`touch injected`",
-    'it\'s "two"  spaces',
-    "-x\ny*",
-)
-
-
-@pytest.mark.parametrize("workdir", HOSTILE)
-def test_hostile_arguments_reach_the_program_as_they_are(cloud, home, workdir):
-    cloud.answer(home=str(home))
-    assert cloud.main("run", *PLACE, "--", "train", f"--workdir={workdir}") == 0
-    wait_for_end(home)
-    arguments = (home / "arguments").read_text().split("\0")[:-1]
-    assert arguments == ["-m", "simclr_jax", "train", f"--workdir={workdir}"]
-    assert not list(home.rglob("injected"))
-
-
-def wait_for_end(home):
-    lock = home / "simclr_jax/lock"
-    assert os.system(shlex.join(["flock", "--timeout", "20", str(lock), "true"])) == 0
-
-
-def remote_state(cloud):
-    return Gcloud().worker_state(Slice("slice1", "us-west4-a", "my-project"))
-
-
-def test_a_run_outlives_the_session_and_leaves_its_exit_code(cloud, home):
-    cloud.answer(home=str(home))
-    (home / "bin/python").write_text("#!/usr/bin/env bash\necho out\nread < $HOME/gate\nexit 7\n")
-    os.mkfifo(home / "gate")
-    assert remote_state(cloud) == "installed"
-    assert cloud.main("run", *PLACE, "--", "train") == 0  # has returned, the run waits
-    assert remote_state(cloud) == "running"
-    assert cloud.main("run", *PLACE, "--", "train") == 1
-    assert cloud.main("push", *PLACE) == 1  # new code under a run is refused, too
-    with open(home / "gate", "w") as gate:
-        gate.write("go\n")
-    wait_for_end(home)
-    assert remote_state(cloud) == "exited 7"
-    assert (home / "simclr_jax/run.log").read_text() == "out\n"
-
-
-def test_stop_asks_the_run_to_end_and_keeps_its_exit_code(cloud, home):
-    cloud.answer(home=str(home))
-    os.mkfifo(home / "up")
-    (home / "bin/python").write_text(
-        "#!/usr/bin/env bash\ntrap 'exit 143' TERM\nsleep 60 &\necho up > $HOME/up\nwait\n"
-    )
-    assert cloud.main("run", *PLACE, "--", "train") == 0
-    assert (home / "up").read_text() == "up\n"
-    assert os.system(f"cd {home} && HOME={home} bash simclr_jax_worker.sh stop") == 0
-    assert remote_state(cloud) == "exited 143"
-
-
-def test_install_replaces_the_code_and_keeps_the_environment(cloud, home, monkeypatch):
-    monkeypatch.setenv("PATH", f"{home}/bin{os.pathsep}{os.environ['PATH']}")
-    shutil.copy(home / "bin/python", home / "bin/python3.13")  # else uv would fetch one
-    code = home / "simclr_jax/code"
-    with tarfile.open(home / "simclr_jax_code.tar.gz", "w:gz") as tar:
-        tar.add(code / "launch/env.sh", arcname="launch/env.sh")
-    (code / ".venv").mkdir()
-    (code / "stale.py").touch()
-    (home / "simclr_jax/exit_code").write_text("0\n")
-    (home / "simclr_jax/installed").unlink()
-    cloud.answer(home=str(home))
-    assert remote_state(cloud) == "absent"
-    assert cloud.main("push", *PLACE) == 0
-    assert sorted(path.name for path in code.iterdir()) == [".venv", "launch"]
-    assert (home / "arguments").read_text().split("\0")[-2] == "jax[tpu]"
-    assert remote_state(cloud) == "installed"
-
-
-def test_a_run_that_left_no_exit_code_is_dead(cloud, home):
-    cloud.answer(home=str(home))
-    (home / "simclr_jax/pid").write_text("12345\n")
-    assert remote_state(cloud) == "dead"
-
-
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
@@ -260,120 +179,6 @@ def test_status_names_all_three_states(cloud, capsys, scenario, printed, code):
 def test_a_command_that_hangs_is_ended_with_all_that_it_started(cloud):
     with pytest.raises(GcloudError, match=r"no answer in 0\.1 seconds"):
         Gcloud().ask(["bash", "-c", "sleep 60 & wait"], timeout_seconds=0.1)
-
-
-LOOKS = ("queue", "node", "state")
-FROM_NOTHING = ["create", "scp", "install", "start"]
-
-
-def test_watch_takes_a_run_from_nothing_to_its_end(cloud):
-    cloud.answer(
-        queue=[NOT_FOUND, "ACCEPTED", "WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE"],
-        node=["CREATING", "READY"],
-        state=[[127, "no such file"], state("running"), state("exited 0")],
-    )
-    assert cloud.main(*WATCH) == 0
-    assert cloud.kinds(*LOOKS) == FROM_NOTHING
-    assert set(cloud.clock.pauses) == {watch.POLL_SECONDS}
-
-
-@pytest.mark.parametrize("code", [0, 1, 2])
-def test_watch_returns_what_the_run_returned(cloud, code):
-    cloud.answer(**ACTIVE, state=[state("running"), state(f"exited {code}")])
-    assert cloud.main(*WATCH) == code
-    assert cloud.kinds(*LOOKS) == []
-
-
-@pytest.mark.parametrize(
-    "lost",
-    [
-        {"queue": ["ACTIVE", "SUSPENDING", "SUSPENDED", "ACTIVE"], "node": ["READY"]},
-        {"queue": ["ACTIVE"], "node": ["READY", "PREEMPTED", "READY"]},
-        {"queue": ["ACTIVE"], "node": ["READY", "TERMINATED", "READY"]},
-        {"queue": ["ACTIVE", "FAILED", "ACTIVE"], "node": ["READY"]},
-        {"queue": ["ACTIVE", NOT_FOUND, "ACTIVE"], "node": ["READY"]},
-    ],
-)
-def test_watch_recreates_a_lost_slice_and_resumes(cloud, lost):
-    cloud.answer(**lost, state=[state("running"), [127, "no such file"], state("exited 0")])
-    assert cloud.main(*WATCH) == 0
-    assert [kind for kind in cloud.kinds(*LOOKS) if kind not in ("stop", "delete")] == FROM_NOTHING
-    starts = [call["command"] for call in cloud.calls if call["kind"] == "start"]
-    assert starts == [shlex.join(["bash", "simclr_jax_worker.sh", "start", *TRAIN[1:]])]
-
-
-@pytest.mark.parametrize("ended", ["exited 143", "dead"])
-def test_watch_resumes_a_run_that_was_stopped_on_a_slice_that_stays(cloud, ended):
-    cloud.answer(**ACTIVE, state=[state(ended), state("running"), state("exited 0")])
-    assert cloud.main(*WATCH) == 0
-    assert cloud.kinds(*LOOKS) == ["stop", "start"]
-
-
-def test_watch_tries_again_with_growing_pauses_and_then_gives_up(cloud, capsys):
-    cloud.answer(queue=[NOT_FOUND], create=[QUOTA])
-    assert cloud.main(*WATCH) == 1
-    assert cloud.kinds(*LOOKS) == ["create"] * watch.MAX_FAILURES
-    assert cloud.clock.pauses == [30, 60, 120, 240, 480]
-    assert "Quota limit" in capsys.readouterr().err
-
-
-def test_watch_survives_ssh_failures_that_pass(cloud):
-    cloud.answer(
-        **ACTIVE, state=[SSH_DOWN, SSH_DOWN, state("running"), SSH_DOWN, state("exited 0")]
-    )
-    assert cloud.main(*WATCH) == 0
-    assert cloud.clock.pauses == [30, 60, watch.POLL_SECONDS, 30]
-
-
-def test_watch_does_not_repeat_what_no_repetition_mends(cloud):
-    cloud.answer(queue=[[1, "PERMISSION_DENIED: Permission 'tpu.queuedResources.get' denied"]])
-    assert cloud.main(*WATCH) == 1
-    assert cloud.kinds() == ["queue"]
-
-
-def test_watch_gives_up_after_max_restarts(cloud, capsys):
-    cloud.answer(queue=["SUSPENDED"])
-    assert cloud.main(*WATCH[:2], "--max-restarts=3", *WATCH[2:]) == 1
-    assert cloud.kinds(*LOOKS) == ["delete", "create"] * 3
-    assert "--max-restarts=3" in capsys.readouterr().err
-    assert [seconds for seconds in cloud.clock.pauses if seconds != watch.POLL_SECONDS] == [30]
-
-
-def test_watch_starts_all_workers_anew_after_a_start_that_reached_some(cloud):
-    cloud.answer(
-        **ACTIVE,
-        state=[state("installed"), state("running"), state("exited 0")],
-        start=[SSH_DOWN, ""],
-    )
-    assert cloud.main(*WATCH) == 0
-    assert cloud.kinds(*LOOKS) == ["start", "stop", "start"]
-
-
-def test_watch_pushes_again_after_a_push_that_reached_some(cloud):
-    cloud.answer(
-        **ACTIVE,
-        state=[state("absent"), state("installed"), state("exited 0")],
-        install=[SSH_DOWN, ""],
-    )
-    assert cloud.main(*WATCH) == 0
-    assert cloud.kinds(*LOOKS) == ["scp", "install", "scp", "stop", "install", "start"]
-
-
-def test_watch_pushes_where_a_worker_turns_out_to_have_no_code(cloud):
-    cloud.answer(
-        **ACTIVE,
-        state=[state("installed"), state("running"), state("exited 0")],
-        start=[[4, "no code was pushed"], ""],
-    )
-    assert cloud.main(*WATCH) == 0
-    assert cloud.kinds(*LOOKS) == ["start", "scp", "stop", "install", "stop", "start"]
-
-
-def test_watch_leaves_a_slice_alone_that_somebody_stopped(cloud, capsys):
-    cloud.answer(queue=["ACTIVE"], node=["STOPPED"])
-    assert cloud.main(*WATCH) == 1
-    assert "start or delete them" in capsys.readouterr().err
-    assert cloud.kinds(*LOOKS) == []
 
 
 def test_the_archive_holds_the_files_as_they_are_and_nothing_ignored(tmp_path):

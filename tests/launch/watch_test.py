@@ -1,0 +1,134 @@
+"""What a watch does about each state that it finds."""
+
+import shlex
+
+import pytest
+
+from launch.tpu import watch
+
+PLACE = ("slice1", "--zone=us-west4-a", "--project=my-project")
+OFFER = ("--type=v5litepod-8", "--spot")
+TRAIN = ("--", "train", "--config=configs/simclr_imagenet.py:v2_r50_1x", "--workdir=gs://b/run")
+WATCH = ("watch", *PLACE, *OFFER, *TRAIN)
+ACTIVE = {"queue": ["ACTIVE"], "node": ["READY"]}
+NOT_FOUND = [1, "ERROR: (gcloud.describe) NOT_FOUND: Resource 'slice1' was not found"]
+QUOTA = [1, "RESOURCE_EXHAUSTED: Quota limit TPUV5sPreemptible has been exceeded. Limit: 8"]
+SSH_DOWN = [255, "ssh: connect to host 34.1.2.3 port 22: Connection refused"]
+
+
+def state(name):
+    return f"simclr_jax state: {name}"
+
+
+LOOKS = ("queue", "node", "state")
+FROM_NOTHING = ["create", "scp", "install", "start"]
+
+
+def test_watch_takes_a_run_from_nothing_to_its_end(cloud):
+    cloud.answer(
+        queue=[NOT_FOUND, "ACCEPTED", "WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE"],
+        node=["CREATING", "READY"],
+        state=[[127, "no such file"], state("running"), state("exited 0")],
+    )
+    assert cloud.main(*WATCH) == 0
+    assert cloud.kinds(*LOOKS) == FROM_NOTHING
+    assert set(cloud.clock.pauses) == {watch.POLL_SECONDS}
+
+
+@pytest.mark.parametrize("code", [0, 1, 2])
+def test_watch_returns_what_the_run_returned(cloud, code):
+    cloud.answer(**ACTIVE, state=[state("running"), state(f"exited {code}")])
+    assert cloud.main(*WATCH) == code
+    assert cloud.kinds(*LOOKS) == []
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [
+        {"queue": ["ACTIVE", "SUSPENDING", "SUSPENDED", "ACTIVE"], "node": ["READY"]},
+        {"queue": ["ACTIVE"], "node": ["READY", "PREEMPTED", "READY"]},
+        {"queue": ["ACTIVE"], "node": ["READY", "TERMINATED", "READY"]},
+        {"queue": ["ACTIVE", "FAILED", "ACTIVE"], "node": ["READY"]},
+        {"queue": ["ACTIVE", NOT_FOUND, "ACTIVE"], "node": ["READY"]},
+    ],
+)
+def test_watch_recreates_a_lost_slice_and_resumes(cloud, lost):
+    cloud.answer(**lost, state=[state("running"), [127, "no such file"], state("exited 0")])
+    assert cloud.main(*WATCH) == 0
+    assert [kind for kind in cloud.kinds(*LOOKS) if kind not in ("stop", "delete")] == FROM_NOTHING
+    starts = [call["command"] for call in cloud.calls if call["kind"] == "start"]
+    assert starts == [shlex.join(["bash", "simclr_jax_worker.sh", "start", *TRAIN[1:]])]
+
+
+@pytest.mark.parametrize("ended", ["exited 143", "dead"])
+def test_watch_resumes_a_run_that_was_stopped_on_a_slice_that_stays(cloud, ended):
+    cloud.answer(**ACTIVE, state=[state(ended), state("running"), state("exited 0")])
+    assert cloud.main(*WATCH) == 0
+    assert cloud.kinds(*LOOKS) == ["stop", "start"]
+
+
+def test_watch_tries_again_with_growing_pauses_and_then_gives_up(cloud, capsys):
+    cloud.answer(queue=[NOT_FOUND], create=[QUOTA])
+    assert cloud.main(*WATCH) == 1
+    assert cloud.kinds(*LOOKS) == ["create"] * watch.MAX_FAILURES
+    assert cloud.clock.pauses == [30, 60, 120, 240, 480]
+    assert "Quota limit" in capsys.readouterr().err
+
+
+def test_watch_survives_ssh_failures_that_pass(cloud):
+    cloud.answer(
+        **ACTIVE, state=[SSH_DOWN, SSH_DOWN, state("running"), SSH_DOWN, state("exited 0")]
+    )
+    assert cloud.main(*WATCH) == 0
+    assert cloud.clock.pauses == [30, 60, watch.POLL_SECONDS, 30]
+
+
+def test_watch_does_not_repeat_what_no_repetition_mends(cloud):
+    cloud.answer(queue=[[1, "PERMISSION_DENIED: Permission 'tpu.queuedResources.get' denied"]])
+    assert cloud.main(*WATCH) == 1
+    assert cloud.kinds() == ["queue"]
+
+
+def test_watch_gives_up_after_max_restarts(cloud, capsys):
+    cloud.answer(queue=["SUSPENDED"])
+    assert cloud.main(*WATCH[:2], "--max-restarts=3", *WATCH[2:]) == 1
+    assert cloud.kinds(*LOOKS) == ["delete", "create"] * 3
+    assert "--max-restarts=3" in capsys.readouterr().err
+    assert [seconds for seconds in cloud.clock.pauses if seconds != watch.POLL_SECONDS] == [30]
+
+
+def test_watch_starts_all_workers_anew_after_a_start_that_reached_some(cloud):
+    cloud.answer(
+        **ACTIVE,
+        state=[state("installed"), state("running"), state("exited 0")],
+        start=[SSH_DOWN, ""],
+    )
+    assert cloud.main(*WATCH) == 0
+    assert cloud.kinds(*LOOKS) == ["start", "stop", "start"]
+
+
+def test_watch_pushes_again_after_a_push_that_reached_some(cloud):
+    cloud.answer(
+        **ACTIVE,
+        state=[state("absent"), state("installed"), state("exited 0")],
+        install=[SSH_DOWN, ""],
+    )
+    assert cloud.main(*WATCH) == 0
+    assert cloud.kinds(*LOOKS) == ["scp", "install", "scp", "stop", "install", "start"]
+
+
+def test_watch_pushes_where_a_worker_turns_out_to_have_no_code(cloud):
+    cloud.answer(
+        **ACTIVE,
+        state=[state("installed"), state("running"), state("exited 0")],
+        start=[[4, "no code was pushed"], ""],
+    )
+    assert cloud.main(*WATCH) == 0
+    assert cloud.kinds(*LOOKS) == ["start", "scp", "stop", "install", "stop", "start"]
+
+
+def test_watch_leaves_a_slice_alone_that_somebody_stopped(cloud, capsys):
+    cloud.answer(queue=["ACTIVE"], node=["STOPPED"])
+    assert cloud.main(*WATCH) == 1
+    assert "start or delete them" in capsys.readouterr().err
+    assert cloud.kinds(*LOOKS) == []
