@@ -28,6 +28,7 @@ def run(main: Callable[[], None], argv: Sequence[str], *, required: Sequence[str
 
     Returns:
       0 done; 1 failed; 2 the user's mistake; 143 stopped by SIGTERM after a checkpoint.
+      Not returned, since the process ends at once: 75 not all processes started in time.
     """
     _set_up_logging()
     _set_up_compilation_cache()

@@ -21,6 +21,7 @@ from jax.experimental import multihost_utils
 
 from simclr_jax.core.errors import UserError
 
+NOT_ALL_STARTED = 75  # exit code: EX_TEMPFAIL of sysexits.h; it may go well the next time
 SHUTDOWN_SECONDS = 60  # a process that fails takes the others along after this time
 PACKAGES = ("jax", "jaxlib", "libtpu", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -42,7 +43,7 @@ def join(
       num_processes: of the whole run.
       process_id: of this one, from 0 on.
       timeout_seconds: how long to wait until all have started; then this process ends with
-        exit code 1 and says so.
+        exit code 75 and says so.
 
     Raises:
       UserError: if only some of the three are given, or one is wrong, such as a port in use.
@@ -162,7 +163,7 @@ def _give_up(given: Mapping[str, Any], timeout_seconds: int) -> None:
         file=sys.stderr,
         flush=True,
     )
-    os._exit(1)  # the wait is in native code, which no exception reaches
+    os._exit(NOT_ALL_STARTED)  # the wait is in native code, which no exception reaches
 
 
 def _require_agreement(facts: Mapping[str, str], error: str = "") -> None:

@@ -193,6 +193,6 @@ def test_a_process_that_stays_alone_gives_up(recipe, tmp_path):
     alone = ["--coordinator=localhost:1", "--num_processes=2", "--process_id=1"]
     command = [f"--config={recipe}", f"--workdir={tmp_path / 'run'}", *alone]
     codes, errors = Processes(4, [*command, "--startup_timeout=3"]).finish()
-    assert codes == [1]
+    assert codes == [75]
     assert "after 3 s not all of 2 processes have started. This is process 1" in errors[0]
     assert "localhost:1" in errors[0]

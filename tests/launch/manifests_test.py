@@ -8,6 +8,8 @@ import pytest
 import yaml
 
 from launch.tpu.push import ROOT
+from simclr_jax.cli.app import FAILED, USER_MISTAKE
+from simclr_jax.parallel.hosts import NOT_ALL_STARTED
 
 JOBSET = ROOT / "launch/gke_jobset.yaml"
 
@@ -37,6 +39,17 @@ def test_jobset_reads_its_data_where_the_bucket_is_mounted():
     assert mount["mountPath"] == f"/mnt/{volume['csi']['volumeAttributes']['bucketName']}"
     assert mount["readOnly"] is volume["csi"]["readOnly"] is True
     assert f"--config.data.path={mount['mountPath']}/tfds" in container["args"]
+
+
+def test_jobset_ends_only_for_what_no_repetition_mends():
+    (job,) = yaml.safe_load(JOBSET.read_text())["spec"]["replicatedJobs"]
+    spec = job["template"]["spec"]
+    (rule,) = spec["podFailurePolicy"]["rules"]
+    assert rule["onExitCodes"]["operator"] == "In"
+    assert rule["onExitCodes"]["values"] == [FAILED, USER_MISTAKE]
+    assert NOT_ALL_STARTED not in rule["onExitCodes"]["values"]
+    (container,) = spec["template"]["spec"]["containers"]
+    assert "--startup_timeout=1800" in container["args"]
 
 
 def test_jobset_explains_each_placeholder():
