@@ -86,6 +86,7 @@ def submit(cluster, sign, code):
         **os.environ,
         "PATH": f"{cluster}{os.pathsep}{os.environ['PATH']}",
         "SLURM_JOB_ID": "7",
+        "SLURM_CPUS_PER_TASK": "4",
         "SLURM_SUBMIT_DIR": str(cluster),
         "CODE": str(code),
     }
@@ -93,7 +94,7 @@ def submit(cluster, sign, code):
         task = (cluster / "up").read_text()
         job.send_signal(sign)
         ended = job.wait(timeout=30)
-    assert task == "--kill-on-bad-exit=1 python -m simclr_jax train a b\n"
+    assert task == "--cpus-per-task=4 --kill-on-bad-exit=1 python -m simclr_jax train a b\n"
     return ended, (cluster / "log").read_text().splitlines()
 
 
@@ -117,3 +118,10 @@ def test_slurm_job_refuses_several_tasks_of_a_verb_that_does_not_join_them():
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "evaluate runs in one task, not 4" in done.stderr
+
+
+def test_slurm_examples_use_the_same_cpus_of_a_node():
+    script = (ROOT / "launch/slurm.sbatch").read_text()
+    (whole,) = re.findall(r"^#SBATCH --cpus-per-task=(\d+)", script, re.MULTILINE)
+    tasks, each = re.search(r"--ntasks-per-node=(\d+) .*--cpus-per-task=(\d+)", script).groups()
+    assert int(tasks) * int(each) == int(whole)
