@@ -14,9 +14,12 @@ commands are printed, one a line, and nothing is called.
 `push` and `watch` mount a bucket with --mount=BUCKET, by gcsfuse, for reading, at /mnt/BUCKET on
 every host. Records need it, since their reader cannot open gs://: --config.data.path=/mnt/BUCKET/D.
 
-Needs no more than Python 3.11 and gcloud. For a slice of several hosts (a size above 8) gcloud
-also wants its ssh key in the agent: `ssh-add ~/.ssh/google_compute_engine`. `train` runs on every
-host, and the hosts find each other.
+Needs no more than Python 3.11 and gcloud. `train` runs on every host of a slice, and the hosts
+find each other. To reach several hosts (a size above 8) gcloud needs an ssh key that asks for
+nothing:
+
+  ssh-keygen -t rsa -f ~/.ssh/google_compute_engine -N ""
+  ssh-add ~/.ssh/google_compute_engine                         # if an ssh agent runs
 
 Exit codes: 0 done; 1 failed; 2 a mistake in what was asked, found before anything was called.
 `watch` returns the exit code of the run.
@@ -29,7 +32,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from launch.tpu import catalog, push, watch
-from launch.tpu.gcloud import ABSENT, Gcloud, GcloudError, LaunchError, Slice
+from launch.tpu.gcloud import ABSENT, Gcloud, GcloudError, LaunchError, Slice, check_ssh_key
 from simclr_jax.__main__ import VERBS
 from simclr_jax.core.errors import UserError, nearest
 
@@ -107,6 +110,8 @@ def _command(asked: argparse.Namespace, arguments: list[str], clock: watch.Clock
     runtime = bucket = ""
     if asked.command in ("create", "watch"):
         runtime = catalog.check_offer(asked.type, asked.zone, asked.runtime_version)
+        if catalog.several_hosts(asked.type) and not asked.dry_run:
+            check_ssh_key()
     if asked.command in ("push", "watch") and asked.mount is not None:
         bucket = catalog.check_bucket(asked.mount)
     if asked.command in ("run", "watch"):

@@ -114,6 +114,11 @@ def check_zone(zone: str) -> str:
     return zone
 
 
+def several_hosts(accelerator_type: str) -> bool:
+    """Whether a slice has more than one host, which holds 8 of what its size counts at most."""
+    return int(accelerator_type.rpartition("-")[2]) > 8
+
+
 def check_offer(accelerator_type: str, zone: str, runtime_version: str = "") -> str:
     """Returns the runtime version for an accelerator type, after checking all three.
 

@@ -10,8 +10,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
 
 from launch.tpu import catalog
 from simclr_jax.core.errors import UserError
@@ -19,8 +22,12 @@ from simclr_jax.core.errors import UserError
 WORKER = "simclr_jax_worker.sh"  # as it is named here and in the home of each worker
 ARCHIVE = "simclr_jax_code.tar.gz"
 ABSENT = "ABSENT"
+KEY = "~/.ssh/google_compute_engine"  # what gcloud's ssh and scp use
 # What no repetition mends; a spent quota may be freed, so it is not among them.
-PERMANENT = ("PERMISSION_DENIED", "INVALID_ARGUMENT", "UNAUTHENTICATED", "invalid_grant")
+PERMANENT = (
+    *("PERMISSION_DENIED", "INVALID_ARGUMENT", "UNAUTHENTICATED", "invalid_grant"),
+    "SSH Key is not present in the SSH agent",
+)
 
 
 class LaunchError(Exception):
@@ -28,10 +35,14 @@ class LaunchError(Exception):
 
 
 class GcloudError(LaunchError):
-    """A gcloud command failed: its exit code, and what it wrote to stderr if that was read."""
+    """A gcloud command failed: its exit code, and what it wrote to stderr.
 
-    def __init__(self, command: Sequence[str], code: int, stderr: str = ""):
-        super().__init__(f"{stderr.strip() or f'exit code {code}'}\n  from: {shlex.join(command)}")
+    The message leaves out what the user has `seen` on the screen.
+    """
+
+    def __init__(self, command: Sequence[str], code: int, stderr: str = "", *, seen: bool = False):
+        why = "" if seen else stderr.strip()
+        super().__init__(f"{why or f'exit code {code}'}\n  from: {shlex.join(command)}")
         self.code = code
         self.stderr = stderr
 
@@ -159,18 +170,42 @@ class Gcloud:
         raise GcloudError(command, 1, f"no state in {answer!r}")
 
 
+def check_ssh_key() -> None:
+    """Refuses what gcloud refuses, or waits at forever, when it calls several workers at once."""
+    private = Path(KEY).expanduser()
+    public = private.with_suffix(".pub")
+    if not (private.is_file() and public.is_file()):
+        raise UserError(
+            f"gcloud has no ssh key to reach several hosts at once. Make one by "
+            f'`ssh-keygen -t rsa -f {KEY} -N ""`, then `ssh-add {KEY}` if an ssh agent runs.'
+        )
+    if os.environ.get("SSH_AUTH_SOCK"):
+        agent = subprocess.run(["ssh-add", "-L"], capture_output=True, text=True, check=False)
+        if public.read_text().split()[1] not in agent.stdout:
+            raise UserError(
+                "The ssh agent does not hold gcloud's key, without which gcloud does not reach "
+                f"several hosts at once: `ssh-add {KEY}`."
+            )
+
+
 def _call(command: list[str], timeout_seconds: float | None, *, capture: bool) -> str:
-    pipe = subprocess.PIPE if capture else None
     with subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
-        stdout=pipe,
-        stderr=pipe,
-        text=True,
+        stdout=subprocess.PIPE if capture else None,
+        stderr=subprocess.PIPE,
         start_new_session=capture,
     ) as process:
+        said: list[bytes] = []
+        show = threading.Thread(target=_tee, args=(process.stderr, said), daemon=True)
         try:
-            out, err = process.communicate(timeout=timeout_seconds)
+            if capture:
+                out, err = process.communicate(timeout=timeout_seconds)
+            else:
+                show.start()
+                process.wait(timeout_seconds)
+                show.join(timeout=5)  # an ssh that stays in the background keeps stderr open
+                out, err = b"", b"".join(said)
         except BaseException as error:
             # The ssh that gcloud started holds the pipes, too: end both, or wait for it forever.
             (os.killpg if capture else os.kill)(process.pid, signal.SIGKILL)
@@ -178,5 +213,14 @@ def _call(command: list[str], timeout_seconds: float | None, *, capture: bool) -
                 raise
             raise GcloudError(command, 1, f"no answer in {timeout_seconds} seconds") from error
     if process.returncode:
-        raise GcloudError(command, process.returncode, err or "")
-    return out or ""
+        text = err.decode(errors="replace")
+        raise GcloudError(command, process.returncode, text, seen=not capture)
+    return out.decode(errors="replace")
+
+
+def _tee(source: IO[bytes], said: list[bytes]) -> None:
+    """Shows what a command writes, as it does so, and keeps it."""
+    while chunk := os.read(source.fileno(), 65536):
+        sys.stderr.buffer.write(chunk)
+        sys.stderr.buffer.flush()
+        said.append(chunk)

@@ -6,7 +6,7 @@ import pytest
 
 from launch import tpu_vm
 from launch.tpu import catalog, push
-from launch.tpu.gcloud import Gcloud, GcloudError
+from launch.tpu.gcloud import Gcloud, GcloudError, Slice
 from simclr_jax.core.errors import UserError
 
 PLACE = ("slice1", "--zone=us-west4-a", "--project=my-project")
@@ -45,6 +45,49 @@ def test_create_shows_why_it_was_refused(cloud, capfd):
     cloud.answer(create=[QUOTA])
     assert cloud.main("create", *PLACE, *OFFER) == 1
     assert "Quota limit" in capfd.readouterr().err
+
+
+def test_a_refusal_is_shown_while_the_command_runs_and_known_afterwards(cloud, capfd):
+    denied = "PERMISSION_DENIED: Permission 'tpu.nodes.get' denied"
+    cloud.answer(scp=[[1, denied]])
+    with pytest.raises(GcloudError, match="exit code 1") as caught:
+        Gcloud().do(Slice("slice1", "us-west4-a", "my-project").copy("file"))
+    assert caught.value.permanent
+    assert capfd.readouterr().err == f"{denied}\n"
+
+
+@pytest.fixture
+def agent(cloud, monkeypatch):
+    """An ssh agent that holds the keys in the file that is returned."""
+    keys = cloud.directory / "keys"
+    keys.write_text("ssh-ed25519 AAAAother me@here\n")
+    (cloud.directory / "bin/ssh-add").write_text(f"#!/bin/sh\ncat {shlex.quote(str(keys))}\n")
+    (cloud.directory / "bin/ssh-add").chmod(0o755)
+    monkeypatch.setenv("HOME", str(cloud.directory))
+    monkeypatch.setenv("SSH_AUTH_SOCK", "socket")
+    return keys
+
+
+def test_several_hosts_need_an_ssh_key_that_asks_for_nothing(cloud, agent, capsys, monkeypatch):
+    create = ("create", *PLACE, "--type=v5litepod-16")
+    assert cloud.main(*create) == 2
+    assert 'ssh-keygen -t rsa -f ~/.ssh/google_compute_engine -N ""' in capsys.readouterr().err
+    (cloud.directory / ".ssh").mkdir()
+    (cloud.directory / ".ssh/google_compute_engine").touch()
+    (cloud.directory / ".ssh/google_compute_engine.pub").write_text("ssh-rsa AAAAmine me@here\n")
+    assert cloud.main(*create) == 2
+    assert "`ssh-add ~/.ssh/google_compute_engine`" in capsys.readouterr().err
+    assert cloud.calls == []
+    agent.write_text("ssh-rsa AAAAmine ~/.ssh/google_compute_engine\n")
+    assert cloud.main(*create) == 0
+    agent.write_text("")
+    monkeypatch.delenv("SSH_AUTH_SOCK")
+    assert cloud.main(*create) == 0
+
+
+def test_one_host_needs_no_ssh_key_beforehand(cloud, agent):
+    assert cloud.main("create", *PLACE, "--type=v5litepod-8") == 0
+    assert cloud.main("create", *PLACE, "--type=v5litepod-16", "--dry-run") == 0
 
 
 @pytest.mark.parametrize(

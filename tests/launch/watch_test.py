@@ -89,6 +89,15 @@ def test_watch_does_not_repeat_what_no_repetition_mends(cloud):
     assert cloud.kinds() == ["queue"]
 
 
+@pytest.mark.parametrize(
+    "message", ["PERMISSION_DENIED: Permission denied", "SSH Key is not present in the SSH agent."]
+)
+def test_watch_does_not_repeat_a_push_that_is_not_permitted(cloud, message):
+    cloud.answer(**ACTIVE, state=[state("absent")], scp=[[1, message]])
+    assert cloud.main(*WATCH) == 1
+    assert cloud.kinds(*LOOKS) == ["scp"]
+
+
 def test_watch_gives_up_after_max_restarts(cloud, capsys):
     cloud.answer(queue=["SUSPENDED"])
     assert cloud.main(*WATCH[:2], "--max-restarts=3", *WATCH[2:]) == 1
