@@ -3,7 +3,7 @@
   python -m launch.tpu_vm create NAME --zone=us-west4-a --type=v5litepod-8 --spot
   python -m launch.tpu_vm push   NAME --zone=us-west4-a --mount=BUCKET
   python -m launch.tpu_vm run    NAME --zone=us-west4-a -- train --config=F --workdir=gs://B/D
-  python -m launch.tpu_vm status|logs|delete NAME --zone=us-west4-a
+  python -m launch.tpu_vm status|logs|stop|delete NAME --zone=us-west4-a
   python -m launch.tpu_vm watch  NAME --zone=us-west4-a --type=v5litepod-8 --spot -- train ...
 
 `watch` does all of it: asks for the slice, pushes, runs, and when a spot slice is preempted asks
@@ -82,6 +82,7 @@ def parser() -> argparse.ArgumentParser:
         "watch", "create, push and run, again and again until done", every, pushed, offer
     )
     watching.add_argument("--max-restarts", type=int, default=100, help="then give up")
+    add("stop", "stop the run on every worker, after a checkpoint; a watch resumes it", every)
     add("delete", "delete the VMs, their disks and the request", every)
     return whole
 
@@ -126,7 +127,7 @@ def _command(asked: argparse.Namespace, arguments: list[str], clock: watch.Clock
     if asked.command == "create":
         cloud.do(place.create(asked.type, runtime, asked.provisioning))
     elif asked.command == "push":
-        _push(cloud, place, bucket)
+        push.send(cloud, place, b"" if asked.dry_run else push.pack(), bucket)
     elif asked.command == "run":
         _run(cloud, place, arguments)
     elif asked.command == "logs":
@@ -135,19 +136,16 @@ def _command(asked: argparse.Namespace, arguments: list[str], clock: watch.Clock
         cloud.do(place.ssh(asked.worker, *tail), timeout_seconds=None)
     elif asked.command == "status":
         return _status(cloud, place)
+    elif asked.command == "stop":
+        cloud.do(place.on_workers("all", "stop"))
     elif asked.command == "delete":
         cloud.do(place.delete())
     else:
         offer = (asked.type, runtime, asked.provisioning)
-        order = watch.Order(*offer, arguments, asked.max_restarts, bucket)
+        code = b"" if asked.dry_run else push.pack()
+        order = watch.Order(*offer, code, arguments, asked.max_restarts, bucket)
         return _watch(cloud, place, order, clock)
     return DONE
-
-
-def _push(cloud: Gcloud, place: Slice, bucket: str) -> None:
-    if not cloud.dry_run:
-        push.pack()
-    push.send(cloud, place, bucket)
 
 
 def _run(cloud: Gcloud, place: Slice, arguments: list[str]) -> None:
@@ -156,9 +154,9 @@ def _run(cloud: Gcloud, place: Slice, arguments: list[str]) -> None:
     except GcloudError as error:
         if error.code == 3:
             raise LaunchError(
-                f"A run is under way on {place.name}: see `logs`, or `delete` the slice."
+                f"A run is under way on {place.name}: see `logs`, or `stop` it."
             ) from error
-        if error.code in watch.NOT_PUSHED:
+        if error.code in (4, 127):  # without code, or without even the worker's script
             raise LaunchError(f"There is no code on {place.name} yet: `push` first.") from error
         raise
 
@@ -166,7 +164,7 @@ def _run(cloud: Gcloud, place: Slice, arguments: list[str]) -> None:
 def _status(cloud: Gcloud, place: Slice) -> int:
     request = cloud.state(place.describe_queue())
     node = cloud.state(place.describe_node()) if request == "ACTIVE" or cloud.dry_run else "-"
-    run = cloud.worker_state(place) if node == "READY" or cloud.dry_run else "-"
+    run, _ = cloud.worker_state(place) if node == "READY" or cloud.dry_run else ("-", "")
     if not cloud.dry_run:
         print(f"request {request}\nVMs     {node}\nrun     {run}")
     return FAILED if request == ABSENT else DONE
@@ -176,7 +174,6 @@ def _watch(cloud: Gcloud, place: Slice, order: watch.Order, clock: watch.Clock) 
     if cloud.dry_run:
         watch.show(cloud, place, order)
         return DONE
-    push.pack()  # once: a resumed run continues with the code that it began with
     return watch.Watch(cloud, place, order, clock).until_done()
 
 

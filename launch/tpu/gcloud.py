@@ -5,6 +5,7 @@ No shell sees these lists. What a worker's shell does see, the remote command, i
 """
 
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -20,7 +21,7 @@ from launch.tpu import catalog
 from simclr_jax.core.errors import UserError
 
 WORKER = "simclr_jax_worker.sh"  # as it is named here and in the home of each worker
-ARCHIVE = "simclr_jax_code.tar.gz"
+ARCHIVE = "simclr_jax_code.tar"
 ABSENT = "ABSENT"
 KEY = "~/.ssh/google_compute_engine"  # what gcloud's ssh and scp use
 # What no repetition mends; a spent quota may be freed, so it is not among them.
@@ -149,25 +150,27 @@ class Gcloud:
                 return ABSENT
             raise
 
-    def worker_state(self, place: Slice) -> str:
-        """Returns the state of the run on worker 0, from the marks that it leaves there.
+    def worker_state(self, place: Slice) -> tuple[str, str]:
+        """Returns the state of the run on worker 0, and which run it is (`push.identity`).
 
-        One of "absent" (nothing was pushed), "installed", "running", "dead" (ended without
-        an exit code, as when the VM was started anew) and "exited N".
+        The state is one of "absent" (nothing was pushed), "installed", "running", "dead" (ended
+        without an exit code, as when the VM was started anew) and "exited N". Where nothing was
+        started the identity is "".
         """
         command = place.on_workers("0", "state")
         try:
             answer = self.ask(command)
         except GcloudError as error:
             if error.code == 127:  # the script is not there
-                return "absent"
+                return "absent", ""
             raise
         if self.dry_run:
-            return ""
-        for line in answer.splitlines():
-            if line.startswith("simclr_jax state: "):
-                return line.removeprefix("simclr_jax state: ").strip()
-        raise GcloudError(command, 1, f"no state in {answer!r}")
+            return "", ""
+        states = "absent|installed|running|dead|exited [0-9]+"
+        found = re.search(rf"^simclr_jax state: ({states}) ?([0-9a-f]*)$", answer, re.MULTILINE)
+        if found is None:
+            raise GcloudError(command, 1, f"no state in {answer!r}")
+        return found[1], found[2]
 
 
 def check_ssh_key() -> None:

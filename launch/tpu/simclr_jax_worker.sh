@@ -2,10 +2,11 @@
 # What `python -m launch.tpu_vm` calls on each worker of a slice, in the home directory.
 #
 #   bash simclr_jax_worker.sh install [BUCKET]
-#                                           unpacks simclr_jax_code.tar.gz, makes its environment;
+#                                           unpacks simclr_jax_code.tar, makes its environment;
 #                                           mounts gs://BUCKET at /mnt/BUCKET, for reading
 #   bash simclr_jax_worker.sh start ARGS    python -m simclr_jax ARGS, which outlives the ssh session
-#   bash simclr_jax_worker.sh state         absent, installed, running, dead or "exited CODE"
+#   bash simclr_jax_worker.sh state         absent, installed, running, dead or "exited CODE", and
+#                                           the hash of code and ARGS that tells this run from others
 #   bash simclr_jax_worker.sh stop          SIGTERM (the run saves a checkpoint), SIGKILL after 2 minutes
 #
 # A run holds a lock for as long as any of its processes lives, also one whose parent died; the
@@ -69,14 +70,16 @@ find_python() {  # the image's own Python may be 3.10: then uv fetches a newer o
 }
 
 install() {
+    local hash
     take_lock
-    rm -rf "$here/installed" "$here/exit_code" "$here/pid" "$here/bucket" "$here/code.new"
+    rm -rf "$here"/{installed,identity,exit_code,pid,bucket,code.new}
     if [ $# -gt 0 ]; then
         mount_bucket "$1"
         echo "$1" >"$here/bucket"
     fi
     mkdir "$here/code.new"
-    tar -xzf simclr_jax_code.tar.gz -C "$here/code.new"
+    tar -xf simclr_jax_code.tar -C "$here/code.new"
+    hash="$(sha256sum <simclr_jax_code.tar)"
     # An environment stays valid as long as its path does; env.sh remakes it when pins change.
     [ ! -d "$here/code/.venv" ] || mv "$here/code/.venv" "$here/code.new/.venv"
     rm -rf "$here/code"
@@ -85,7 +88,7 @@ install() {
     find_python
     source launch/env.sh
     python -m pip install --quiet --disable-pip-version-check -c requirements.txt "jax[tpu]"
-    touch "$here/installed"
+    echo "${hash%% *}" >"$here/installed"
     echo "$(hostname): installed"
 }
 
@@ -95,9 +98,10 @@ start() {
         echo "$(hostname): no code was pushed" >&2
         exit 4
     fi
+    rm -f "$here/exit_code" "$here/pid"  # of another run
+    printf '%s\0' "$(cat "$here/installed")" "$@" | sha256sum | cut -d " " -f 1 >"$here/identity"
     # A VM that was started anew has lost its mounts.
     [ ! -e "$here/bucket" ] || mount_bucket "$(cat "$here/bucket")"
-    rm -f "$here/exit_code" "$here/pid"
     setsid nohup bash "$HOME/simclr_jax_worker.sh" supervise "$@" \
         </dev/null >>"$here/run.log" 2>&1 &
     echo "$(hostname): started"
@@ -124,7 +128,7 @@ state() {
     elif [ -e "$here/pid" ]; then
         state=dead
     fi
-    echo "simclr_jax state: $state"
+    echo "simclr_jax state: $state $(cat "$here/identity" 2>/dev/null)"
 }
 
 stop() {

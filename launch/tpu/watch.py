@@ -2,7 +2,8 @@
 
 The state lives in the cloud, in the request, the VMs and the marks of the run on worker 0; the
 loop only looks at it and takes the next step. So a watch that was itself stopped can be started
-again at any moment, and one that comes late returns at once what the run returned.
+again at any moment: it knows its run by the hash of code and arguments, and one that comes late
+returns at once what the run returned.
 """
 
 import time
@@ -15,10 +16,9 @@ from launch.tpu.gcloud import ABSENT, Gcloud, GcloudError, LaunchError, Slice
 POLL_SECONDS = 60.0
 MAX_PAUSE_SECONDS = 600.0
 MAX_FAILURES = 6  # commands that fail in a row: about 16 minutes of pauses
-TERMINATED = 143  # exit code of a run that SIGTERM stopped after a checkpoint
+RESUMED_ENDS = ("exited 143", "dead")  # the first is that of SIGTERM, after a checkpoint
 LOST_REQUESTS = ("FAILED", "SUSPENDED")
 LOST_NODES = ("PREEMPTED", "TERMINATED", ABSENT)
-NOT_PUSHED = (4, 127)  # exit codes of a worker without code, or without even the script
 STOPPED_NODES = ("STOPPING", "STOPPED")  # by somebody: a spot VM cannot be stopped
 
 
@@ -36,11 +36,16 @@ class Clock:
 
 @dataclass(frozen=True)
 class Order:
-    """What to ask for, and what to run on it (the arguments of `python -m simclr_jax`)."""
+    """What to ask for, and what to run on it.
+
+    The code is packed once (`push.pack`), so that a resumed run continues with the code that it
+    began with; the arguments are those of `python -m simclr_jax`.
+    """
 
     accelerator_type: str
     runtime_version: str
     provisioning: str
+    code: bytes
     arguments: Sequence[str]
     max_restarts: int
     bucket: str  # to be mounted, or ""
@@ -61,9 +66,9 @@ class Watch:
         self.clock = clock
         self.restarts = 0
         self.barren = 0  # slices lost in a row before any was ready
-        self.half_pushed = False  # a push failed: some workers have the code, others not
-        self.half_started = False  # a start failed: some workers run, others not
+        self.half_begun = False  # a push or start failed: some workers run, others not
         self.last_seen = ""
+        self.identity = push.identity(order.code, order.arguments)
 
     def until_done(self) -> int:
         """Returns the exit code of the run.
@@ -72,7 +77,7 @@ class Watch:
             GcloudError: a command failed `MAX_FAILURES` times in a row, or in a way that no
                 repetition mends.
             LaunchError: the slice or the run were lost more than `max_restarts` times, or somebody
-                stopped the VMs.
+                else has the slice or stopped the VMs.
         """
         failures = 0
         while True:
@@ -112,20 +117,24 @@ class Watch:
             self._see(f"the VMs are {node}")
         else:
             self.barren = 0
-            return self._look_at_run(self.cloud.worker_state(self.place))
+            return self._look_at_run(*self.cloud.worker_state(self.place))
         return None
 
-    def _look_at_run(self, run: str) -> int | None:
-        if run == "absent" or self.half_pushed:
-            self._push()
-            self._start()
-        elif run == "installed":
-            self._start()
-        elif run in ("dead", f"exited {TERMINATED}") or self.half_started:
-            self._count(f"the run is {run}" + " on some workers only" * self.half_started)
-            self._start()
+    def _look_at_run(self, run: str, identity: str) -> int | None:
+        mine = identity == self.identity
+        if run == "running" and not mine:
+            raise LaunchError(
+                f"{self.place.name} is running something else: with other arguments, or with code "
+                "that has changed since. To go on with that run, watch it with its arguments, from "
+                "the code that it was started with; to end it, `stop` it, and watch again."
+            )
+        if not mine or self.half_begun:
+            self._begin()
         elif run == "running":
             self._see("the run is running")
+        elif run in RESUMED_ENDS:
+            self._count(f"the run is {run}")
+            self._begin()
         else:
             code = int(run.removeprefix("exited "))
             self.clock.say(f"the run ended with exit code {code}")
@@ -142,26 +151,13 @@ class Watch:
         if self.barren > 1:
             self.clock.sleep(pause_seconds(self.barren - 1))
         self.cloud.ask(self.place.delete())
-        self.half_pushed = self.half_started = False
         self._create()
 
-    def _push(self) -> None:
-        self.clock.say("pushing the code")
-        stop_first, self.half_pushed = self.half_pushed, True
-        push.send(self.cloud, self.place, self.order.bucket, stop_first=stop_first)
-        self.half_pushed = False
-
-    def _start(self) -> None:
-        if self.half_started or self.restarts:  # what other workers still run would wait for 0
-            self.cloud.do(self.place.on_workers("all", "stop"))
-        self.half_started = True
-        self.clock.say("starting the run")
-        try:
-            self.cloud.do(start(self.place, self.order.arguments))
-        except GcloudError as error:
-            self.half_pushed = error.code in NOT_PUSHED
-            raise
-        self.half_started = False
+    def _begin(self) -> None:
+        self.clock.say("pushing the code and starting the run")
+        self.half_begun = True
+        begin(self.cloud, self.place, self.order)
+        self.half_begun = False
 
     def _count(self, reason: str) -> None:
         self.restarts += 1
@@ -185,10 +181,18 @@ def start(place: Slice, arguments: Sequence[str]) -> list[str]:
     return place.on_workers("all", "start", *arguments)
 
 
+def begin(cloud: Gcloud, place: Slice, order: Order) -> None:
+    """Brings the code to every worker and starts the run, whatever each of them does now.
+
+    A worker may have run on when the run ended on worker 0, or have been started anew.
+    """
+    push.send(cloud, place, order.code, order.bucket, stop_first=True)
+    cloud.do(start(place, order.arguments))
+
+
 def show(cloud: Gcloud, place: Slice, order: Order) -> None:
     """Prints, for a dry run, what a watch calls if the slice comes and stays."""
     for command in (create(place, order), place.describe_queue(), place.describe_node()):
         cloud.ask(command)
-    push.send(cloud, place, order.bucket)
-    cloud.do(start(place, order.arguments))
+    begin(cloud, place, order)
     cloud.worker_state(place)

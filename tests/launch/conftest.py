@@ -61,7 +61,8 @@ def cloud(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{binaries}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("FAKE_GCLOUD", str(tmp_path))
     monkeypatch.delenv("CLOUDSDK_CORE_PROJECT", raising=False)
-    monkeypatch.setattr(push, "pack", lambda: None)  # its own test packs
+    monkeypatch.setattr(push, "pack", lambda: b"code")  # its own test packs
+    monkeypatch.setattr(push, "ARCHIVES", tmp_path / "archives")
     return Cloud(tmp_path)
 
 

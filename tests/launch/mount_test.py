@@ -7,6 +7,7 @@ import tarfile
 
 import pytest
 
+from launch.tpu import push
 from launch.tpu.gcloud import Gcloud, Slice
 
 PLACE = ("slice1", "--zone=us-west4-a", "--project=my-project")
@@ -52,7 +53,7 @@ def worker(cloud, home, monkeypatch):
     """A worker's home with code to install, and an image without gcsfuse."""
     monkeypatch.setenv("PATH", f"{home}/bin{os.pathsep}{os.environ['PATH']}")
     shutil.copy(home / "bin/python", home / "bin/python3.13")  # else uv would fetch one
-    with tarfile.open(home / "simclr_jax_code.tar.gz", "w:gz") as tar:
+    with tarfile.open(home / "simclr_jax_code.tar", "w") as tar:
         tar.add(home / "simclr_jax/code/launch/env.sh", arcname="launch/env.sh")
     for name, text in FAKES.items():
         write(home / "bin" / name, text)
@@ -68,7 +69,7 @@ def log(worker):
 
 
 def state():
-    return Gcloud().worker_state(Slice("slice1", "us-west4-a", "my-project"))
+    return Gcloud().worker_state(Slice("slice1", "us-west4-a", "my-project"))[0]
 
 
 def wait_for_end(worker):
@@ -190,12 +191,13 @@ def test_watch_mounts_on_each_slice_that_it_gets(cloud, capsys):
     assert cloud.main(*WATCH[:cut], "--dry-run", *WATCH[cut:]) == 0
     install = "bash simclr_jax_worker.sh install data-1"
     assert install in capsys.readouterr().out
+    identity = push.identity(b"code", TRAIN[1:])
     cloud.answer(
         queue=["ACTIVE"],
         node=["READY", "READY", "PREEMPTED", "READY"],
         state=[
-            *([127, "no such file"], "simclr_jax state: running"),
-            *([127, "no such file"], "simclr_jax state: exited 0"),
+            *([127, "no such file"], f"simclr_jax state: running {identity}"),
+            *([127, "no such file"], f"simclr_jax state: exited 0 {identity}"),
         ],
     )
     assert cloud.main(*WATCH) == 0

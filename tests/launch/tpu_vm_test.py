@@ -1,3 +1,5 @@
+import functools
+import io
 import os
 import shlex
 import tarfile
@@ -20,7 +22,8 @@ SSH_DOWN = [255, "ssh: connect to host 34.1.2.3 port 22: Connection refused"]
 
 
 def state(name):
-    return f"simclr_jax state: {name}"
+    """What the worker says of the run that TRAIN starts."""
+    return f"simclr_jax state: {name} {push.identity(b'code', TRAIN[1:])}"
 
 
 def test_create_asks_for_a_spot_slice_with_the_runtime_of_its_type(cloud):
@@ -166,6 +169,7 @@ def test_the_project_comes_from_gcloud_or_the_environment(cloud, monkeypatch):
         ("run", *PLACE, *TRAIN),
         ("logs", *PLACE, "--follow"),
         ("status", *PLACE),
+        ("stop", *PLACE),
         ("delete", *PLACE),
         WATCH,
     ],
@@ -179,7 +183,7 @@ def test_dry_run_prints_the_commands_that_a_real_run_calls(cloud, capfd, words):
     cloud.answer(
         queue=[NOT_FOUND, "ACTIVE"] if words is WATCH else ["ACTIVE"],
         node=["READY"],
-        state=[state("absent"), state("exited 0")],
+        state=["simclr_jax state: absent", state("exited 0")],
     )
     assert cloud.main(*words) == 0
     called = [["gcloud", *call["arguments"]] for call in cloud.calls]
@@ -191,7 +195,7 @@ def test_dry_run_prints_the_commands_that_a_real_run_calls(cloud, capfd, words):
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        ([3, "slice1-w0: a run is under way"], "A run is under way on slice1"),
+        ([3, "slice1-w0: a run is under way"], "see `logs`, or `stop` it"),
         ([4, "slice1-w0: no code was pushed"], "`push` first"),
         ([127, "bash: simclr_jax_worker.sh: No such file or directory"], "`push` first"),
         (SSH_DOWN, "exit code 255"),
@@ -224,20 +228,42 @@ def test_a_command_that_hangs_is_ended_with_all_that_it_started(cloud):
         Gcloud().ask(["bash", "-c", "sleep 60 & wait"], timeout_seconds=0.1)
 
 
-def test_the_archive_holds_the_files_as_they_are_and_nothing_ignored(tmp_path):
-    root = tmp_path / "clone"
+def clone(root, **contents):
     root.mkdir()
     assert os.system(f"git init --quiet {shlex.quote(str(root))}") == 0
-    for name, text in {".gitignore": "runs/\n", "new file.py": "x = 1\n"}.items():
+    for name, text in contents.items():
         (root / name).write_text(text)
+    return root
+
+
+def test_the_archive_holds_the_files_as_they_are_and_nothing_ignored(tmp_path):
+    root = clone(tmp_path / "clone", **{".gitignore": "runs/\n", "new file.py": "x = 1\n"})
     (root / "runs").mkdir()
     (root / "runs/big").write_text("ignored")
-    push.pack(root, tmp_path / "out/code.tar.gz")
-    with tarfile.open(tmp_path / "out/code.tar.gz") as tar:
+    with tarfile.open(fileobj=io.BytesIO(push.pack(root))) as tar:
         assert tar.getnames() == [".gitignore", "new file.py"]
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["code.tar.gz"]
+    (tmp_path / "without history").mkdir()
     with pytest.raises(UserError, match="git init"):
-        push.pack(tmp_path / "out", tmp_path / "other.tar.gz")
+        push.pack(tmp_path / "without history")
+
+
+def test_the_archive_changes_with_what_the_files_hold_and_with_nothing_else(tmp_path):
+    first, second = (clone(tmp_path / name, code="x = 1\n") for name in ("a", "b"))
+    os.utime(first / "code", (1e9, 1e9))
+    (second / "code").chmod(0o600)
+    assert push.pack(first) == push.pack(second)
+    (second / "code").write_text("x = 2\n")
+    assert push.pack(first) != push.pack(second)
+
+
+def test_each_slice_has_an_archive_of_its_own(cloud, monkeypatch):
+    for name in ("slice1", "slice2"):
+        monkeypatch.setattr(push, "pack", functools.partial(str.encode, name))
+        assert cloud.main("push", name, *PLACE[1:]) == 0
+    sent = [call["arguments"][3:5] for call in cloud.calls if call["kind"] == "scp"]
+    archives = [push.ARCHIVES / f"us-west4-a/slice{n}/simclr_jax_code.tar" for n in (1, 2)]
+    assert [words[1] for words in sent] == list(map(str, archives))
+    assert [archive.read_bytes() for archive in archives] == [b"slice1", b"slice2"]
 
 
 def test_every_offer_is_consistent():

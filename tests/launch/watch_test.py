@@ -4,7 +4,7 @@ import shlex
 
 import pytest
 
-from launch.tpu import watch
+from launch.tpu import push, watch
 
 PLACE = ("slice1", "--zone=us-west4-a", "--project=my-project")
 OFFER = ("--type=v5litepod-8", "--spot")
@@ -16,12 +16,15 @@ QUOTA = [1, "RESOURCE_EXHAUSTED: Quota limit TPUV5sPreemptible has been exceeded
 SSH_DOWN = [255, "ssh: connect to host 34.1.2.3 port 22: Connection refused"]
 
 
-def state(name):
-    return f"simclr_jax state: {name}"
+def state(name, code=b"code", arguments=TRAIN[1:]):
+    """What the worker says, of this watch's run if nothing else is given."""
+    if name in ("absent", "installed"):
+        return f"simclr_jax state: {name} "
+    return f"simclr_jax state: {name} {push.identity(code, arguments)}"
 
 
 LOOKS = ("queue", "node", "state")
-FROM_NOTHING = ["create", "scp", "install", "start"]
+BEGIN = ["scp", "stop", "install", "start"]
 
 
 def test_watch_takes_a_run_from_nothing_to_its_end(cloud):
@@ -31,7 +34,7 @@ def test_watch_takes_a_run_from_nothing_to_its_end(cloud):
         state=[[127, "no such file"], state("running"), state("exited 0")],
     )
     assert cloud.main(*WATCH) == 0
-    assert cloud.kinds(*LOOKS) == FROM_NOTHING
+    assert cloud.kinds(*LOOKS) == ["create", *BEGIN]
     assert set(cloud.clock.pauses) == {watch.POLL_SECONDS}
 
 
@@ -55,7 +58,7 @@ def test_watch_returns_what_the_run_returned(cloud, code):
 def test_watch_recreates_a_lost_slice_and_resumes(cloud, lost):
     cloud.answer(**lost, state=[state("running"), [127, "no such file"], state("exited 0")])
     assert cloud.main(*WATCH) == 0
-    assert [kind for kind in cloud.kinds(*LOOKS) if kind not in ("stop", "delete")] == FROM_NOTHING
+    assert [kind for kind in cloud.kinds(*LOOKS) if kind != "delete"] == ["create", *BEGIN]
     starts = [call["command"] for call in cloud.calls if call["kind"] == "start"]
     assert starts == [shlex.join(["bash", "simclr_jax_worker.sh", "start", *TRAIN[1:]])]
 
@@ -64,7 +67,7 @@ def test_watch_recreates_a_lost_slice_and_resumes(cloud, lost):
 def test_watch_resumes_a_run_that_was_stopped_on_a_slice_that_stays(cloud, ended):
     cloud.answer(**ACTIVE, state=[state(ended), state("running"), state("exited 0")])
     assert cloud.main(*WATCH) == 0
-    assert cloud.kinds(*LOOKS) == ["stop", "start"]
+    assert cloud.kinds(*LOOKS) == BEGIN
 
 
 def test_watch_tries_again_with_growing_pauses_and_then_gives_up(cloud, capsys):
@@ -106,34 +109,52 @@ def test_watch_gives_up_after_max_restarts(cloud, capsys):
     assert [seconds for seconds in cloud.clock.pauses if seconds != watch.POLL_SECONDS] == [30]
 
 
-def test_watch_starts_all_workers_anew_after_a_start_that_reached_some(cloud):
+@pytest.mark.parametrize("failing", BEGIN)
+def test_watch_begins_anew_on_all_workers_what_reached_some(cloud, failing):
     cloud.answer(
         **ACTIVE,
-        state=[state("installed"), state("running"), state("exited 0")],
-        start=[SSH_DOWN, ""],
+        state=[state("absent"), state("running"), state("running"), state("exited 0")],
+        **{failing: [SSH_DOWN, ""]},
     )
     assert cloud.main(*WATCH) == 0
-    assert cloud.kinds(*LOOKS) == ["start", "stop", "start"]
+    assert cloud.kinds(*LOOKS) == BEGIN[: BEGIN.index(failing) + 1] + BEGIN
 
 
-def test_watch_pushes_again_after_a_push_that_reached_some(cloud):
+def test_watch_that_comes_again_knows_its_run(cloud):
+    cloud.answer(**ACTIVE, state=[state("running"), state("exited 0")])
+    assert cloud.main(*WATCH) == 0
+    assert cloud.kinds(*LOOKS) == []
+
+
+OTHERS = [{"code": b"changed"}, {"arguments": [*TRAIN[1:], "--config.run.seed=1"]}]
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_watch_refuses_a_slice_where_another_run_is_under_way(cloud, capsys, other):
+    cloud.answer(**ACTIVE, state=[state("running", **other)])
+    assert cloud.main(*WATCH) == 1
+    assert "slice1 is running something else" in capsys.readouterr().err
+    assert cloud.kinds(*LOOKS) == []
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_watch_begins_its_run_where_another_has_ended(cloud, other):
+    cloud.answer(**ACTIVE, state=[state("exited 0", **other), state("running"), state("exited 2")])
+    assert cloud.main(*WATCH) == 2
+    assert cloud.kinds(*LOOKS) == BEGIN
+
+
+def test_watch_brings_the_code_that_it_began_with_to_each_slice(cloud, monkeypatch):
+    packed = iter([b"code"])
+    monkeypatch.setattr(push, "pack", lambda: next(packed))
+    sent = []
+    send = push.send
+    monkeypatch.setattr(push, "send", lambda *a, **k: (sent.append(a[2]), send(*a, **k)))
     cloud.answer(
-        **ACTIVE,
-        state=[state("absent"), state("installed"), state("exited 0")],
-        install=[SSH_DOWN, ""],
+        **ACTIVE, state=[state("absent"), state("dead"), state("running"), state("exited 0")]
     )
     assert cloud.main(*WATCH) == 0
-    assert cloud.kinds(*LOOKS) == ["scp", "install", "scp", "stop", "install", "start"]
-
-
-def test_watch_pushes_where_a_worker_turns_out_to_have_no_code(cloud):
-    cloud.answer(
-        **ACTIVE,
-        state=[state("installed"), state("running"), state("exited 0")],
-        start=[[4, "no code was pushed"], ""],
-    )
-    assert cloud.main(*WATCH) == 0
-    assert cloud.kinds(*LOOKS) == ["start", "scp", "stop", "install", "stop", "start"]
+    assert sent == [b"code", b"code"]
 
 
 def test_watch_leaves_a_slice_alone_that_somebody_stopped(cloud, capsys):

@@ -9,7 +9,8 @@ import time
 
 import pytest
 
-from launch.tpu.gcloud import Gcloud, Slice
+from launch.tpu import push
+from launch.tpu.gcloud import Gcloud, GcloudError, Slice
 
 PLACE = ("slice1", "--zone=us-west4-a", "--project=my-project")
 HOSTILE = (
@@ -37,7 +38,7 @@ def wait_for_end(home):
 
 
 def remote_state(cloud):
-    return Gcloud().worker_state(Slice("slice1", "us-west4-a", "my-project"))
+    return Gcloud().worker_state(Slice("slice1", "us-west4-a", "my-project"))[0]
 
 
 def test_a_run_outlives_the_session_and_leaves_its_exit_code(cloud, home):
@@ -72,7 +73,7 @@ def test_install_replaces_the_code_and_keeps_the_environment(cloud, home, monkey
     monkeypatch.setenv("PATH", f"{home}/bin{os.pathsep}{os.environ['PATH']}")
     shutil.copy(home / "bin/python", home / "bin/python3.13")  # else uv would fetch one
     code = home / "simclr_jax/code"
-    with tarfile.open(home / "simclr_jax_code.tar.gz", "w:gz") as tar:
+    with tarfile.open(home / "simclr_jax_code.tar", "w") as tar:
         tar.add(code / "launch/env.sh", arcname="launch/env.sh")
     (code / ".venv").mkdir()
     (code / "stale.py").touch()
@@ -92,12 +93,12 @@ def test_a_run_that_left_no_exit_code_is_dead(cloud, home):
     assert remote_state(cloud) == "dead"
 
 
-def worker(home, *words):
+def worker(home, *words, path=os.environ["PATH"]):
     """Calls the script as ssh does; returns the process."""
     return subprocess.Popen(
         ["bash", "simclr_jax_worker.sh", *words],
         cwd=home,
-        env={**os.environ, "HOME": str(home)},
+        env={**os.environ, "HOME": str(home), "PATH": path},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -109,7 +110,7 @@ def test_a_look_at_the_state_does_not_keep_a_run_from_starting(home):
     with subprocess.Popen(["flock", "--shared", lock, "cat"], stdin=subprocess.PIPE) as look:
         while not os.path.exists(lock) or os.system(f"flock --nonblock {lock} true") == 0:
             time.sleep(0.01)  # until the look has begun
-        assert worker(home, "state").communicate()[0] == "simclr_jax state: installed\n"
+        assert worker(home, "state").communicate()[0] == "simclr_jax state: installed \n"
         started = worker(home, "start", "train")
         with pytest.raises(subprocess.TimeoutExpired):
             started.communicate(timeout=0.5)
@@ -132,3 +133,39 @@ def test_an_environment_that_is_broken_is_a_failure_of_the_run(cloud, home):
     assert cloud.main("run", *PLACE, "--", "train") == 0
     wait_for_end(home)
     assert remote_state(cloud) == "exited 1"
+
+
+def test_a_worker_knows_a_run_by_its_code_and_arguments(cloud, home, monkeypatch):
+    monkeypatch.setenv("PATH", f"{home}/bin{os.pathsep}{os.environ['PATH']}")
+    shutil.copy(home / "bin/python", home / "bin/python3.13")  # else uv would fetch one
+    cloud.answer(home=str(home))
+    with tarfile.open(home / "simclr_jax_code.tar", "w") as tar:
+        tar.add(home / "simclr_jax/code/launch/env.sh", arcname="launch/env.sh")
+    arguments = ["train", "--workdir=a  'b'\n", ""]
+    expected = push.identity((home / "simclr_jax_code.tar").read_bytes(), arguments)
+    place = Slice("slice1", "us-west4-a", "my-project")
+    assert "installed" in worker(home, "install").communicate()[0]
+    assert Gcloud().worker_state(place) == ("installed", "")
+    assert "started" in worker(home, "start", *arguments).communicate()[0]
+    wait_for_end(home)
+    assert Gcloud().worker_state(place) == ("exited 0", expected)
+
+
+@pytest.mark.parametrize("marks", ["exited ", "exited", "exited x", "exit", ""])
+def test_marks_that_say_nothing_are_an_error_of_the_look(cloud, marks):
+    cloud.answer(state=[f"simclr_jax state: {marks}"])
+    with pytest.raises(GcloudError, match="no state in"):
+        remote_state(cloud)
+
+
+def test_a_run_that_cannot_start_does_not_end_like_the_one_before(home):
+    (home / "simclr_jax/exit_code").write_text("0\n")
+    (home / "simclr_jax/bucket").write_text("data-1\n")
+    (home / "bin/mountpoint").write_text("#!/bin/sh\nexit 1\n")
+    (home / "bin/mountpoint").chmod(0o755)
+    for name in ("gcsfuse", "sudo"):
+        shutil.copy(home / "bin/mountpoint", home / "bin" / name)
+    started = worker(home, "start", "train", path=f"{home}/bin{os.pathsep}{os.environ['PATH']}")
+    started.communicate()
+    assert started.returncode == 1
+    assert worker(home, "state").communicate()[0].startswith("simclr_jax state: installed")
