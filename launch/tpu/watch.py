@@ -16,7 +16,11 @@ from launch.tpu.gcloud import ABSENT, Gcloud, GcloudError, LaunchError, Slice
 POLL_SECONDS = 60.0
 MAX_PAUSE_SECONDS = 600.0
 MAX_FAILURES = 6  # commands that fail in a row: about 16 minutes of pauses
-RESUMED_ENDS = ("exited 143", "dead")  # the first is that of SIGTERM, after a checkpoint
+# All others are worth a restart: 143 after SIGTERM, 75 when some host came late, and when one is
+# lost, the signals that end it (137) and its peers (134), or no code at all.
+FINAL_ENDS = ("exited 0", "exited 1", "exited 2")
+SHORT_LOOKS = 10  # a run that was seen to run less often ended within about 10 minutes
+MAX_SHORT_RUNS = 3  # in a row on one slice
 LOST_REQUESTS = ("FAILED", "SUSPENDED")
 LOST_NODES = ("PREEMPTED", "TERMINATED", ABSENT)
 STOPPED_NODES = ("STOPPING", "STOPPED")  # by somebody: a spot VM cannot be stopped
@@ -67,6 +71,9 @@ class Watch:
         self.restarts = 0
         self.barren = 0  # slices lost in a row before any was ready
         self.half_begun = False  # a push or start failed: some workers run, others not
+        self.looks = 0  # at this run, while it was running
+        self.short_runs = 0  # in a row on one slice
+        self.doubted = False  # this run failed, which was looked at only once
         self.last_seen = ""
         self.identity = push.identity(order.code, order.arguments)
 
@@ -76,8 +83,8 @@ class Watch:
         Raises:
             GcloudError: a command failed `MAX_FAILURES` times in a row, or in a way that no
                 repetition mends.
-            LaunchError: the slice or the run were lost more than `max_restarts` times, or somebody
-                else has the slice or stopped the VMs.
+            LaunchError: the slice or the run were lost more than `max_restarts` times, the run
+                always soon, or somebody else has the slice or stopped the VMs.
         """
         failures = 0
         while True:
@@ -131,10 +138,15 @@ class Watch:
         if not mine or self.half_begun:
             self._begin()
         elif run == "running":
+            self.looks += 1
             self._see("the run is running")
-        elif run in RESUMED_ENDS:
+        elif run not in FINAL_ENDS:
             self._count(f"the run is {run}")
+            self._check_progress(run)
             self._begin()
+        elif run == "exited 1" and not self.doubted:
+            self.doubted = True
+            self._see("the run failed; if the slice is being taken away, the next look shows it")
         else:
             code = int(run.removeprefix("exited "))
             self.clock.say(f"the run ended with exit code {code}")
@@ -147,6 +159,7 @@ class Watch:
 
     def _replace(self, reason: str) -> None:
         self._count(reason)
+        self.short_runs = 0  # what ends soon on one slice may go well on the next
         self.barren += 1
         if self.barren > 1:
             self.clock.sleep(pause_seconds(self.barren - 1))
@@ -157,7 +170,16 @@ class Watch:
         self.clock.say("pushing the code and starting the run")
         self.half_begun = True
         begin(self.cloud, self.place, self.order)
-        self.half_begun = False
+        self.half_begun = self.doubted = False
+        self.looks = 0
+
+    def _check_progress(self, run: str) -> None:
+        self.short_runs = self.short_runs + 1 if self.looks < SHORT_LOOKS else 0
+        if self.short_runs == MAX_SHORT_RUNS:
+            raise LaunchError(
+                f"Gave up: the run is {run}, and {MAX_SHORT_RUNS} times in a row it has ended soon "
+                "after its start: see `logs`, then `delete` the slice."
+            )
 
     def _count(self, reason: str) -> None:
         self.restarts += 1

@@ -63,11 +63,50 @@ def test_watch_recreates_a_lost_slice_and_resumes(cloud, lost):
     assert starts == [shlex.join(["bash", "simclr_jax_worker.sh", "start", *TRAIN[1:]])]
 
 
-@pytest.mark.parametrize("ended", ["exited 143", "dead"])
+@pytest.mark.parametrize("ended", ["exited 143", "exited 137", "exited 134", "exited 75", "dead"])
 def test_watch_resumes_a_run_that_was_stopped_on_a_slice_that_stays(cloud, ended):
     cloud.answer(**ACTIVE, state=[state(ended), state("running"), state("exited 0")])
     assert cloud.main(*WATCH) == 0
     assert cloud.kinds(*LOOKS) == BEGIN
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [{"queue": ["ACTIVE", "SUSPENDED", "ACTIVE"]}, {"node": ["READY", "PREEMPTED", "READY"]}],
+)
+def test_watch_does_not_take_a_failure_of_a_slice_for_one_of_the_run(cloud, lost):
+    failed, done = state("exited 1"), state("exited 0")
+    cloud.answer(**ACTIVE | lost, state=[failed, [127, "no such file"], done])
+    assert cloud.main(*WATCH) == 0
+    assert cloud.kinds(*LOOKS) == ["delete", "create", *BEGIN]
+
+
+@pytest.mark.parametrize("end", ["exited 134", "dead"])
+def test_watch_gives_up_a_run_that_always_ends_soon(cloud, capsys, end):
+    cloud.answer(**ACTIVE, state=[state("running"), state(end)])
+    assert cloud.main(*WATCH) == 1
+    assert cloud.kinds(*LOOKS) == BEGIN * 2
+    assert "3 times in a row" in capsys.readouterr().err
+
+
+def test_watch_does_not_give_up_runs_that_end_soon_with_their_slices(cloud):
+    soon, new = state("exited 143"), [127, "no such file"]
+    cloud.answer(
+        queue=["ACTIVE"],
+        node=["READY", "READY", "PREEMPTED", "READY"],
+        state=[soon, soon, new, soon, state("exited 0")],
+    )
+    assert cloud.main(*WATCH) == 0
+    assert cloud.kinds(*LOOKS) == [*BEGIN * 2, "delete", "create", *BEGIN * 2]
+
+
+def test_watch_keeps_up_a_run_that_ends_often_but_not_soon(cloud, monkeypatch):
+    monkeypatch.setattr(watch, "SHORT_LOOKS", 2)
+    lasting = [state("running")] * watch.SHORT_LOOKS
+    lost = [state("exited 134")]
+    cloud.answer(**ACTIVE, state=[*lost * 2, *lasting, *lost, *lost * 2, state("exited 0")])
+    assert cloud.main(*WATCH) == 0
+    assert cloud.kinds(*LOOKS) == BEGIN * 5
 
 
 def test_watch_tries_again_with_growing_pauses_and_then_gives_up(cloud, capsys):
