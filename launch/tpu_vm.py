@@ -83,7 +83,7 @@ def parser() -> argparse.ArgumentParser:
     )
     watching.add_argument("--max-restarts", type=int, default=100, help="then give up")
     add("stop", "stop the run on every worker, after a checkpoint; a watch resumes it", every)
-    add("delete", "delete the VMs, their disks and the request", every)
+    add("delete", "delete the VMs, their disks and the request; ends a watch of them", every)
     return whole
 
 
@@ -162,7 +162,7 @@ def _run(cloud: Gcloud, place: Slice, arguments: list[str]) -> None:
 
 
 def _status(cloud: Gcloud, place: Slice) -> int:
-    request = cloud.state(place.describe_queue())
+    request, _, _ = cloud.request(place)
     node = cloud.state(place.describe_node()) if request == "ACTIVE" or cloud.dry_run else "-"
     run, _ = cloud.worker_state(place) if node == "READY" or cloud.dry_run else ("-", "")
     if not cloud.dry_run:

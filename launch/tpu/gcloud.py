@@ -23,6 +23,7 @@ from simclr_jax.core.errors import UserError
 WORKER = "simclr_jax_worker.sh"  # as it is named here and in the home of each worker
 ARCHIVE = "simclr_jax_code.tar"
 ABSENT = "ABSENT"
+LABEL, OURS = "launched_by", "simclr_jax"  # of each slice that was asked for here
 KEY = "~/.ssh/google_compute_engine"  # what gcloud's ssh and scp use
 # What no repetition mends; a spent quota may be freed, so it is not among them.
 PERMANENT = (
@@ -72,13 +73,16 @@ class Slice:
             f"--node-id={self.name}",
             f"--accelerator-type={accelerator_type}",
             f"--runtime-version={runtime_version}",
+            f"--labels={LABEL}={OURS}",
             *([] if provisioning == "on-demand" else [f"--{provisioning}"]),
         ]
 
     def describe_queue(self) -> list[str]:
-        """Prints the state of the request, such as WAITING_FOR_RESOURCES or ACTIVE."""
+        """Prints what `Gcloud.request` reads."""
         command = self._command("queued-resources", "describe", self.name)
-        return [*command, "--format=value(state.state)"]
+        node = "tpu.nodeSpec[0].node"
+        columns = f"state.state,{node}.acceleratorType,{node}.labels.{LABEL}"
+        return [*command, f"--format=value({columns})"]
 
     def describe_node(self) -> list[str]:
         """Prints the state of the VMs, such as READY or PREEMPTED."""
@@ -149,6 +153,14 @@ class Gcloud:
             if "NOT_FOUND" in error.stderr:
                 return ABSENT
             raise
+
+    def request(self, place: Slice) -> tuple[str, str, bool]:
+        """Returns the state of the request, its accelerator type, and whether it was made here.
+
+        The state is such as WAITING_FOR_RESOURCES or ACTIVE, or ABSENT.
+        """
+        state, kind, label, *_ = [*self.state(place.describe_queue()).split("\t"), "", ""]
+        return state, kind, label == OURS
 
     def worker_state(self, place: Slice) -> tuple[str, str]:
         """Returns the state of the run on worker 0, and which run it is (`push.identity`).

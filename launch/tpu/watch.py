@@ -69,6 +69,8 @@ class Watch:
         self.order = order
         self.clock = clock
         self.restarts = 0
+        self.owed = True  # no slice was seen, or asked for, since there was to be a new one
+        self.ours = False  # the request was made by this program
         self.barren = 0  # slices lost in a row before any was ready
         self.half_begun = False  # a push or start failed: some workers run, others not
         self.looks = 0  # at this run, while it was running
@@ -84,7 +86,8 @@ class Watch:
             GcloudError: a command failed `MAX_FAILURES` times in a row, or in a way that no
                 repetition mends.
             LaunchError: the slice or the run were lost more than `max_restarts` times, the run
-                always soon, or somebody else has the slice or stopped the VMs.
+                always soon; or the slice is another one, does something else, or was stopped or
+                deleted by somebody.
         """
         failures = 0
         while True:
@@ -104,10 +107,18 @@ class Watch:
 
     def step(self) -> int | None:
         """Looks once and does what is due; returns the run's exit code when it has ended."""
-        request = self.cloud.state(self.place.describe_queue())
+        request, accelerator_type, self.ours = self.cloud.request(self.place)
         if request == ABSENT:
             self._create()
-        elif request in LOST_REQUESTS:
+            return None
+        if accelerator_type != self.order.accelerator_type:
+            raise LaunchError(
+                f"{self.place.name} is there, as {accelerator_type or 'something else'} and not as "
+                f"{self.order.accelerator_type}: take another name, or `delete` it first."
+            )
+        if request != "DELETING":
+            self.owed = False
+        if request in LOST_REQUESTS:
             self._replace(f"the request is {request}")
         elif request != "ACTIVE":
             self._see(f"the request is {request}")
@@ -154,15 +165,24 @@ class Watch:
         return None
 
     def _create(self) -> None:
+        if not self.owed:  # a preempted request stays, as SUSPENDED
+            raise LaunchError(f"Somebody deleted {self.place.name}, so this watch of it ends.")
         self.clock.say(f"asking for {self.order.accelerator_type} ({self.order.provisioning})")
         self.cloud.ask(create(self.place, self.order))
+        self.owed = False
 
     def _replace(self, reason: str) -> None:
+        if not self.ours:
+            raise LaunchError(
+                f"{reason}, and {self.place.name} was not asked for by this program, which does "
+                "not delete it for a new one: do that, and watch again."
+            )
         self._count(reason)
         self.short_runs = 0  # what ends soon on one slice may go well on the next
         self.barren += 1
         if self.barren > 1:
             self.clock.sleep(pause_seconds(self.barren - 1))
+        self.owed = True
         self.cloud.ask(self.place.delete())
         self._create()
 

@@ -32,7 +32,7 @@ def test_create_asks_for_a_spot_slice_with_the_runtime_of_its_type(cloud):
     assert call["arguments"] == [
         *("compute", "tpus", "queued-resources", "create", "slice1", "--zone=us-west4-a"),
         *("--project=my-project", "--node-id=slice1", "--accelerator-type=v5litepod-8"),
-        *("--runtime-version=v2-alpha-tpuv5-lite", "--spot"),
+        *("--runtime-version=v2-alpha-tpuv5-lite", "--labels=launched_by=simclr_jax", "--spot"),
     ]
 
 
@@ -41,7 +41,7 @@ def test_create_asks_for_a_spot_slice_with_the_runtime_of_its_type(cloud):
 )
 def test_create_asks_on_demand_unless_told_otherwise(cloud, flags, expected):
     assert cloud.main("create", *PLACE, "--type=v5litepod-8", *flags) == 0
-    assert cloud.calls[0]["arguments"][10:] == expected
+    assert cloud.calls[0]["arguments"][11:] == expected
 
 
 def test_create_shows_why_it_was_refused(cloud, capfd):

@@ -52,7 +52,6 @@ def test_watch_returns_what_the_run_returned(cloud, code):
         {"queue": ["ACTIVE"], "node": ["READY", "PREEMPTED", "READY"]},
         {"queue": ["ACTIVE"], "node": ["READY", "TERMINATED", "READY"]},
         {"queue": ["ACTIVE", "FAILED", "ACTIVE"], "node": ["READY"]},
-        {"queue": ["ACTIVE", NOT_FOUND, "ACTIVE"], "node": ["READY"]},
     ],
 )
 def test_watch_recreates_a_lost_slice_and_resumes(cloud, lost):
@@ -194,6 +193,47 @@ def test_watch_brings_the_code_that_it_began_with_to_each_slice(cloud, monkeypat
     )
     assert cloud.main(*WATCH) == 0
     assert sent == [b"code", b"code"]
+
+
+@pytest.mark.parametrize("before", [[], ["ACTIVE"], [NOT_FOUND], [NOT_FOUND, "ACTIVE", "DELETING"]])
+def test_watch_ends_when_somebody_deletes_its_slice(cloud, capsys, before):
+    cloud.answer(queue=[*before, "ACTIVE", NOT_FOUND], node=["READY"], state=[state("running")])
+    assert cloud.main(*WATCH) == 1
+    assert "Somebody deleted slice1" in capsys.readouterr().err
+    assert cloud.kinds(*LOOKS, *BEGIN) == ["create"] * (NOT_FOUND in before)
+
+
+def test_watch_creates_what_it_deleted_itself_though_gcloud_failed_in_between(cloud):
+    cloud.answer(
+        queue=["SUSPENDED", "DELETING", NOT_FOUND, NOT_FOUND, "ACTIVE"],
+        node=["READY"],
+        state=[state("exited 0")],
+        delete=[[1, "no answer"]],
+        create=[QUOTA, ""],
+    )
+    assert cloud.main(*WATCH) == 0
+    assert cloud.kinds(*LOOKS, *BEGIN) == ["delete", "create", "create"]
+
+
+@pytest.mark.parametrize("kind", ["v5litepod-16", ""])
+def test_watch_refuses_a_slice_of_another_type(cloud, capsys, kind):
+    cloud.answer(queue=[f"SUSPENDED\t{kind}\tsimclr_jax"])
+    assert cloud.main(*WATCH) == 1
+    assert f"as {kind or 'something else'} and not as v5litepod-8" in capsys.readouterr().err
+    assert cloud.kinds() == ["queue"]
+
+
+@pytest.mark.parametrize("lost", [("SUSPENDED", "READY"), ("ACTIVE", "PREEMPTED")])
+def test_watch_uses_but_does_not_delete_what_others_asked_for(cloud, capsys, lost):
+    request, node = lost
+    cloud.answer(
+        queue=["ACTIVE\tv5litepod-8\t", f"{request}\tv5litepod-8\tsomebody"],
+        node=["READY", node],
+        state=[state("absent")],
+    )
+    assert cloud.main(*WATCH) == 1
+    assert cloud.kinds(*LOOKS) == BEGIN
+    assert "was not asked for by this program" in capsys.readouterr().err
 
 
 def test_watch_leaves_a_slice_alone_that_somebody_stopped(cloud, capsys):
