@@ -21,15 +21,16 @@ nothing:
   ssh-keygen -t rsa -f ~/.ssh/google_compute_engine -N ""
   ssh-add ~/.ssh/google_compute_engine                         # if an ssh agent runs
 
-Exit codes: 0 done; 1 failed; 2 a mistake in what was asked, found before anything was called.
+Exit codes: 0 done; 1 failed; 2 a mistake in what was asked, found before anything was changed.
 `watch` returns the exit code of the run.
 """
 
 import argparse
+import posixpath
+import re
 import shlex
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from launch.tpu import catalog, push, watch
 from launch.tpu.gcloud import ABSENT, Gcloud, GcloudError, LaunchError, Slice, check_ssh_key
@@ -111,16 +112,18 @@ def _command(asked: argparse.Namespace, arguments: list[str], clock: watch.Clock
     runtime = bucket = ""
     if asked.command in ("create", "watch"):
         runtime = catalog.check_offer(asked.type, asked.zone, asked.runtime_version)
-        if catalog.several_hosts(asked.type) and not asked.dry_run:
-            check_ssh_key()
     if asked.command in ("push", "watch") and asked.mount is not None:
         bucket = catalog.check_bucket(asked.mount)
     if asked.command in ("run", "watch"):
-        _check_arguments(arguments, durable=asked.command == "watch")
+        _check_arguments(arguments)
     elif arguments:
         raise UserError(f"{asked.command} takes nothing after --, not {shlex.join(arguments)}.")
+    if asked.command == "watch":
+        _check_watch(asked, bucket, arguments)
     if asked.command == "logs":
         _check_logs(asked)
+    if runtime and catalog.several_hosts(asked.type) and not asked.dry_run:
+        check_ssh_key()
 
     cloud = Gcloud(dry_run=asked.dry_run)
     place = Slice(asked.name, asked.zone, cloud.project(asked.project))
@@ -149,6 +152,8 @@ def _command(asked: argparse.Namespace, arguments: list[str], clock: watch.Clock
 
 
 def _run(cloud: Gcloud, place: Slice, arguments: list[str]) -> None:
+    if arguments[0] != "train":
+        _check_hosts(cloud.ask(place.describe_type()).strip(), arguments)
     try:
         cloud.do(watch.start(place, arguments))
     except GcloudError as error:
@@ -177,7 +182,7 @@ def _watch(cloud: Gcloud, place: Slice, order: watch.Order, clock: watch.Clock) 
     return watch.Watch(cloud, place, order, clock).until_done()
 
 
-def _check_arguments(arguments: list[str], *, durable: bool) -> None:
+def _check_arguments(arguments: list[str]) -> None:
     """Finds in seconds what would else be found on a slice that is paid for."""
     if not arguments:
         raise UserError("Say what to run, after --, such as: -- train --config=F --workdir=D.")
@@ -186,12 +191,21 @@ def _check_arguments(arguments: list[str], *, durable: bool) -> None:
             f"{arguments[0]!r} is no verb of simclr_jax.{nearest(arguments[0], VERBS)} "
             f"Verbs are {', '.join(VERBS)}."
         )
-    config = _flag(arguments, "config")
-    if config and not Path(push.ROOT, config.split(":")[0]).is_file():
-        known = [f"configs/{path.name}" for path in Path(push.ROOT, "configs").glob("*.py")]
+    if arguments[0] in ("plan", "verify"):
         raise UserError(
-            f"--config={config}: there is no file {config.split(':')[0]} to push."
-            f"{nearest(config.split(':')[0], known)}"
+            f"{arguments[0]} needs no TPU: `python -m simclr_jax {shlex.join(arguments)}` on this "
+            "machine."
+        )
+    for name in ("config", "workdir") if arguments[0] == "train" else ():
+        if not _flag(arguments, name):
+            raise UserError(f"train needs --{name}.")
+    config = _flag(arguments, "config")
+    recipe = posixpath.normpath(config.split(":")[0])
+    if config and recipe not in push.files():
+        known = [name for name in push.files() if name.startswith("configs/")]
+        raise UserError(
+            f"--config={config}: {recipe} is not among the files that are pushed, which are those "
+            f"in this clone that git does not ignore.{nearest(recipe, known)}"
         )
     data = _flag(arguments, "config.data.path")
     if data.startswith("gs://"):
@@ -201,10 +215,33 @@ def _check_arguments(arguments: list[str], *, durable: bool) -> None:
             f"bucket, by --mount={bucket} of push or watch, and give "
             f"--config.data.path=/mnt/{bucket}/{path}."
         )
-    if durable and not _flag(arguments, "workdir").startswith("gs://"):
+    workdir = _flag(arguments, "workdir")
+    if workdir.startswith("gs://") and not workdir.removeprefix("gs://").strip("/"):
+        raise UserError(f"--workdir={workdir} names no bucket: gs://BUCKET/DIRECTORY.")
+
+
+def _check_watch(asked: argparse.Namespace, bucket: str, arguments: list[str]) -> None:
+    _check_hosts(asked.type, arguments)
+    workdir = _flag(arguments, "workdir")
+    if not workdir.startswith("gs://"):
         raise UserError(
-            f"--workdir={_flag(arguments, 'workdir')} is on a disk that is deleted with the slice; "
+            f"--workdir={workdir} is on a disk that is deleted with the slice; "
             "watch needs --workdir=gs://BUCKET/DIRECTORY to resume from."
+        )
+    for word in arguments:
+        there = re.search("(?:^|=)/mnt/([^/]+)", word)
+        if there and there[1] != bucket:
+            mounted = f"/mnt/{bucket} is" if bucket else "nothing is"
+            raise UserError(f"{word}: {mounted} mounted; --mount={there[1]} does that.")
+    if asked.max_restarts < 0:
+        raise UserError(f"--max-restarts={asked.max_restarts}: give 0 or more.")
+
+
+def _check_hosts(accelerator_type: str, arguments: list[str]) -> None:
+    if arguments[0] != "train" and catalog.several_hosts(accelerator_type):
+        raise UserError(
+            f"{arguments[0]} runs on one host, and {accelerator_type} has several, which only "
+            "train joins: use a slice of one host, such as v5litepod-8, or this machine."
         )
 
 

@@ -116,7 +116,8 @@ def check_zone(zone: str) -> str:
 
 def several_hosts(accelerator_type: str) -> bool:
     """Whether a slice has more than one host, which holds 8 of what its size counts at most."""
-    return int(accelerator_type.rpartition("-")[2]) > 8
+    size = accelerator_type.rpartition("-")[2]
+    return size.isdecimal() and int(size) > 8
 
 
 def check_offer(accelerator_type: str, zone: str, runtime_version: str = "") -> str:

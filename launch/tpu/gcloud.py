@@ -88,6 +88,10 @@ class Slice:
         """Prints the state of the VMs, such as READY or PREEMPTED."""
         return [*self._command("tpu-vm", "describe", self.name), "--format=value(state)"]
 
+    def describe_type(self) -> list[str]:
+        """Prints the accelerator type of the VMs."""
+        return [*self._command("tpu-vm", "describe", self.name), "--format=value(acceleratorType)"]
+
     def delete(self) -> list[str]:
         """Deletes the VMs with their disks, and the request."""
         return [*self._command("queued-resources", "delete", self.name), "--force", "--quiet"]

@@ -169,7 +169,7 @@ def test_refuses_what_is_no_bucket_before_anything_is_called(cloud, capsys, word
 
 
 def test_refuses_data_that_only_a_mount_can_open(cloud, capsys):
-    words = ("run", *PLACE, "--", "train", "--config.data.path=gs://data-1/tfds")
+    words = ("run", *PLACE, *TRAIN, "--config.data.path=gs://data-1/tfds")
     assert cloud.main(*words) == 2
     error = capsys.readouterr().err
     assert "--mount=data-1" in error

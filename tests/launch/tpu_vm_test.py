@@ -14,6 +14,7 @@ from simclr_jax.core.errors import UserError
 PLACE = ("slice1", "--zone=us-west4-a", "--project=my-project")
 OFFER = ("--type=v5litepod-8", "--spot")
 TRAIN = ("--", "train", "--config=configs/simclr_imagenet.py:v2_r50_1x", "--workdir=gs://b/run")
+EVALUATE = ("--", "evaluate", "--workdir=gs://b/run")
 WATCH = ("watch", *PLACE, *OFFER, *TRAIN)
 ACTIVE = {"queue": ["ACTIVE"], "node": ["READY"]}
 NOT_FOUND = [1, "ERROR: (gcloud.describe) NOT_FOUND: Resource 'slice1' was not found"]
@@ -114,10 +115,22 @@ def test_one_host_needs_no_ssh_key_beforehand(cloud, agent):
         (["create", *PLACE, *OFFER, *TRAIN], "takes nothing after --"),
         (["run", *PLACE], "Say what to run"),
         (["run", *PLACE, "--", "trian"], "Did you mean 'train'"),
-        (["run", *PLACE, "--", "train", "--config=configs/simclr_digit.py"], "simclr_digits.py"),
-        (["run", *PLACE, "--", "train", "--config", "configs/none.py"], "there is no file"),
+        (["run", *PLACE, *TRAIN, "--config=configs/simclr_digit.py"], "simclr_digits.py"),
+        (["run", *PLACE, *TRAIN, "--config", "configs/none.py"], "not among the files that are"),
+        (["run", *PLACE, *TRAIN, "--config=/etc/passwd"], "not among the files that are pushed"),
+        (["run", *PLACE, *TRAIN, "--config=../configs/finetune.py"], "not among the files"),
+        (["run", *PLACE, *TRAIN, "--workdir=gs://"], "names no bucket"),
+        (["run", *PLACE, *TRAIN[:2], TRAIN[3]], "train needs --config"),
+        (["run", *PLACE, *TRAIN[:3]], "train needs --workdir"),
+        (["run", *PLACE, "--", "verify", TRAIN[2]], "verify needs no TPU"),
+        (["run", *PLACE, "--", "plan", TRAIN[2]], "plan needs no TPU"),
+        ([*WATCH[:-3], "plan", TRAIN[2], TRAIN[3]], "python -m simclr_jax plan --config="),
+        ([*WATCH, "--config.data.path=/mnt/B/tfds"], "--mount=B does that"),
+        ([*WATCH, "--config.data.path", "/mnt/B"], "nothing is mounted; --mount=B"),
+        (["watch", "--mount=data", *WATCH[1:], "--x=/mnt/B"], "/mnt/data is mounted; --mount=B"),
+        (["watch", "--max-restarts=-1", *WATCH[1:]], "--max-restarts=-1: give 0 or more"),
+        (["watch", "--type=v5litepod-16", *PLACE, *EVALUATE], "evaluate runs on one host"),
         ([*WATCH[:-1], "--workdir=runs/a"], "deleted with the slice"),
-        (["watch", *PLACE, *OFFER, *TRAIN[:3]], "watch needs --workdir=gs://"),
         (["logs", *PLACE, "--worker=first"], "give the number of a worker"),
         (["logs", *PLACE, "--lines=0"], "--lines=0"),
         (["logs", *PLACE, "--lines=many"], None),
@@ -167,6 +180,7 @@ def test_the_project_comes_from_gcloud_or_the_environment(cloud, monkeypatch):
         ("create", *PLACE, *OFFER),
         ("push", *PLACE),
         ("run", *PLACE, *TRAIN),
+        ("run", *PLACE, *EVALUATE),
         ("logs", *PLACE, "--follow"),
         ("status", *PLACE),
         ("stop", *PLACE),
@@ -205,6 +219,23 @@ def test_run_says_why_it_did_not_start(cloud, capfd, answer, message):
     cloud.answer(start=[answer])
     assert cloud.main("run", *PLACE, *TRAIN) == 1
     assert message in capfd.readouterr().err
+
+
+def test_run_refuses_on_several_hosts_what_does_not_join_them(cloud, capsys):
+    cloud.answer(node=["v5litepod-16"])
+    assert cloud.main("run", *PLACE, *EVALUATE) == 2
+    assert "a slice of one host, such as v5litepod-8" in capsys.readouterr().err
+    assert cloud.kinds() == ["node"]
+    cloud.answer(node=["v5litepod-8"])
+    assert cloud.main("run", *PLACE, *EVALUATE) == 0
+
+
+def test_a_recipe_that_git_ignores_is_not_pushed(cloud, capsys, monkeypatch, tmp_path):
+    root = clone(tmp_path / "clone", **{".gitignore": "mine.py\n", "mine.py": "", "ours.py": ""})
+    monkeypatch.setattr(push, "files", functools.partial(push.files, root))
+    assert cloud.main("run", *PLACE, *TRAIN, "--config=mine.py") == 2
+    assert "that git does not ignore" in capsys.readouterr().err
+    assert cloud.main("run", *PLACE, *TRAIN, "--config=./ours.py:variant") == 0
 
 
 @pytest.mark.parametrize(

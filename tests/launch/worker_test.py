@@ -13,6 +13,7 @@ from launch.tpu import push
 from launch.tpu.gcloud import Gcloud, GcloudError, Slice
 
 PLACE = ("slice1", "--zone=us-west4-a", "--project=my-project")
+TRAIN = ("--", "train", "--config=configs/simclr_digits.py", "--workdir=runs/a")
 HOSTILE = (
     "a; rm -rf $HOME",
     "$(touch injected)",
@@ -25,10 +26,10 @@ HOSTILE = (
 @pytest.mark.parametrize("workdir", HOSTILE)
 def test_hostile_arguments_reach_the_program_as_they_are(cloud, home, workdir):
     cloud.answer(home=str(home))
-    assert cloud.main("run", *PLACE, "--", "train", f"--workdir={workdir}") == 0
+    assert cloud.main("run", *PLACE, *TRAIN, f"--workdir={workdir}") == 0
     wait_for_end(home)
     arguments = (home / "arguments").read_text().split("\0")[:-1]
-    assert arguments == ["-m", "simclr_jax", "train", f"--workdir={workdir}"]
+    assert arguments == ["-m", "simclr_jax", *TRAIN[1:], f"--workdir={workdir}"]
     assert not list(home.rglob("injected"))
 
 
@@ -46,9 +47,9 @@ def test_a_run_outlives_the_session_and_leaves_its_exit_code(cloud, home):
     (home / "bin/python").write_text("#!/usr/bin/env bash\necho out\nread < $HOME/gate\nexit 7\n")
     os.mkfifo(home / "gate")
     assert remote_state(cloud) == "installed"
-    assert cloud.main("run", *PLACE, "--", "train") == 0  # has returned, the run waits
+    assert cloud.main("run", *PLACE, *TRAIN) == 0  # has returned, the run waits
     assert remote_state(cloud) == "running"
-    assert cloud.main("run", *PLACE, "--", "train") == 1
+    assert cloud.main("run", *PLACE, *TRAIN) == 1
     assert cloud.main("push", *PLACE) == 1  # new code under a run is refused, too
     with open(home / "gate", "w") as gate:
         gate.write("go\n")
@@ -63,7 +64,7 @@ def test_stop_asks_the_run_to_end_and_keeps_its_exit_code(cloud, home):
     (home / "bin/python").write_text(
         "#!/usr/bin/env bash\ntrap 'exit 143' TERM\nsleep 60 &\necho up > $HOME/up\nwait\n"
     )
-    assert cloud.main("run", *PLACE, "--", "train") == 0
+    assert cloud.main("run", *PLACE, *TRAIN) == 0
     assert (home / "up").read_text() == "up\n"
     assert os.system(f"cd {home} && HOME={home} bash simclr_jax_worker.sh stop") == 0
     assert remote_state(cloud) == "exited 143"
@@ -130,7 +131,7 @@ def test_a_run_that_has_ended_leaves_no_number_of_a_process_to_stop(home):
 def test_an_environment_that_is_broken_is_a_failure_of_the_run(cloud, home):
     cloud.answer(home=str(home))
     (home / "simclr_jax/code/launch/env.sh").write_text("return 1\n")
-    assert cloud.main("run", *PLACE, "--", "train") == 0
+    assert cloud.main("run", *PLACE, *TRAIN) == 0
     wait_for_end(home)
     assert remote_state(cloud) == "exited 1"
 
