@@ -1,7 +1,10 @@
 import functools
 import io
 import os
+import re
 import shlex
+import subprocess
+import sys
 import tarfile
 
 import pytest
@@ -295,6 +298,26 @@ def test_each_slice_has_an_archive_of_its_own(cloud, monkeypatch):
     archives = [push.ARCHIVES / f"us-west4-a/slice{n}/simclr_jax_code.tar" for n in (1, 2)]
     assert [words[1] for words in sent] == list(map(str, archives))
     assert [archive.read_bytes() for archive in archives] == [b"slice1", b"slice2"]
+
+
+def test_the_readme_shows_commands_that_work(tmp_path):
+    (block,) = re.findall(
+        r"```sh\n([^`]*launch\.tpu_vm[^`]*)```", (push.ROOT / "README.md").read_text()
+    )
+    lines = block.replace("PROJECT", "my-project").replace("BUCKET", "my-bucket").splitlines()
+    tried = [line for line in lines if re.match(r"tpu=|run=|.* --dry-run ", line)]
+    assert len(tried) == 3
+    python = os.path.dirname(sys.executable)
+    env = {"PATH": f"{python}{os.pathsep}{os.environ['PATH']}", "HOME": str(tmp_path)}
+    command = ["bash", "-euc", "\n".join(tried)]
+    done = subprocess.run(
+        command, cwd=push.ROOT, env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    printed = done.stdout.splitlines()
+    assert printed[0].startswith("gcloud compute tpus queued-resources create mine")
+    assert all("--project=my-project" in line for line in printed)
+    assert len(printed) == 8
 
 
 def test_every_offer_is_consistent():
