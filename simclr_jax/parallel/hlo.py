@@ -134,6 +134,21 @@ class Computation:
             found = self.instructions.get(found.operands[0])
         return found
 
+    def integer(self, name: str) -> int | None:
+        """Returns the value of an integer constant, or of a view or copy of one."""
+        found = self.source(name)
+        if found is None or found.opcode != "constant":
+            return None
+        return int(found.literal) if re.fullmatch(r"-?\d+", found.literal) else None
+
+    def element(self, name: str) -> int | None:
+        """Returns which element of the one argument, a tuple, an instruction views or copies."""
+        found = self.source(name)
+        if found is None or found.opcode != "get-tuple-element":
+            return None
+        argument = self.instructions[found.operands[0]].opcode == "parameter"
+        return found.number(r"index=(\d+)") if argument else None
+
 
 def parse(text: str) -> tuple[dict[str, Computation], str]:
     """Returns the computations of a module by name, and the name of the entry."""

@@ -173,33 +173,31 @@ class _Counter:
         return self._known[key]
 
     def _runs(self, loop: Instruction, inside: Computation) -> int | None:
-        """Returns how often a loop runs: known to the compiler, or `i < n` with `i` from 0 by 1.
+        """Returns how often a loop runs: known to the compiler, or of `i < end`, None if neither.
 
-        The second is how `jax.lax.scan` and `fori_loop` count.
+        Programs for TPUs write a counted loop in one way: the end is a constant of the condition,
+        the step one that the body adds, the start one in the tuple that the loop begins with.
+        XLA unrolls some of its own, such as a product that passes shards around, by a larger step.
         """
         known = loop.number(r'known_trip_count"?[:=]\{"?n"?:"?(\d+)')
         if known is not None:
             return known
-        (name,) = loop.called("condition")
-        condition = self._computations[name]
-        test, scope = condition.root, [condition]
-        if test.opcode == "fusion":
-            scope.append(self._computations[test.called("calls")[0]])
-            test = scope[-1].root
+        condition, body = (self._computations[loop.called(k)[0]] for k in ("condition", "body"))
+        before, test, after = inside.source(loop.operands[0]), condition.root, body.root
         if test.opcode != "compare" or "direction=LT" not in test.attributes:
             return None
-        end = scope[-1].source(test.operands[1])
-        if end is not None and end.opcode == "parameter" and len(scope) > 1:
-            end = condition.source(condition.root.operands[int(end.literal)])
-        if end is not None and end.opcode == "get-tuple-element":  # carried along unchanged
-            state = inside.source(loop.operands[0])
-            index = end.number(r"index=(\d+)")
-            if state is None or state.opcode != "tuple" or index is None:
-                return None
-            end = inside.source(state.operands[index])
-        if end is None or end.opcode != "constant" or not end.literal.isdigit():
+        counter = condition.element(test.operands[0])
+        if counter is None or before is None or (before.opcode, after.opcode) != ("tuple", "tuple"):
             return None
-        return int(end.literal)
+        increment = body.source(after.operands[counter])
+        if increment is None or increment.opcode != "add":
+            return None
+        start = inside.integer(before.operands[counter])
+        step = body.integer(increment.operands[1])
+        end = condition.integer(test.operands[1])
+        if body.element(increment.operands[0]) != counter or start is None or end is None:
+            return None
+        return max(0, -(-(end - start) // step)) if step and step > 0 else None
 
     def _fusion(self, i: Instruction, inside: Computation) -> int:
         """Returns the HBM traffic of a fusion: of its operands and results, only what it touches.

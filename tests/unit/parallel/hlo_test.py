@@ -39,6 +39,31 @@ def test_names_shapes_and_memory():
     assert main.parameters[0].name == "x.1"
 
 
+COPIES = """\
+HloModule copies
+
+ENTRY %main (x: (s32[], f32[])) -> s32[] {
+  %x = (s32[], f32[]) parameter(0)
+  %first = s32[] get-tuple-element(%x), index=0
+  %copied = s32[]{:S(6)} copy(%first)
+  %pair = (s32[], s32[]) tuple(%copied, %copied)
+  %other = s32[] get-tuple-element(%pair), index=1
+  %minus = s32[] constant(-4)
+  %four = s32[] copy(%minus)
+  %half = f32[] constant(0.5)
+  ROOT %sum = s32[] add(%other, %four)
+}
+"""
+
+
+def test_sees_through_copies():
+    computations, entry = parse(COPIES)
+    main = computations[entry]
+    values = {name: main.integer(name) for name in ("four", "half", "sum", "elsewhere")}
+    assert values == {"four": -4, "half": None, "sum": None, "elsewhere": None}
+    assert [main.element(name) for name in ("copied", "other", "four")] == [0, None, None]
+
+
 @pytest.mark.parametrize(
     ("dtype", "nbytes"),
     [("pred", 3), ("s4", 1), ("bf16", 6), ("f8e4m3fn", 3), ("c64", 24), ("token", 0)],

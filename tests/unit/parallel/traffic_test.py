@@ -101,6 +101,37 @@ def test_a_loop_of_unknown_length_is_named_and_counts_once():
     assert count(known).by_kind()["all-reduce"]["count"] == 3
 
 
+@pytest.mark.parametrize(
+    ("start", "step", "end", "runs"),
+    [(4, 1, 10, 6), (0, 2, 10, 5), (1, 1, 6, 5), (0, 2, 5, 3), (-3, 1, 2, 5), (7, 1, 5, 0)],
+)
+def test_a_loop_runs_from_its_start_by_its_step(start, step, end, runs):
+    text = SMALL.replace("%zero.2 = s32[] constant(0)", f"%zero.2 = s32[] constant({start})")
+    text = text.replace("%one = s32[] constant(1)", f"%one = s32[] constant({step})")
+    text = text.replace("constant(5)", f"constant({end})")
+    assert count(text).by_kind()["all-reduce"]["count"] == runs
+    assert count(text).unknown_loops == ()
+
+
+@pytest.mark.parametrize(
+    ("line", "other"),
+    [
+        ("%zero.2 = s32[] constant(0)", "%zero.2 = s32[] bitcast(%k)"),
+        ("%one = s32[] constant(1)", "%one = s32[] constant(0)"),
+        ("%one = s32[] constant(1)", "%one = s32[] constant(-1)"),
+        ("%one = s32[] constant(1)", "%one = s32[] convert(%j)"),
+        ("add(%j, %one)", "multiply(%j, %one)"),
+        ("add(%j, %one)", "add(%one, %one)"),
+        ("%end = s32[]{:T(128)} constant(5)", "%end = s32[]{:T(128)} negate(%i)"),
+        ("%i = s32[] get-tuple-element(%c), index=0", "%i = s32[] constant(0)"),
+        ("%loop = (s32[], f32[256]{0}) while(%start)", "%loop = (s32[], f32[256]{0}) while(%x)"),
+    ],
+)
+def test_a_loop_whose_start_step_or_end_is_not_there_is_unknown(line, other):
+    assert line in SMALL
+    assert count(SMALL.replace(line, other)).unknown_loops == ("loop",)
+
+
 STARTS = """\
 HloModule starts
 
@@ -180,6 +211,31 @@ def test_a_product_too_large_for_vmem_moves_its_operands_and_its_result(compile_
     assert counts.hbm_bytes == 3 * 2 * n**2
     assert counts.flops == 2 * n**3
     assert counts.flops == pytest.approx(compiled.cost_analysis()["flops"], rel=1e-3)
+
+
+@pytest.mark.parametrize(("start", "step", "end", "runs"), [(4, 1, 10, 6), (0, 2, 10, 5)])
+def test_a_loop_on_a_tpu_runs_from_its_start_by_its_step(compile_for_tpu, start, step, end, runs):
+    body = lambda s: (s[0] + step, jnp.tanh(s[1] @ s[1]))
+    fn = lambda x: jax.lax.while_loop(lambda s: s[0] < end, body, (start, x))
+    counts = count(compile_for_tpu(fn, ((1024, 1024), jnp.float32)).as_text())
+    assert counts.unknown_loops == ()
+    assert (counts.flops, counts.flops_once) == (runs * 2 * 1024**3, 2 * 1024**3)
+
+
+def test_a_product_that_passes_shards_around_counts_once():
+    pytest.importorskip("libtpu", reason="requirements-tpu.txt is not installed")
+    mesh = make_mesh(slice_devices(find_slice("v5e:2x4")), fsdp=8)
+    rows, columns = NamedSharding(mesh, PartitionSpec("fsdp")), PartitionSpec(None, "fsdp")
+    x = jax.ShapeDtypeStruct((131072, 2048), jnp.bfloat16, sharding=rows)
+    w = jax.ShapeDtypeStruct((2048, 8192), jnp.bfloat16, sharding=NamedSharding(mesh, columns))
+    product = jax.jit(lambda x, w: jnp.tanh(x @ w), out_shardings=rows)
+    counts = count(product.lower(x, w).compile().as_text())
+    assert counts.flops == 2 * 131072 * 2048 * 8192 // 8
+    # XLA sends w around both ways: a shard at first, then two in each of the four turns of a loop
+    # that it unrolls by two.
+    shard = 2 * w.size // 8
+    assert counts.unknown_loops == ()
+    assert counts.by_kind() == {"collective-permute": {"count": 9, "bytes": 9 * shard}}
 
 
 def test_a_loop_on_a_tpu_counts_as_often_as_it_runs(compile_for_tpu):
