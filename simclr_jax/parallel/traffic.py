@@ -144,7 +144,7 @@ class _Counter:
             return dataclasses.replace(self._arithmetic(name), hbm_bytes=self._fusion(i, inside))
         return dataclasses.replace(self._work(i, inside), hbm_bytes=_traffic(i, inside))
 
-    def _work(self, i: Instruction, inside: Computation) -> Counts:
+    def _work(self, i: Instruction, inside: Computation, *, fused: bool = False) -> Counts:
         """Returns the arithmetic and the transfer of one instruction."""
         kind = i.opcode.removesuffix("-start")
         if kind in COLLECTIVES:
@@ -152,6 +152,8 @@ class _Counter:
             arrays = i.arrays
             if i.opcode != kind and kind != "all-reduce":  # (operands, results, ...)
                 arrays = i.parts[1]
+            if fused and (kept := _scattered(i, inside)):
+                kind, arrays = "reduce-scatter", kept
             transfer = Collective(kind, sum(array.nbytes for array in arrays))
             return Counts(collectives={i.name if key is None else f"channel {key}": transfer})
         if i.opcode in ("convolution", "dot"):
@@ -167,7 +169,7 @@ class _Counter:
         if key not in self._known:
             inside, parts = self._computations[name], []
             for i in inside.instructions.values():
-                parts.append(self._work(i, inside))
+                parts.append(self._work(i, inside, fused=True))
                 parts += map(self._arithmetic, i.called("calls") if i.opcode == "fusion" else ())
             self._known[key] = _sum(parts)
         return self._known[key]
@@ -245,8 +247,9 @@ class _Counter:
             if scope.view(scope.root) is parameter and user is not inside.root:
                 return self._read(user, inside, nested=nested)
             return self._read(parameter, scope, nested=True)
-        if user.opcode in COLLECTIVES:  # only the first part of a transfer reads
-            return None if inside.root.target == "AsyncCollectiveStart" else 0
+        if user.opcode in COLLECTIVES:  # of a transfer in parts, only the first reads
+            whole = inside.root.target == "AsyncCollectiveStart" or _scattered(user, inside)
+            return None if whole else 0
         updated = user.opcode == "dynamic-update-slice" and positions == [0]
         handed_on = not nested and user is inside.root and user.opcode in ("tuple", "bitcast")
         return 0 if updated or handed_on or user.target.startswith("AsyncCollective") else None
@@ -278,6 +281,17 @@ def _sum(parts: Iterable[Counts]) -> Counts:
         collectives=collectives,
         unknown_loops=tuple(name for c in parts for name in c.unknown_loops),
     )
+
+
+def _scattered(i: Instruction, inside: Computation) -> tuple[Array, ...]:
+    """Returns the slices of an all-reduce that a fusion keeps; none if it keeps the whole.
+
+    This is how programs for TPUs write a reduce-scatter.
+    """
+    users = inside.users[i.name]
+    if i.opcode != "all-reduce" or any(u.opcode not in ("slice", "dynamic-slice") for u in users):
+        return ()
+    return tuple(array for user in users for array in user.arrays)
 
 
 def _traffic(i: Instruction, inside: Computation) -> int:

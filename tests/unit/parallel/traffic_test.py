@@ -158,6 +158,37 @@ def test_asynchronous_transfers_count_once_and_by_their_results():
     assert count(STARTS).hbm_bytes == (64 + 256) + 2 * 256 + 2 * 256 + (256 + 64)
 
 
+SCATTER = """\
+HloModule scatter
+
+%all-reduce-scatter (input: f32[64,256]) -> f32[16,256] {
+  %input = f32[64,256]{1,0} parameter(0)
+  %all-reduce = f32[64,256]{1,0} all-reduce(%input), channel_id=1, to_apply=%sum
+  %zero = u32[] constant(0)
+  %id = u32[] partition-id()
+  %rows = u32[] constant(16)
+  %first = u32[] multiply(%id, %rows)
+  ROOT %own = f32[16,256]{1,0} dynamic-slice(%all-reduce, %first, %zero), \
+dynamic_slice_sizes={16,256}
+}
+
+ENTRY %main (x: f32[64,256]) -> f32[16,256] {
+  %x = f32[64,256]{1,0} parameter(0)
+  ROOT %fusion = f32[16,256]{1,0} fusion(%x), kind=kCustom, calls=%all-reduce-scatter
+}
+"""
+
+
+def test_an_all_reduce_fused_with_a_slice_of_it_is_a_reduce_scatter():
+    assert count(SCATTER).by_kind() == {"reduce-scatter": {"count": 1, "bytes": 16 * KIB}}
+    assert count(SCATTER).hbm_bytes == (64 + 16) * KIB
+
+
+def test_an_all_reduce_before_a_slice_of_it_is_whole():
+    fused = SCATTER.split("ENTRY")[0].replace("%all-reduce-scatter", "ENTRY %main")
+    assert count(fused).by_kind() == {"all-reduce": {"count": 1, "bytes": 64 * KIB}}
+
+
 def of_cpu(fn, *arguments):
     return count(jax.jit(fn).lower(*arguments).compile().as_text())
 
@@ -236,6 +267,19 @@ def test_a_product_that_passes_shards_around_counts_once():
     shard = 2 * w.size // 8
     assert counts.unknown_loops == ()
     assert counts.by_kind() == {"collective-permute": {"count": 9, "bytes": 9 * shard}}
+
+
+def test_the_gradient_of_sharded_parameters_is_scattered():
+    pytest.importorskip("libtpu", reason="requirements-tpu.txt is not installed")
+    mesh = make_mesh(slice_devices(find_slice("v5e:2x2")), fsdp=4)
+    rows, columns = (NamedSharding(mesh, PartitionSpec(*s)) for s in (("fsdp",), (None, "fsdp")))
+    x = jax.ShapeDtypeStruct((131072, 2048), jnp.bfloat16, sharding=rows)
+    w = jax.ShapeDtypeStruct((2048, 8192), jnp.bfloat16, sharding=columns)
+    loss = lambda w, x: jnp.sum(jnp.tanh(x @ w).astype(jnp.float32))
+    step = jax.jit(jax.grad(loss), out_shardings=columns)
+    kinds = count(step.lower(w, x).compile().as_text()).by_kind()
+    assert kinds["reduce-scatter"] == {"count": 1, "bytes": 2 * w.size // 4}
+    assert "all-reduce" not in kinds
 
 
 def test_a_loop_on_a_tpu_counts_as_often_as_it_runs(compile_for_tpu):
