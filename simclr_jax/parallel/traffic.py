@@ -331,16 +331,17 @@ def _convolution(i: Instruction, lhs: Array, rhs: Array) -> int:
         setting("lhs_dilate", "1"),
         setting("rhs_dilate", "1"),
     )
+    # Of G groups of features, the kernel has the inputs of one; of G groups of the batch, the
+    # output has the length of one. So either kind has divided by G already.
     total = 2 * out.shape[labels[3].index("b")] * out.shape[labels[3].index("f")]
     total *= rhs.shape[labels[2].index("i")]
-    groups = i.number(r"batch_group_count=(\d+)")
     for d in range(rank):
         total *= _products(
             lhs.shape[labels[1].index(str(d))],
             out.shape[labels[3].index(str(d))],
             *map(int, (size[d], stride[d], pads[d].split("_")[0], base[d], spread[d])),
         )
-    return total // (groups or 1)
+    return total
 
 
 @functools.cache

@@ -221,6 +221,42 @@ def test_products_with_padding_are_none():
     assert count(again).recomputed_flops == flops
 
 
+GROUPED = """\
+HloModule grouped
+
+ENTRY %main (x: f32[{x}], w: f32[{w}]) -> f32[{y}] {{
+  %x = f32[{x}]{{3,2,1,0}} parameter(0)
+  %w = f32[{w}]{{3,2,1,0}} parameter(1)
+  ROOT %y = f32[{y}]{{3,2,1,0}} convolution(%x, %w), window={{size=5x5}}, \
+dim_labels=b01f_01io->b01f, {kind}_group_count={groups}
+}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "groups", "x", "w", "y"),
+    [
+        # Each of 6 outputs sees 2 of 4 images, with both of their features.
+        ("batch", 2, (4, 5, 5, 2), (5, 5, 2, 6), (2, 1, 1, 6)),
+        # Each of 6 outputs sees 4 images, with 1 of their 2 features.
+        ("feature", 2, (4, 5, 5, 2), (5, 5, 1, 6), (4, 1, 1, 6)),
+        # As in the gradient of a depthwise kernel: each of 6 outputs sees 1 of 6.
+        ("batch", 6, (6, 5, 5, 4), (5, 5, 4, 6), (1, 1, 1, 6)),
+    ],
+)
+def test_products_of_groups(kind, groups, x, w, y):
+    images, features = (x[0] // groups, x[3]) if kind == "batch" else (x[0], x[3] // groups)
+    shapes = {name: ",".join(map(str, s)) for name, s in (("x", x), ("w", w), ("y", y))}
+    text = GROUPED.format(kind=kind, groups=groups, **shapes)
+    assert count(text).flops == 2 * 6 * images * features * 5 * 5
+    lay = ("NHWC", "HWIO", "NHWC")
+    given = {f"{kind}_group_count": groups, "dimension_numbers": lay}
+    fn = lambda x, w: jax.lax.conv_general_dilated(x, w, (1, 1), "VALID", **given)
+    lowered = jax.jit(fn).lower(jnp.ones(x), jnp.ones(w))
+    assert lowered.out_info.shape == y
+    assert count(text).flops == lowered.cost_analysis()["flops"]
+
+
 @pytest.fixture(params=["v3:2x2", "v4:2x2x1", "v5e:2x2"])
 def compile_for_tpu(request):
     pytest.importorskip("libtpu", reason="requirements-tpu.txt is not installed")
