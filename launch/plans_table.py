@@ -39,10 +39,10 @@ CHUNKS, CHUNKS_ON = (1, 4, 16), "v5e:4x4"
 TABLES = ("scaling", "chunks")
 
 BEFORE = f"""\
-Pretraining on ImageNet with the published batch of {PUBLISHED_BATCH}, planned by the TPU compiler
-and not run. Step, rate, utilisation and hours are estimates from the compiler's counts and the
-data sheets' peaks, bounds that no run reaches; transfers between devices are not in them. HBM is of
-one device, of what the compiler may use.
+Pretraining on ImageNet with the published batch of {PUBLISHED_BATCH}, without momentum memory,
+planned by the TPU compiler and not run. Step, rate, utilisation and hours are estimates from the
+compiler's counts and the data sheets' peaks, bounds that no run reaches; transfers between devices
+are not in them. HBM is of one device, of what the compiler may use.
 
 """
 BETWEEN = f"""
@@ -57,6 +57,8 @@ What grows is NT-Xent: each device gathers the projections of all, and compares 
 
 """
 AFTER = """
+Less memory is paid for in transfers: the gradient is summed over the devices once for each chunk.
+
 `python launch/plans_table.py --run` compiles what `launch/plans.json` lacks (its answers stand
 there, each with its command), and `--write` makes this part of the page.
 """
@@ -65,7 +67,7 @@ NETWORK_COLUMNS = (
     *("step, at least", "pairs/s, at most", "MFU, at most", "recipe, at least", "compiled in"),
 )
 SCALING_COLUMNS = ("chips", "batch", "HBM", "FLOPs", "HBM traffic", "step", "transfers")
-CHUNKS_COLUMNS = ("chunks", "HBM", "FLOPs", "HBM traffic", "step")
+CHUNKS_COLUMNS = ("chunks", "HBM", "FLOPs", "HBM traffic", "step", "transfers")
 
 
 def main() -> None:
@@ -217,28 +219,31 @@ def _scaling_row(
     if answer is None or "estimate" not in answer or first is None:
         said = "not planned yet" if answer is None else "does not fit"
         return [*row, said, *[""] * (len(SCALING_COLUMNS) - 3)]
-    transfers = (
-        f"{c['count']} {kind}, {c['bytes'] / 1e6:.1f} MB"
-        for kind, c in answer["collectives"].items()
-    )
     costs = (
         f"{cost} ({now / then - 1:+.1%})"
         for cost, now, then in zip(_costs(answer), _figures(answer), _figures(first), strict=True)
     )
-    return [*row, _hbm(answer), *costs, "; ".join(transfers)]
+    return [*row, _hbm(answer), *costs, _transfers(answer)]
 
 
 def _chunks_row(chunks: int, answer: dict[str, Any] | None) -> list[str]:
     if answer is None or "estimate" not in answer:
         said = "not planned yet" if answer is None else "does not fit"
         return [str(chunks), said, *[""] * (len(CHUNKS_COLUMNS) - 2)]
-    return [str(chunks), _hbm(answer), *_costs(answer)]
+    return [str(chunks), _hbm(answer), *_costs(answer), _transfers(answer)]
 
 
 def _hbm(answer: dict[str, Any]) -> str:
     used, usable = answer["total_bytes"] / 2**30, answer["usable_hbm_bytes"] / 2**30
     too_much = "" if answer["fits"] else ": does not fit"
     return f"{used:.1f} of {usable:.1f} GiB{too_much}"
+
+
+def _transfers(answer: dict[str, Any]) -> str:
+    return "; ".join(
+        f"{c['count']} {kind}, {c['bytes'] / 1e6:.1f} MB"
+        for kind, c in answer["collectives"].items()
+    )
 
 
 def _figures(answer: dict[str, Any]) -> tuple[float, ...]:
