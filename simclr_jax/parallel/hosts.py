@@ -46,7 +46,8 @@ def join(
         exit code 75 and says so.
 
     Raises:
-      UserError: if only some of the three are given, or one is wrong, such as a port in use.
+      UserError: if only some of the three are given, or one is wrong.
+      SystemExit: with the same exit code, if they cannot be joined.
     """
     given = {
         "coordinator": coordinator, "num_processes": num_processes, "process_id": process_id
@@ -78,9 +79,10 @@ def join(
                 f"This is one of {jax.process_count()} hosts, and the environment does not say "
                 f"how they find each other ({error}); give {', '.join(f'--{n}' for n in given)}."
             ) from error
-    except RuntimeError as error:
+    except RuntimeError as error:  # a port in use, a host that went away: so it may pass
         where = "" if coordinator is None else f" at --coordinator={coordinator}"
-        raise UserError(f"Cannot join the other processes{where}: {error}") from error
+        print(f"error: cannot join the other processes{where}: {error}", file=sys.stderr)
+        sys.exit(NOT_ALL_STARTED)
     else:
         jax.devices()  # waits for the devices of all processes
     finally:

@@ -20,6 +20,17 @@ def test_names_what_is_wrong_before_it_waits(given, message):
         hosts.join(*given, timeout_seconds=1)
 
 
+def test_a_port_in_use_is_worth_another_start(monkeypatch, capsys):
+    def initialize(*arguments, **settings):
+        raise RuntimeError("Failed to start RPC server")
+
+    monkeypatch.setattr(hosts.jax.distributed, "initialize", initialize)
+    with pytest.raises(SystemExit) as ended:
+        hosts.join("host:1", 2, 0, timeout_seconds=60)
+    assert ended.value.code == hosts.NOT_ALL_STARTED
+    assert "at --coordinator=host:1: Failed to start RPC server" in capsys.readouterr().err
+
+
 def test_alone_there_is_nothing_to_join_and_nobody_to_disagree_with(monkeypatch):
     monkeypatch.delenv("SLURM_NTASKS", raising=False)
     hosts.join(timeout_seconds=1)
