@@ -123,7 +123,7 @@ def test_a_diverging_run_stops_and_leaves_the_last_good_checkpoint(tiny_config, 
             "run",
             "accumulate_grad_batches",
             4,
-            "config.run.accumulate_grad_batches .* chunks=8 puts",
+            "config.run.accumulate_grad_batches .*method.chunks=8 puts",
         ),
         ("method", "chunks", 3, r"chunks=3 does not divide the 2 images of a device.* \[1, 2\]"),
         (
@@ -142,6 +142,33 @@ def test_a_mistake_in_the_config_is_named_and_leaves_nothing(
     with pytest.raises(UserError, match=message):
         train(tiny_config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({}, "BatchNorm normalises each part with its own statistics"),
+        (
+            {
+                "method": {"name": "supervised", "train_from": "classifier"},
+                "heads": {"classifier": {"num_classes": None}},
+            },
+            "The gradient is that of the whole batch",
+        ),
+    ],
+)
+def test_the_log_says_whether_the_gradient_cache_is_exact(
+    tiny_config, tmp_path, monkeypatch, changes, says
+):
+    said = []
+    monkeypatch.setattr(runs.log, "info", lambda text, *values: said.append(text % values))
+    config = tiny_config | changes
+    config["method"]["chunks"] = 2
+    with runs.open_run(config, str(tmp_path)):
+        pass
+    (cache,) = [line for line in said if line.startswith("Gradient cache")]
+    assert "2 parts of 8 images, the loss all 16 images" in cache
+    assert says in cache
 
 
 def test_an_image_that_the_stem_cannot_take_is_named(tiny_config, tmp_path):

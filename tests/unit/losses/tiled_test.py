@@ -158,6 +158,25 @@ def test_many_rows_are_tiled_unasked(loss):
         assert (f"f32[{candidates(b)},{candidates(b)}]" in jaxpr) == dense
 
 
+@pytest.mark.parametrize(
+    ("num_past", "placement", "dense"),
+    [(2**19 - 128, ONE, True), (2**19, ONE, False), (2**19, EIGHT, True)],
+)
+def test_a_long_queue_is_tiled_unasked_where_a_device_would_hold_much(num_past, placement, dense):
+    z = jax.device_put(random_pairs(64, 8), placement)  # 128 rows: 2^26 similarities are the limit
+    queue = jax.ShapeDtypeStruct((num_past, 8), jnp.float32)
+    loss = lambda z, queue: nt_xent(z, temperature=0.1, keys=z, queue=queue)
+    assert (f"f32[128,{num_past}]" in str(jax.make_jaxpr(loss)(z, queue))) == dense
+
+
+@pytest.mark.parametrize("loss", [nt_xent, contrastive_metrics])
+@pytest.mark.parametrize("tile", [None, 16])
+def test_similarities_are_multiplied_in_float32_on_a_tpu_too(loss, tile):
+    z = jax.ShapeDtypeStruct((32, 2, 8), jnp.float32)
+    jaxpr = str(jax.make_jaxpr(lambda z: loss(z, temperature=0.1, tile=tile))(z))
+    assert jaxpr.count("dot_general[") == jaxpr.count("precision=(Precision.HIGHEST") > 0
+
+
 @pytest.mark.parametrize("temperature", [0.01, 0.5])
 def test_tiled_metrics_are_the_dense_ones(temperature):
     z = random_pairs(50, 4)
