@@ -5,7 +5,7 @@ from typing import Any
 PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
-def gib(nbytes: float) -> str:
+def gib(nbytes: int | float) -> str:
     """Returns a size of memory in GiB, the unit of HBM, or in MiB if it is small."""
     if abs(nbytes) < 2**30 / 10:
         return f"{nbytes / 2**20:.1f} MiB"
@@ -132,7 +132,7 @@ def _row(name: str, text: str) -> str:
     return f"  {name:<18}{text}" if len(name) < 18 else f"  {name}={text}"
 
 
-def _amount(x: float) -> str:
+def _amount(x: int | float) -> str:
     """Returns a number with the prefix of its unit, such as "3.14 T"."""
     for scale, prefix in PREFIXES:
         if abs(x) >= scale:
