@@ -283,8 +283,9 @@ class Shortcut(nn.Sequential):
         self.stride = stride
         self.resnet_d = resnet_d
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Returns what is added to the branch."""
+        x = input  # the name that torch gives it
         if self.resnet_d:
             # At the edge, a stride of 1 averages the real pixels only, which is what repeating
             # them does. A stride of 2 counts zeros beside them, where the size is odd.
