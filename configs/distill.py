@@ -67,7 +67,7 @@ def get_config(variant: str = "v2_r50_1x,fraction=0.01") -> ConfigDict:
         teacher=config_dict.placeholder(str),
         temperature=0.1 if "self" in options else 1.0,
         alpha=1.0,
-        chunks=1,
+        grad_cache_chunks=1,
     )
     config.optim = dict(name="lars", weight_decay=1e-4, momentum=0.9)
     config.schedule = dict(base_lr=0.1, scaling="sqrt", warmup_epochs=20.0)

@@ -63,7 +63,7 @@ def get_config(variant: str = "v2_r50_1x,fraction=0.01") -> ConfigDict:
     classifier = dict(num_classes=config_dict.placeholder(int), zero_init=True)
     projector = dict(num_layers=2 if v1 else 3, output_dim=128)  # from which layer 1 may be used
     config.heads = dict(classifier=classifier, projector=projector, select=select)
-    config.method = dict(name="supervised", train_from="stem", chunks=1)
+    config.method = dict(name="supervised", train_from="stem", grad_cache_chunks=1)
     if v1:
         config.optim = dict(name="sgd", weight_decay=0.0, momentum=0.9)
         config.schedule = dict(base_lr=0.05, scaling="linear", warmup_epochs=0.0)

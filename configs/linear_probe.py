@@ -48,7 +48,7 @@ def get_config(variant: str = "v2_r50_1x") -> ConfigDict:
     config.augment = dict(name="finetune", size=224)
     classifier = dict(num_classes=config_dict.placeholder(int), zero_init=True)
     config.heads = dict(classifier=classifier, select=0)
-    config.method = dict(name="supervised", train_from="classifier", chunks=1)
+    config.method = dict(name="supervised", train_from="classifier", grad_cache_chunks=1)
     config.optim = dict(name="sgd", weight_decay=0.0, momentum=0.9)
     config.schedule = dict(base_lr=0.1, scaling="linear", warmup_epochs=0.0)
     config.parallel = dict(preset="replicated", fsdp=8)

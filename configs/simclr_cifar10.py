@@ -36,7 +36,7 @@ def get_config(variant: str = "r18") -> ConfigDict:
         name="resnet", depth=18, width=1.0, stem="cifar", dtype="float32", remat="none"
     )
     config.heads = dict(projector=dict(num_layers=3, output_dim=128))
-    config.method = dict(name="simclr", temperature=0.5, loss_tile=0, chunks=1)
+    config.method = dict(name="simclr", temperature=0.5, loss_tile=0, grad_cache_chunks=1)
     config.optim = dict(name="lars", weight_decay=1e-4)
     # Peak 1.0 * 512 / 256 = 2.0.
     config.schedule = dict(base_lr=1.0, scaling="linear", warmup_epochs=10.0)

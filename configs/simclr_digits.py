@@ -21,7 +21,7 @@ def get_config(variant: str = "") -> ConfigDict:
     )
     config.encoder = dict(name="resnet", depth=18, width=0.25, stem="imagenet", remat="none")
     config.heads = dict(projector=dict(num_layers=2, hidden_dim=128, output_dim=64))
-    config.method = dict(name="simclr", temperature=0.3, loss_tile=0, chunks=1)
+    config.method = dict(name="simclr", temperature=0.3, loss_tile=0, grad_cache_chunks=1)
     config.optim = dict(name="adamw", weight_decay=1e-4)
     config.schedule = dict(base_lr=4e-3, scaling="none", warmup_epochs=3.0)
     config.parallel = dict(preset="replicated", fsdp=8)

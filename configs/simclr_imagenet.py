@@ -56,7 +56,9 @@ def get_config(variant: str = "v1_r50_1x") -> ConfigDict:
     )
     config.heads = dict(projector=dict(num_layers=3 if v2 else 2, output_dim=128))
     memory = dict(size=65536, ema=0.999) if "memory" in options else None
-    config.method = dict(name="simclr", temperature=0.1, memory=memory, loss_tile=0, chunks=1)
+    config.method = dict(
+        name="simclr", temperature=0.1, memory=memory, loss_tile=0, grad_cache_chunks=1
+    )
     config.optim = dict(name="lars", weight_decay=1e-4 if v2 else 1e-6, momentum=0.9)
     if v2:  # peak 0.1 * sqrt(4096) = 6.4; warm-up over 5 % of the run
         config.schedule = dict(base_lr=0.1, scaling="sqrt", warmup_epochs=40.0)

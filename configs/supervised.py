@@ -44,7 +44,7 @@ def get_config(variant: str = "v2_r50_1x") -> ConfigDict:
     config.augment = dict(name="finetune", size=224)
     classifier = dict(num_classes=config_dict.placeholder(int), zero_init=False)
     config.heads = dict(classifier=classifier, select=0)
-    config.method = dict(name="supervised", train_from="stem", chunks=1)
+    config.method = dict(name="supervised", train_from="stem", grad_cache_chunks=1)
     config.optim = dict(name="sgd", weight_decay=1e-4, momentum=0.9)
     # Peak 0.1 * 4096 / 256 = 1.6.
     config.schedule = dict(base_lr=0.1, scaling="linear", warmup_epochs=5.0)

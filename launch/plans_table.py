@@ -53,7 +53,7 @@ CHUNKS_BEFORE = f"""
 What grows is NT-Xent: each device gathers the projections of all, and compares its own with them.
 
 `v1_r50_1x` on 16 chips, {CHUNKS_ON}, with the whole batch of {PUBLISHED_BATCH} and
-`--config.method.chunks`, per device:
+`--config.method.grad_cache_chunks`, per device:
 
 """
 AFTER = """
@@ -105,7 +105,7 @@ def scaling_command(chips: int) -> str:
 
 def chunks_command(chunks: int) -> str:
     """Returns the command that plans one row of the third table."""
-    return command("v1_r50_1x", CHUNKS_ON, f"--config.method.chunks={chunks}")
+    return command("v1_r50_1x", CHUNKS_ON, f"--config.method.grad_cache_chunks={chunks}")
 
 
 def _run(only: Sequence[str], *, again: bool) -> None:
@@ -191,7 +191,7 @@ def _network_rows(name: str, plans: dict[str, dict[str, Any]]) -> Iterator[list[
 
 
 def _network_cells(answer: dict[str, Any]) -> list[str]:
-    chosen = (("preset", "replicated"), ("remat", "none"), ("chunks", 1))
+    chosen = (("preset", "replicated"), ("remat", "none"), ("grad_cache_chunks", 1))
     settings = [f"{key} {answer[key]}" for key, usual in chosen if answer[key] != usual]
     cells = [
         f"{answer['topology']} ({answer['chips']} chips)",

@@ -35,7 +35,7 @@ from collections.abc import Sequence
 from launch.tpu import catalog, push, watch
 from launch.tpu.gcloud import ABSENT, Gcloud, GcloudError, LaunchError, Slice, check_ssh_key
 from simclr_jax.__main__ import VERBS
-from simclr_jax.core.errors import UserError, nearest
+from simclr_jax.core.errors import UserError, did_you_mean
 
 DONE, FAILED, USER_MISTAKE = 0, 1, 2
 
@@ -188,7 +188,7 @@ def _check_arguments(arguments: list[str]) -> None:
         raise UserError("Say what to run, after --, such as: -- train --config=F --workdir=D.")
     if arguments[0] not in VERBS:
         raise UserError(
-            f"{arguments[0]!r} is no verb of simclr_jax.{nearest(arguments[0], VERBS)} "
+            f"{arguments[0]!r} is no verb of simclr_jax.{did_you_mean(arguments[0], VERBS)} "
             f"Verbs are {', '.join(VERBS)}."
         )
     if arguments[0] in ("plan", "verify"):
@@ -205,7 +205,7 @@ def _check_arguments(arguments: list[str]) -> None:
         known = [name for name in push.files() if name.startswith("configs/")]
         raise UserError(
             f"--config={config}: {recipe} is not among the files that are pushed, which are those "
-            f"in this clone that git does not ignore.{nearest(recipe, known)}"
+            f"in this clone that git does not ignore.{did_you_mean(recipe, known)}"
         )
     data = _flag(arguments, "config.data.path")
     if data.startswith("gs://"):

@@ -6,7 +6,7 @@ from keyword import iskeyword
 
 from absl import flags
 
-from simclr_jax.core.errors import nearest
+from simclr_jax.core.errors import did_you_mean
 
 VERBS = {
     "train": "pretrains, from a recipe in configs/; resumes a run that was stopped",
@@ -30,7 +30,7 @@ def main() -> int:
         return 0 if len(sys.argv) > 1 else 2
     verb = sys.argv[1]
     if verb not in VERBS:
-        print(f"error: unknown verb {verb!r}.{nearest(verb, VERBS)}\n{USAGE}", file=sys.stderr)
+        print(f"error: unknown verb {verb!r}.{did_you_mean(verb, VERBS)}\n{USAGE}", file=sys.stderr)
         return 2
     module = importlib.import_module(f"simclr_jax.cli.{verb}{'_' if iskeyword(verb) else ''}")
     if {"-h", "--help"} & set(sys.argv[2:]):

@@ -10,9 +10,9 @@ import jax
 from clu import parameter_overview
 from etils import epath
 
-from simclr_jax.build.parts import Parts, augmented_views, parts, train_step
+from simclr_jax.build.experiment import Experiment, augmented_views, build_experiment, train_step
 from simclr_jax.core.errors import UserError
-from simclr_jax.core.sections import call
+from simclr_jax.core.sections import build_section
 from simclr_jax.core.state import TrainState
 from simclr_jax.core.types import Batch
 from simclr_jax.data.place import place_batches
@@ -50,60 +50,64 @@ def open_run(config: Mapping[str, Any], workdir: str) -> Iterator[Run]:
       UserError: if the config is wrong, or `workdir` is another run's or cannot be written, or
         the processes of a run don't agree.
     """
-    writer = MetricsWriter(workdir, writes=hosts.leads())
-    with hosts.agreement() as facts:
-        p = parts(config)
-        online_evaluation = call("config.evals", _online_evaluation, p.config["evals"], p, writer)
-        facts.update(hosts.flatten(p.config), code=hosts.code_version(), workdir=workdir)
-        facts["list of images"] = p.source.fingerprint
-    for leads_turn in (True, False):
-        with hosts.agreement():
-            if hosts.leads() == leads_turn:
-                workdirs.claim(workdir, p.config, leads=leads_turn)
+    writer = MetricsWriter(workdir, writes=hosts.is_primary())
+    with hosts.check_hosts_agree() as facts:
+        experiment = build_experiment(config)
+        online_evaluation = build_section(
+            "config.evals", _online_evaluation, experiment.config["evals"], experiment, writer
+        )
+        facts.update(hosts.flatten(experiment.config), code=hosts.code_version(), workdir=workdir)
+        facts["list of images"] = experiment.source.fingerprint
+    for primary_turn in (True, False):
+        with hosts.check_hosts_agree():
+            if hosts.is_primary() == primary_turn:
+                workdirs.claim(workdir, experiment.config, is_primary=primary_turn)
     with contextlib.ExitStack() as stack:
-        checkpoints = stack.enter_context(Checkpoints(workdir, keep=p.run.keep_checkpoints))
-        with hosts.agreement() as facts:  # on disks of their own, they would differ
+        checkpoints = stack.enter_context(
+            Checkpoints(workdir, keep=experiment.run.keep_checkpoints)
+        )
+        with hosts.check_hosts_agree() as facts:  # on disks of their own, they would differ
             first_step = checkpoints.latest_step() or 0
             facts["last checkpoint in --workdir"] = f"step {first_step}" if first_step else "none"
-        with hosts.agreement():
-            state = _initial_state(p, checkpoints, first_step)
+        with hosts.check_hosts_agree():
+            state = _initial_state(experiment, checkpoints, first_step)
             writer.open(first_step=first_step)
         stack.enter_context(contextlib.closing(writer))
-        host_batches = p.dataset.train_batches(
-            p.source,
-            seed=p.run.seed,
+        host_batches = experiment.dataset.train_batches(
+            experiment.source,
+            seed=experiment.run.seed,
             first_step=first_step,
-            num_steps=p.num_steps,
+            num_steps=experiment.num_steps,
             quarantine=Quarantine(
                 epath.Path(workdir) / "quarantine.jsonl", process_index=jax.process_index()
             ),
         )
         stack.enter_context(contextlib.closing(host_batches))
-        writer.write_image("views", view_sheet(augmented_views(p, 16)), first_step)
+        writer.write_image("views", view_sheet(augmented_views(experiment, 16)), first_step)
         log_metrics = LogMetrics(
             writer,
-            p.schedule,
-            every=p.run.log_every,
+            experiment.schedule,
+            every=experiment.run.log_every,
             first_step=first_step,
-            num_steps=p.num_steps,
-            batch_size=p.dataset.batch_size,
-            num_examples=len(p.source),
+            num_steps=experiment.num_steps,
+            batch_size=experiment.dataset.batch_size,
+            num_examples=len(experiment.source),
         )
         stack.enter_context(contextlib.closing(log_metrics))
         save_checkpoint = SaveCheckpoint(
             checkpoints,
-            every=p.run.checkpoint_every,
-            num_steps=p.num_steps,
-            batch_size=p.dataset.batch_size,
-            listing=p.source.fingerprint,
+            every=experiment.run.checkpoint_every,
+            num_steps=experiment.num_steps,
+            batch_size=experiment.dataset.batch_size,
+            listing=experiment.source.fingerprint,
         )
         stop_on_sigterm = StopOnSigterm(save_checkpoint)
         stack.enter_context(contextlib.closing(stop_on_sigterm))
         yield Run(
             state=state,
-            step=train_step(p),
-            batches=place_batches(host_batches, p.mesh),
-            num_steps=p.num_steps,
+            step=train_step(experiment),
+            batches=place_batches(host_batches, experiment.mesh),
+            num_steps=experiment.num_steps,
             hooks=[
                 StopOnNonFinite(),
                 *online_evaluation,
@@ -114,33 +118,38 @@ def open_run(config: Mapping[str, Any], workdir: str) -> Iterator[Run]:
         )
 
 
-def _initial_state(p: Parts, checkpoints: Checkpoints, first_step: int) -> TrainState:
-    if p.method.chunks > 1:
-        _explain_chunks(p)
+def _initial_state(experiment: Experiment, checkpoints: Checkpoints, first_step: int) -> TrainState:
+    if experiment.method.grad_cache_chunks > 1:
+        _explain_chunks(experiment)
     if first_step:
-        state = checkpoints.restore(p.abstract_state, listing=p.source.fingerprint)
-        outcome = "complete" if first_step == p.num_steps else "resumed"
-        log.info("The run is %s: step %d of %d.", outcome, first_step, p.num_steps)
+        state = checkpoints.restore(
+            experiment.abstract_state, listing=experiment.source.fingerprint
+        )
+        outcome = "complete" if first_step == experiment.num_steps else "resumed"
+        log.info("The run is %s: step %d of %d.", outcome, first_step, experiment.num_steps)
         return state
     # Before the first compilation, so that a wrong checkpoint costs no wait.
-    restored = [start.restore(p.abstract_state) for start in p.warm_starts]
-    params = p.abstract_state.params
+    restored = [start.restore(experiment.abstract_state) for start in experiment.warm_starts]
+    params = experiment.abstract_state.params
     log.info(parameter_overview.get_parameter_overview(params, include_stats=False))
-    shardings = jax.tree.map(lambda x: x.sharding, p.abstract_state)
-    state = jax.jit(p.init, out_shardings=shardings)()
-    for start, trees in zip(p.warm_starts, restored, strict=True):
+    shardings = jax.tree.map(lambda x: x.sharding, experiment.abstract_state)
+    state = jax.jit(experiment.init, out_shardings=shardings)()
+    for start, trees in zip(experiment.warm_starts, restored, strict=True):
         state = replace_parts(state, trees)
         log.info("From %s: %s.", start.checkpoint, ", ".join(trees))
     return state
 
 
-def _explain_chunks(p: Parts) -> None:
-    normalizes = jax.tree.leaves(p.network.shapes["batch_stats"]) and p.method.moves_statistics
+def _explain_chunks(experiment: Experiment) -> None:
+    normalizes = (
+        jax.tree.leaves(experiment.network.shapes["batch_stats"])
+        and experiment.method.train_batch_norm
+    )
     log.info(
         "Gradient cache: the network sees %d parts of %d images, the loss all %d images. %s",
-        p.method.chunks,
-        p.dataset.batch_size // p.method.chunks,
-        p.dataset.batch_size,
+        experiment.method.grad_cache_chunks,
+        experiment.dataset.batch_size // experiment.method.grad_cache_chunks,
+        experiment.dataset.batch_size,
         "BatchNorm normalises each part with its own statistics; everything else is exact."
         if normalizes
         else "The gradient is that of the whole batch.",
@@ -148,7 +157,7 @@ def _explain_chunks(p: Parts) -> None:
 
 
 def _online_evaluation(
-    p: Parts,
+    experiment: Experiment,
     writer: MetricsWriter,
     *,
     knn: dict[str, Any] | None = None,
@@ -157,22 +166,33 @@ def _online_evaluation(
     """Is what the section `evals` calls: nothing to judge if it is empty."""
     hooks: list[Hook] = []
     if knn is not None:
-        judged = _judged(p, writer, "knn", p.network.encode, needs_train_labels=True)
-        hooks.append(call("config.evals.knn", OnlineKNN, knn, *judged))
+        arguments = _evaluation_arguments(
+            experiment, writer, "knn", experiment.network.encode, needs_train_labels=True
+        )
+        hooks.append(build_section("config.evals.knn", OnlineKNN, knn, *arguments))
     if classifier is not None:
-        if p.network.model.classifier is None:
+        if experiment.network.model.classifier is None:
             raise UserError("config.evals.classifier needs config.heads.classifier.")
-        judged = _judged(p, writer, "classifier", p.network.classify, needs_train_labels=False)
-        hooks.append(call("config.evals.classifier", OnlineClassifier, classifier, *judged))
+        arguments = _evaluation_arguments(
+            experiment, writer, "classifier", experiment.network.classify, needs_train_labels=False
+        )
+        hooks.append(
+            build_section("config.evals.classifier", OnlineClassifier, classifier, *arguments)
+        )
     return hooks
 
 
-def _judged(
-    p: Parts, writer: MetricsWriter, name: str, apply: Apply, *, needs_train_labels: bool
+def _evaluation_arguments(
+    experiment: Experiment,
+    writer: MetricsWriter,
+    name: str,
+    apply: Apply,
+    *,
+    needs_train_labels: bool,
 ) -> tuple[Any, ...]:
     """Returns the first arguments of an online evaluation, after a check of the images."""
-    test = p.test_source
-    labelled = p.source.class_names or not needs_train_labels
+    test = experiment.test_source
+    labelled = experiment.source.class_names or not needs_train_labels
     if test is None or not test.class_names or not labelled:
         lacking = "config.data.test_split" if test is None else "labels"
         raise UserError(
@@ -180,4 +200,12 @@ def _judged(
             "the config, or for a folder of class folders, set data.labels_from_folders=True "
             "and data.test_split."
         )
-    return (writer, apply, p.dataset, p.source, test, p.mesh, p.num_steps)
+    return (
+        writer,
+        apply,
+        experiment.dataset,
+        experiment.source,
+        test,
+        experiment.mesh,
+        experiment.num_steps,
+    )

@@ -25,8 +25,8 @@ import jax
 import numpy as np
 import optax
 
-from simclr_jax.build.parts import Parts, parts
-from simclr_jax.build.shrunk import Shrunk, scattered
+from simclr_jax.build.experiment import Experiment, build_experiment
+from simclr_jax.build.shrunk import Shrunk, perturb_constants
 from simclr_jax.core import rng
 from simclr_jax.core.state import TrainState
 from simclr_jax.core.tree import largest_difference
@@ -145,7 +145,10 @@ def variants(num_devices: int, *, tiles: bool) -> list[list[Variant]]:
     """
     spread = functools.partial(Variant, num_devices)
     plain = [Variant(1), *(spread(preset) for preset in PRESETS)]
-    cached = [Variant(1, cached=True), *(spread(p, tiled=tiles, cached=True) for p in PRESETS)]
+    cached = [
+        Variant(1, cached=True),
+        *(spread(experiment, tiled=tiles, cached=True) for experiment in PRESETS),
+    ]
     if tiles:
         plain += [Variant(1, tiled=True), spread(tiled=True)]
     return [plain, cached, [Variant(1, frozen=True), Variant(1, cached=True, frozen=True)]]
@@ -153,7 +156,7 @@ def variants(num_devices: int, *, tiles: bool) -> list[list[Variant]]:
 
 def num_chunks(config: Mapping[str, Any]) -> int:
     """Returns in how many parts cached variants take the batch: as many as the config, or two."""
-    return max(2, {"chunks": 2, **config["method"]}["chunks"])
+    return max(2, {"grad_cache_chunks": 2, **config["method"]}["grad_cache_chunks"])
 
 
 def verify(shrunk: Shrunk, *, num_devices: int, num_steps: int) -> list[Comparison]:
@@ -174,11 +177,11 @@ def verify(shrunk: Shrunk, *, num_devices: int, num_steps: int) -> list[Comparis
 
 def _comparisons(shrunk: Shrunk, num_devices: int, num_steps: int) -> list[Comparison]:
     # What variants replace must be right, too: the preset, tiles and parts.
-    parts(shrunk.config, jax.devices()[:1], stand_in=shrunk.source)
+    build_experiment(shrunk.config, jax.devices()[:1], train_source=shrunk.source)
     tiles = "loss_tile" in _parameters(shrunk.config)
     comparisons: list[Comparison] = []
     reference_parts = _parts(shrunk, Variant(1))
-    start = scattered(jax.device_get(jax.jit(reference_parts.init)()))
+    start = perturb_constants(jax.device_get(jax.jit(reference_parts.init)()))
     optimize = jax.jit(functools.partial(_optimize, reference_parts.tx))
     num_images = num_steps * reference_parts.dataset.batch_size
     images = reference_parts.dataset.eval_batches(shrunk.source, indices=range(num_images))
@@ -190,19 +193,23 @@ def _comparisons(shrunk: Shrunk, num_devices: int, num_steps: int) -> list[Compa
     for group in variants(num_devices, tiles=tiles):
         reference = None
         for variant in group:
-            p = _parts(shrunk, variant)
-            if p.mesh not in augmented:
-                augmented[p.mesh] = _views(p, batches)
+            experiment = _parts(shrunk, variant)
+            if experiment.mesh not in augmented:
+                augmented[experiment.mesh] = _views(experiment, batches)
             begin = time.monotonic()
-            step = _compiled(p, frozen=variant.frozen)
+            step = _compiled(experiment, frozen=variant.frozen)
             seconds = time.monotonic() - begin
             states = [start] if reference is None else reference.before
-            steps = _run(p, step, states, inputs, augmented[p.mesh], optimize)
+            steps = _run(experiment, step, states, inputs, augmented[experiment.mesh], optimize)
             reference = reference or steps
             if variant == Variant(1, cached=True):
-                wanted = _statistics_of_parts(reference_parts, num_chunks(p.config), steps, inputs)
+                wanted = _statistics_of_parts(
+                    reference_parts, num_chunks(experiment.config), steps, inputs
+                )
                 reference = dataclasses.replace(steps, batch_stats=wanted)
-            comparison = _compare(variant, group[0], steps, reference, seconds, _expected(p))
+            comparison = _compare(
+                variant, group[0], steps, reference, seconds, _expected(experiment)
+            )
             comparisons.append(comparison)
             log.info("%s: compiled in %.0f s, ran.", variant, seconds)
     return comparisons
@@ -214,10 +221,10 @@ def fsdp_size(num_devices: int) -> int:
     return power // 2 if power == num_devices else power
 
 
-def _parts(shrunk: Shrunk, variant: Variant) -> Parts:
+def _parts(shrunk: Shrunk, variant: Variant) -> Experiment:
     config = dict(shrunk.config)
     settings = {
-        "chunks": num_chunks(config) if variant.cached else 1,
+        "grad_cache_chunks": num_chunks(config) if variant.cached else 1,
         # Not a divisor of the rows, so that the last tile is a smaller one.
         "loss_tile": 3 * config["data"]["batch_size"] // 4 if variant.tiled else 0,
     }
@@ -229,8 +236,10 @@ def _parts(shrunk: Shrunk, variant: Variant) -> Parts:
         "fsdp": fsdp_size(variant.num_devices) if variant.num_devices > 1 else 1,
     }
     devices = jax.devices()[: variant.num_devices]
-    p = parts(config, devices, stand_in=shrunk.source)
-    return dataclasses.replace(p, abstract_state=jax.tree.map(_abstract_float64, p.abstract_state))
+    experiment = build_experiment(config, devices, train_source=shrunk.source)
+    return dataclasses.replace(
+        experiment, abstract_state=jax.tree.map(_abstract_float64, experiment.abstract_state)
+    )
 
 
 def _parameters(config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -241,16 +250,18 @@ def _abstract_float64(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
     return x.update(dtype=np.float64) if np.issubdtype(x.dtype, np.floating) else x
 
 
-def _views(p: Parts, batches: list[dict[str, np.ndarray]]) -> list[np.ndarray]:
+def _views(experiment: Experiment, batches: list[dict[str, np.ndarray]]) -> list[np.ndarray]:
     """Returns what each step sees, augmented on the devices as in training."""
-    key = jax.random.key(p.run.seed)
-    augment = jax.jit(lambda i, batch: p.method.augment(rng.stream(key, "augment", i), batch))
-    placed = [jax.device_put(batch, batch_sharding(p.mesh)) for batch in batches]
+    key = jax.random.key(experiment.run.seed)
+    augment = jax.jit(
+        lambda i, batch: experiment.method.augment(rng.stream(key, "augment", i), batch)
+    )
+    placed = [jax.device_put(batch, batch_sharding(experiment.mesh)) for batch in batches]
     with jax.enable_x64(False):
         return jax.device_get([augment(np.int32(i), batch) for i, batch in enumerate(placed)])
 
 
-def _compiled(p: Parts, *, frozen: bool) -> Callable[..., Any]:
+def _compiled(experiment: Experiment, *, frozen: bool) -> Callable[..., Any]:
     """Returns the train step, which hands out the gradients too that its optimizer gets.
 
     It finds the views in its batch.
@@ -259,27 +270,31 @@ def _compiled(p: Parts, *, frozen: bool) -> Callable[..., Any]:
 
     def update(updates: Any, state: Any, params: Any = None) -> Any:
         seen.append(updates)
-        return p.tx.update(updates, state, params)
+        return experiment.tx.update(updates, state, params)
 
-    tx = optax.GradientTransformation(p.tx.init, update)
-    method = dataclasses.replace(p.method, augment=lambda key, batch: batch["views"])
-    train_step = make_train_step(method, tx, jax.random.key(p.run.seed))
+    tx = optax.GradientTransformation(experiment.tx.init, update)
+    method = dataclasses.replace(experiment.method, augment=lambda key, batch: batch["views"])
+    train_step = make_train_step(method, tx, jax.random.key(experiment.run.seed))
 
     def step(state: TrainState, batch: Batch) -> Any:
         state, metrics = train_step(state, batch)
         return state, metrics, seen.pop()
 
-    shardings = jax.tree.map(lambda x: x.sharding, p.abstract_state)
+    shardings = jax.tree.map(lambda x: x.sharding, experiment.abstract_state)
     jitted = jax.jit(
         step,
-        in_shardings=(shardings, batch_sharding(p.mesh)),
+        in_shardings=(shardings, batch_sharding(experiment.mesh)),
         out_shardings=(shardings, None, None),
         donate_argnums=0,
     )
-    shape = jax.eval_shape(p.method.augment, jax.random.key(0), p.abstract_batch).shape
-    views = jax.ShapeDtypeStruct(shape, np.float64, sharding=batch_sharding(p.mesh))
+    shape = jax.eval_shape(
+        experiment.method.augment, jax.random.key(0), experiment.abstract_batch
+    ).shape
+    views = jax.ShapeDtypeStruct(shape, np.float64, sharding=batch_sharding(experiment.mesh))
     with nn.intercept_methods(_in_inference_mode) if frozen else contextlib.nullcontext():
-        lowered = jitted.lower(p.abstract_state, {**p.abstract_batch, "views": views})
+        lowered = jitted.lower(
+            experiment.abstract_state, {**experiment.abstract_batch, "views": views}
+        )
     return lowered.compile(_FAST_COMPILE)
 
 
@@ -290,7 +305,7 @@ def _in_inference_mode(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
 
 
 def _run(
-    p: Parts,
+    experiment: Experiment,
     step: Callable[..., Any],
     states: list[TrainState],
     batches: list[dict[str, np.ndarray]],
@@ -298,12 +313,14 @@ def _run(
     optimize: Callable[..., Any],
 ) -> _Steps:
     """Takes the steps, each from its state; where there is none left, from the last outcome."""
-    shardings = jax.tree.map(lambda x: x.sharding, p.abstract_state)
-    done = _Steps([], views, [], [], [], [], [], _negatives(p, step, states[0], batches[0]))
+    shardings = jax.tree.map(lambda x: x.sharding, experiment.abstract_state)
+    done = _Steps(
+        [], views, [], [], [], [], [], _negatives(experiment, step, states[0], batches[0])
+    )
     after = states[0]
     for i, batch in enumerate(batches):
         before = states[i] if i < len(states) else after
-        placed = jax.device_put((before, batch), (shardings, batch_sharding(p.mesh)))
+        placed = jax.device_put((before, batch), (shardings, batch_sharding(experiment.mesh)))
         after, metrics, gradients = jax.device_get(step(*placed))
         made = {"params": after.params, "opt_state": after.opt_state}
         wanted = jax.device_get(optimize(gradients, before.opt_state, before.params))
@@ -317,7 +334,10 @@ def _run(
 
 
 def _statistics_of_parts(
-    p: Parts, chunks: int, steps: _Steps, batches: list[dict[str, np.ndarray]]
+    experiment: Experiment,
+    grad_cache_chunks: int,
+    steps: _Steps,
+    batches: list[dict[str, np.ndarray]],
 ) -> list[Any]:
     """Returns what BatchNorm's statistics should be after each step: means over the parts.
 
@@ -327,9 +347,9 @@ def _statistics_of_parts(
 
     @jax.jit
     def of_part(state: TrainState, views: Any, labels: Any) -> Any:
-        return p.method.loss(state.params, state, views, labels, key)[1].batch_stats
+        return experiment.method.loss(state.params, state, views, labels, key)[1].batch_stats
 
-    wanted, split = [], [slice(i, None, chunks) for i in range(chunks)]
+    wanted, split = [], [slice(i, None, grad_cache_chunks) for i in range(grad_cache_chunks)]
     for state, batch in zip(steps.before, batches, strict=True):
         stats = [of_part(state, batch["views"][s], batch["label"][s]) for s in split]
         wanted.append(jax.tree.map(lambda *x: np.mean(x, axis=0), *jax.device_get(stats)))
@@ -344,28 +364,31 @@ def _optimize(
 
 
 def _negatives(
-    p: Parts, step: Callable[..., Any], state: TrainState, batch: dict[str, np.ndarray]
+    experiment: Experiment,
+    step: Callable[..., Any],
+    state: TrainState,
+    batch: dict[str, np.ndarray],
 ) -> float | None:
     """Returns how many negatives each row is compared with, measured by the compiled step.
 
     Parameters of zero make every projection zero and all similarities equal. NT-Xent is then the
     logarithm of the number of candidates, which are one positive and the negatives.
     """
-    if _expected(p) is None:
+    if _expected(experiment) is None:
         return None
     state = state.replace(params=jax.tree.map(np.zeros_like, state.params))
-    shardings = jax.tree.map(lambda x: x.sharding, p.abstract_state)
-    placed = jax.device_put((state, batch), (shardings, batch_sharding(p.mesh)))
+    shardings = jax.tree.map(lambda x: x.sharding, experiment.abstract_state)
+    placed = jax.device_put((state, batch), (shardings, batch_sharding(experiment.mesh)))
     _, metrics, _ = step(*placed)
     return math.exp(float(metrics["loss"])) - 1
 
 
-def _expected(p: Parts) -> int | None:
-    method = p.config["method"]
+def _expected(experiment: Experiment) -> int | None:
+    method = experiment.config["method"]
     if method["name"] != "simclr":
         return None
     memory = method.get("memory", None)
-    return 2 * p.dataset.batch_size - 2 + (memory["size"] if memory else 0)
+    return 2 * experiment.dataset.batch_size - 2 + (memory["size"] if memory else 0)
 
 
 def _compare(

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from simclr_jax.build import resolve
-from simclr_jax.build.parts import parts
-from simclr_jax.core.sections import call, choose
+from simclr_jax.build.experiment import build_experiment
+from simclr_jax.core.sections import build_section, lookup
 from simclr_jax.core.tree import select
 from simclr_jax.data.dataset import Dataset
 from simclr_jax.data.records import Record
@@ -95,18 +95,20 @@ def build(name, variant):
         mock.patch.object(Dataset, "open", opened),
         mock.patch.object(resolve, "load_config", return_value=FINETUNED),
     ):
-        return parts(config.to_dict(), jax.devices()[:4])
+        return build_experiment(config.to_dict(), jax.devices()[:4])
 
 
 built = functools.cache(build)
 
 
-def assert_complete(p):
-    assert p.num_steps > 1
-    assert p.config["parallel"]["preset"] in PRESETS
-    assert "encoder" in p.abstract_state.params
-    evals = p.config["evals"]
-    online = call("config.evals", _online_evaluation, evals, p, MetricsWriter("unused"))
+def assert_complete(experiment):
+    assert experiment.num_steps > 1
+    assert experiment.config["parallel"]["preset"] in PRESETS
+    assert "encoder" in experiment.abstract_state.params
+    evals = experiment.config["evals"]
+    online = build_section(
+        "config.evals", _online_evaluation, evals, experiment, MetricsWriter("unused")
+    )
     assert len(online) == len(evals)
 
 
@@ -144,8 +146,8 @@ def test_every_variant_builds_under_eval_shape(name, light_encoders):
     seen = set()
     for variant in sorted(variants):
         config = recipe(name).get_config(variant).to_dict()
-        encoder, settings = choose("config.encoder", ENCODERS, config.pop("encoder"))
-        call("config.encoder", encoder, settings)
+        encoder, settings = lookup("config.encoder", ENCODERS, config.pop("encoder"))
+        build_section("config.encoder", encoder, settings)
         if repr(config) not in seen:
             assert_complete(build(name, variant))
         seen.add(repr(config))
@@ -188,9 +190,9 @@ def test_what_follows_pretraining_has_too(light_encoders, name, variant, steps, 
     assert_length_and_rate(build(name, variant), steps, peak)
 
 
-def assert_length_and_rate(p, steps, peak):
-    assert p.num_steps == steps
-    rates = [float(p.schedule(step)) for step in range(0, steps, max(1, steps // 2000))]
+def assert_length_and_rate(experiment, steps, peak):
+    assert experiment.num_steps == steps
+    rates = [float(experiment.schedule(step)) for step in range(0, steps, max(1, steps // 2000))]
     np.testing.assert_allclose(max(rates), peak, rtol=1e-3)
 
 
@@ -283,9 +285,9 @@ def test_the_table_shows_what_was_measured(monkeypatch):
 
 
 def test_sizes_that_are_left_open_come_from_the_images():
-    p = built("simclr_folder", "")
-    assert p.config["augment"]["size"] == 224
-    assert (p.dataset.canvas, p.dataset.batch_size) == (320, 256)
+    experiment = built("simclr_folder", "")
+    assert experiment.config["augment"]["size"] == 224
+    assert (experiment.dataset.canvas, experiment.dataset.batch_size) == (320, 256)
 
 
 def test_the_largest_network_has_the_published_size():

@@ -9,7 +9,7 @@ versions, .../runtimes. Zones for single tenants are left out.
 import re
 from dataclasses import dataclass
 
-from simclr_jax.core.errors import UserError, nearest
+from simclr_jax.core.errors import UserError, did_you_mean
 
 HERE = "launch/tpu/catalog.py"
 V4_BASE = "tpu-ubuntu2204-base"
@@ -108,7 +108,8 @@ def check_zone(zone: str) -> str:
     """Returns a zone that has TPUs of some kind."""
     if zone not in ZONES:
         raise UserError(
-            f"No TPU zone {zone!r} is known.{nearest(zone, ZONES)} Known are {', '.join(ZONES)}; "
+            f"No TPU zone {zone!r} is known.{did_you_mean(zone, ZONES)} "
+            f"Known are {', '.join(ZONES)}; "
             f"a newer one can be added in {HERE}."
         )
     return zone
@@ -132,7 +133,7 @@ def check_offer(accelerator_type: str, zone: str, runtime_version: str = "") -> 
         prefix = re.sub(r"^v5e\b", "v5litepod", accelerator_type).split("-")[0]
         sizes = [name for name in TYPES if name.split("-")[0] == prefix]
         several = f" {prefix} has {', '.join(sizes)}." if sizes else ""
-        close = nearest(re.sub(r"^v5e\b", "v5litepod", accelerator_type), TYPES)
+        close = did_you_mean(re.sub(r"^v5e\b", "v5litepod", accelerator_type), TYPES)
         kinds = ", ".join(dict.fromkeys(offer.prefix for offer in OFFERS))
         raise UserError(
             f"No accelerator type {accelerator_type!r} is known.{close}"

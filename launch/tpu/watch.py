@@ -69,13 +69,13 @@ class Watch:
         self.order = order
         self.clock = clock
         self.restarts = 0
-        self.owed = True  # no slice was seen, or asked for, since there was to be a new one
+        self.needs_slice = True  # no slice was seen, or asked for, since there was to be a new one
         self.ours = False  # the request was made by this program
-        self.barren = 0  # slices lost in a row before any was ready
+        self.lost_in_a_row = 0  # slices lost in a row before any was ready
         self.half_begun = False  # a push or start failed: some workers run, others not
         self.looks = 0  # at this run, while it was running
         self.short_runs = 0  # in a row on one slice
-        self.doubted = False  # this run failed, which was looked at only once
+        self.failed_once = False  # this run failed, which was looked at only once
         self.last_seen = ""
         self.identity = push.identity(order.code, order.arguments)
 
@@ -117,7 +117,7 @@ class Watch:
                 f"{self.order.accelerator_type}: take another name, or `delete` it first."
             )
         if request != "DELETING":
-            self.owed = False
+            self.needs_slice = False
         if request in LOST_REQUESTS:
             self._replace(f"the request is {request}")
         elif request != "ACTIVE":
@@ -134,7 +134,7 @@ class Watch:
         elif node != "READY":
             self._see(f"the VMs are {node}")
         else:
-            self.barren = 0
+            self.lost_in_a_row = 0
             return self._look_at_run(*self.cloud.worker_state(self.place))
         return None
 
@@ -155,8 +155,8 @@ class Watch:
             self._count(f"the run is {run}")
             self._check_progress(run)
             self._begin()
-        elif run == "exited 1" and not self.doubted:
-            self.doubted = True
+        elif run == "exited 1" and not self.failed_once:
+            self.failed_once = True
             self._see("the run failed; if the slice is being taken away, the next look shows it")
         else:
             code = int(run.removeprefix("exited "))
@@ -165,11 +165,11 @@ class Watch:
         return None
 
     def _create(self) -> None:
-        if not self.owed:  # a preempted request stays, as SUSPENDED
+        if not self.needs_slice:  # a preempted request stays, as SUSPENDED
             raise LaunchError(f"Somebody deleted {self.place.name}, so this watch of it ends.")
         self.clock.say(f"asking for {self.order.accelerator_type} ({self.order.provisioning})")
         self.cloud.ask(create(self.place, self.order))
-        self.owed = False
+        self.needs_slice = False
 
     def _replace(self, reason: str) -> None:
         if not self.ours:
@@ -179,10 +179,10 @@ class Watch:
             )
         self._count(reason)
         self.short_runs = 0  # what ends soon on one slice may go well on the next
-        self.barren += 1
-        if self.barren > 1:
-            self.clock.sleep(pause_seconds(self.barren - 1))
-        self.owed = True
+        self.lost_in_a_row += 1
+        if self.lost_in_a_row > 1:
+            self.clock.sleep(pause_seconds(self.lost_in_a_row - 1))
+        self.needs_slice = True
         self.cloud.ask(self.place.delete())
         self._create()
 
@@ -190,7 +190,7 @@ class Watch:
         self.clock.say("pushing the code and starting the run")
         self.half_begun = True
         begin(self.cloud, self.place, self.order)
-        self.half_begun = self.doubted = False
+        self.half_begun = self.failed_once = False
         self.looks = 0
 
     def _check_progress(self, run: str) -> None:

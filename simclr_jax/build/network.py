@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from simclr_jax.augment.policies import POLICIES
 from simclr_jax.core import rng
-from simclr_jax.core.sections import blame, call, choose
+from simclr_jax.core.sections import build_section, config_errors_at, lookup
 from simclr_jax.core.types import Batch
 from simclr_jax.evals.online import Apply
 from simclr_jax.models import heads
@@ -52,13 +52,13 @@ def network(config: Mapping[str, Any]) -> Network:
     Raises:
       UserError: naming the section, the key and the value that does not fit.
     """
-    encoder, settings = choose("config.encoder", ENCODERS, config["encoder"])
-    encoder = call("config.encoder", encoder, settings)
-    model = call("config.heads", _model, config["heads"], encoder)
+    encoder, settings = lookup("config.encoder", ENCODERS, config["encoder"])
+    encoder = build_section("config.encoder", encoder, settings)
+    model = build_section("config.heads", _model, config["heads"], encoder)
     size_px = config["augment"]["size"]
-    with blame("config.augment"):
+    with config_errors_at("config.augment"):
         eval_views = POLICIES["eval"](size=size_px)
-    with blame("config.augment.size and config.encoder"):
+    with config_errors_at("config.augment.size and config.encoder"):
         init = lambda: _init(model, size_px, jax.random.key(0))
         shapes = jax.eval_shape(init)
 
@@ -99,10 +99,10 @@ def _model(
     """Is what the section `heads` calls."""
     return SSLModel(
         encoder=encoder,
-        projector=call("config.heads.projector", heads.Projector, projector)
+        projector=build_section("config.heads.projector", heads.Projector, projector)
         if projector is not None
         else None,
-        classifier=call("config.heads.classifier", heads.classifier, classifier)
+        classifier=build_section("config.heads.classifier", heads.classifier, classifier)
         if classifier is not None
         else None,
         select=select,

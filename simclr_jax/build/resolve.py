@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from simclr_jax.core.errors import UserError, nearest
-from simclr_jax.core.sections import call
+from simclr_jax.core.errors import UserError, did_you_mean
+from simclr_jax.core.sections import build_section
 from simclr_jax.data.dataset import Dataset
 from simclr_jax.data.records import Source
 from simclr_jax.data.sources import suggest_sizes
@@ -27,13 +27,13 @@ LARGEST_DEFAULT_BATCH = 256
 
 
 def resolve(
-    config: Mapping[str, Any], stand_in: Source | None = None
+    config: Mapping[str, Any], train_source: Source | None = None
 ) -> tuple[dict[str, Any], Dataset, Source]:
     """Returns the config with every value settled, and the images that settled it.
 
     Args:
-      config: sections, see `build.parts`.
-      stand_in: takes the place of the training images; None opens those of the config.
+      config: sections, see `build.build_experiment`.
+      train_source: takes the place of the training images; None opens those of the config.
 
     Raises:
       UserError: if a section is unknown or missing, or the images or the teacher are not there.
@@ -42,7 +42,7 @@ def resolve(
     resolved = {section: dict(config[section]) for section in SECTIONS}
     for section in OPTIONAL:
         resolved[section] = dict(config[section]) if section in config else {}
-    dataset, source = _open(resolved["data"], resolved["augment"], stand_in)
+    dataset, source = _open(resolved["data"], resolved["augment"], train_source)
     method = resolved["method"]
     if "teacher" in method:
         method["teacher"] = _teacher(method["teacher"])
@@ -60,7 +60,7 @@ def check_sections(config: Mapping[str, Any]) -> None:
     for section in config:
         if section not in known:
             raise UserError(
-                f"config.{section} does not exist.{nearest(section, known)} "
+                f"config.{section} does not exist.{did_you_mean(section, known)} "
                 f"Known sections: {', '.join(known)}."
             )
     missing = [section for section in SECTIONS if section not in config]
@@ -78,17 +78,17 @@ def instead_of_accumulation(key: str) -> str:
         return ""
     return (
         "gradients added up over small batches are not those of the large one where a loss "
-        "compares the images of a batch. config.method.chunks=8 puts the batch through the "
-        "network in 8 parts, and the loss sees all of it."
+        "compares the images of a batch. config.method.grad_cache_chunks=8 puts the batch through "
+        "the network in 8 parts, and the loss sees all of it."
     )
 
 
 def _open(
-    data: dict[str, Any], augment: dict[str, Any], stand_in: Source | None
+    data: dict[str, Any], augment: dict[str, Any], train_source: Source | None
 ) -> tuple[Dataset, Source]:
     unsettled = {name: 2 for name in ("canvas", "batch_size") if data.get(name, 2) is None}
-    dataset = call("config.data", Dataset, data | unsettled)
-    source: Source = dataset.open_train() if stand_in is None else stand_in
+    dataset = build_section("config.data", Dataset, data | unsettled)
+    source: Source = dataset.open_train() if train_source is None else train_source
     if data["canvas"] is None or augment.get("size", 0) is None:
         canvas, size = suggest_sizes(source)
         data["canvas"] = data["canvas"] or canvas

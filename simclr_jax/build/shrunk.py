@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from simclr_jax.core.errors import UserError
-from simclr_jax.core.sections import blame
+from simclr_jax.core.sections import config_errors_at
 from simclr_jax.core.state import TrainState
 from simclr_jax.core.tree import path_name
 from simclr_jax.data.records import Record
@@ -36,7 +36,7 @@ class Shrunk(NamedTuple):
     """What `shrink` returns.
 
     Attributes:
-      config: sections as `build.parts` takes them.
+      config: sections as `build.build_experiment` takes them.
       source: stands in for the training images.
       changes: "section.key old -> new", with the reason where it is not the size.
     """
@@ -72,7 +72,7 @@ def shrink(config: Mapping[str, Any], *, multiple: int, num_steps: int) -> Shrun
     """Makes a config small, and its numbers float64.
 
     Args:
-      config: sections, see `build.parts`.
+      config: sections, see `build.build_experiment`.
       multiple: what the batch size must be a multiple of.
       num_steps: steps that will be taken.
 
@@ -118,7 +118,7 @@ def shrink(config: Mapping[str, Any], *, multiple: int, num_steps: int) -> Shrun
     changes.append(f"all numbers {dtype} -> float64 (what still differs is not rounding)")
     schedule = dict(small["schedule"])
     scaling = schedule.get("scaling", "linear")
-    with blame("config.schedule"):
+    with config_errors_at("config.schedule"):
         rate = peak_rate(schedule["base_lr"], batch_size or data["batch_size"], scaling)
     small["schedule"] = {"base_lr": rate, "scaling": "none", "warmup_epochs": 0.0}
     changes.append(f"schedule: from the first step on its peak, {rate:.3g}")
@@ -126,7 +126,7 @@ def shrink(config: Mapping[str, Any], *, multiple: int, num_steps: int) -> Shrun
     return Shrunk(small, source, changes)
 
 
-def scattered(state: TrainState) -> TrainState:
+def perturb_constants(state: TrainState) -> TrainState:
     """Returns the state in float64, with what starts as zeros or ones moved off them.
 
     Behind a scale or a classifier of zeros every gradient is zero, and nothing could differ. A

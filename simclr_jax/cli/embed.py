@@ -10,7 +10,7 @@ import numpy as np
 from absl import flags
 from etils import epath
 
-from simclr_jax.cli import app, trained
+from simclr_jax.cli import app, restored
 from simclr_jax.core.errors import UserError
 from simclr_jax.data.quarantine import Quarantine
 from simclr_jax.evals.features import extract_features
@@ -31,7 +31,7 @@ def _embed() -> None:
     output = epath.Path(OUTPUT.value)
     if output.suffix != ".npz" or not output.parent.exists():
         raise UserError(f"--output={output} must end in .npz, in a directory that exists.")
-    run = trained.load(WORKDIR.value)
+    run = restored.load(WORKDIR.value)
     dataset, split = run.dataset, SPLIT.value or run.dataset.split
     if DATA.value is not None:
         dataset = dataclasses.replace(

@@ -17,9 +17,9 @@ from etils import epath
 from rich.console import Console
 from rich.table import Table
 
-from simclr_jax.cli import app, trained
-from simclr_jax.core.errors import UserError, nearest
-from simclr_jax.core.sections import call
+from simclr_jax.cli import app, restored
+from simclr_jax.core.errors import UserError, did_you_mean
+from simclr_jax.core.sections import build_section
 from simclr_jax.core.types import Batch
 from simclr_jax.data.dataset import Dataset
 from simclr_jax.evals.classifier import classifier_accuracy
@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _evaluate() -> None:
     kinds = _checked("features", KINDS.value, FEATURES)
-    run = trained.load(WORKDIR.value)
+    run = restored.load(WORKDIR.value)
     default = ["knn", "linear"] if run.model.classifier is None else ["classifier"]
     protocols = _checked("protocol", PROTOCOL.value or default, PROTOCOLS)
     if DATA.value is not None:
@@ -69,9 +69,9 @@ def _evaluate() -> None:
     splits = {"split": SPLIT.value, "test_split": TEST_SPLIT.value}
     dataset = dataclasses.replace(run.dataset, **{k: v for k, v in splits.items() if v})
     run = dataclasses.replace(run, dataset=dataset)
-    rows = _judge_classifier(run) if "classifier" in protocols else []
+    rows = _evaluate_classifier(run) if "classifier" in protocols else []
     if features_protocols := [name for name in protocols if name != "classifier"]:
-        rows += _judge_features(run, kinds, features_protocols)
+        rows += _evaluate_features(run, kinds, features_protocols)
     rows = [{**row, "step": run.step} for row in rows]
     path = epath.Path(WORKDIR.value) / "results.json"
     unfinished = path.with_suffix(".tmp")
@@ -84,7 +84,7 @@ def _evaluate() -> None:
         print(f"Written to {path}")
 
 
-def _judge_classifier(run: trained.Trained) -> list[dict[str, Any]]:
+def _evaluate_classifier(run: restored.Restored) -> list[dict[str, Any]]:
     if run.model.classifier is None or run.dataset.test_split is None:
         lacking = "test_split" if run.model.classifier is not None else "classifier"
         raise UserError(f"--protocol=classifier: {WORKDIR.value} has no {lacking}.")
@@ -99,17 +99,17 @@ def _judge_classifier(run: trained.Trained) -> list[dict[str, Any]]:
     return [{"protocol": "classifier", "features": "encoder", **_labels_used(run), **accuracy}]
 
 
-def _labels_used(run: trained.Trained) -> dict[str, Any]:
+def _labels_used(run: restored.Restored) -> dict[str, Any]:
     if "method" not in run.config:  # of an import nobody knows
         return {}
     if "teacher" in run.config["method"]:
         return {"label_fraction": 0.0, "num_train": 0}
-    dataset = call("config.data", Dataset, run.config["data"])
+    dataset = build_section("config.data", Dataset, run.config["data"])
     return {"label_fraction": dataset.fraction, "num_train": len(dataset.open_train())}
 
 
-def _judge_features(
-    run: trained.Trained, kinds: Sequence[str], protocols: Sequence[str]
+def _evaluate_features(
+    run: restored.Restored, kinds: Sequence[str], protocols: Sequence[str]
 ) -> list[dict[str, Any]]:
     try:
         fractions = [float(text) for text in FRACTIONS.value]
@@ -147,7 +147,9 @@ def _judge_features(
 def _checked(flag: str, given: Sequence[str], known: Sequence[str]) -> list[str]:
     for name in given:
         if name not in known:
-            raise UserError(f"--{flag}={name} is none of {', '.join(known)}.{nearest(name, known)}")
+            raise UserError(
+                f"--{flag}={name} is none of {', '.join(known)}.{did_you_mean(name, known)}"
+            )
     return list(given)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from simclr_jax.cli import app, trained
+from simclr_jax.cli import app, restored
 from simclr_jax.core.errors import UserError
 from simclr_jax.interop import formats
 from simclr_jax.interop.encoder import TrainedEncoder
@@ -47,7 +47,7 @@ def _export() -> None:
             )
         options["batch"] = BATCH.value
     formats.check_request(FORMAT.value, output)
-    encoder = _encoder(trained.load(WORKDIR.value))
+    encoder = _encoder(restored.load(WORKDIR.value))
     found, usage = formats.export(encoder, output, FORMAT.value, max_difference=limit, **options)
     print(
         f"{output}: largest difference from the JAX encoder on photographs {found.absolute:.2g}, "
@@ -55,7 +55,7 @@ def _export() -> None:
     )
 
 
-def _encoder(run: trained.Trained) -> TrainedEncoder:
+def _encoder(run: restored.Restored) -> TrainedEncoder:
     network = run.model.encoder
     if not isinstance(network, ResNet):
         raise UserError(f"Only ResNets can be exported; this encoder is {network}.")

@@ -19,12 +19,12 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
-from simclr_jax.build.parts import Parts, parts, train_step
+from simclr_jax.build.experiment import Experiment, build_experiment, train_step
 from simclr_jax.cli import app
+from simclr_jax.cli.dataset_spec import open_or_describe, without_checkpoints
 from simclr_jax.cli.plan_text import describe, gib
-from simclr_jax.cli.stand_in import open_or_stand_in, without_checkpoints
 from simclr_jax.core.errors import UserError
-from simclr_jax.core.sections import call
+from simclr_jax.core.sections import build_section
 from simclr_jax.parallel.aot import Program, TooLarge, compile_step, slice_devices
 from simclr_jax.parallel.chips import Slice, find_slice
 from simclr_jax.parallel.sharding import Layout
@@ -62,25 +62,25 @@ class Knobs:
 
     preset: str
     remat: str
-    chunks: int
+    grad_cache_chunks: int
 
     def overrides(self) -> dict[tuple[str, str], Any]:
         """Returns (section, key) -> value."""
         return {
             ("parallel", "preset"): self.preset,
             ("encoder", "remat"): self.remat,
-            ("method", "chunks"): self.chunks,
+            ("method", "grad_cache_chunks"): self.grad_cache_chunks,
         }
 
     def __str__(self) -> str:
-        return f"preset {self.preset}, remat {self.remat}, chunks {self.chunks}"
+        return f"preset {self.preset}, remat {self.remat}, chunks {self.grad_cache_chunks}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Attempt:
     """A config that was compiled for a slice, and what came of it."""
 
-    parts: Parts
+    experiment: Experiment
     slice: Slice
     knobs: Knobs
     outcome: Program | TooLarge
@@ -133,15 +133,20 @@ def _plan() -> bool:
     jax.config.update("jax_platforms", "cpu")  # a TPU that is here may be at work
     jax.config.update("jax_enable_compilation_cache", False)  # the seconds are to be real
     devices = slice_devices(slice_)
-    source, images = open_or_stand_in(config, NUM_IMAGES.value)
+    source, images = open_or_describe(config, NUM_IMAGES.value)
     config, assumed = without_checkpoints(config, source)
 
     def attempt(changes: Mapping[tuple[str, str], Any]) -> Attempt:
-        p = parts(_with(config, changes), devices, stand_in=source)
-        knobs = _knobs(p)
+        experiment = build_experiment(_with(config, changes), devices, train_source=source)
+        knobs = _knobs(experiment)
         log.info("Compiling for %s: %s.", slice_.name, knobs)
         tried = Attempt(
-            p, slice_, knobs, compile_step(train_step(p), p.abstract_state, p.abstract_batch)
+            experiment,
+            slice_,
+            knobs,
+            compile_step(
+                train_step(experiment), experiment.abstract_state, experiment.abstract_batch
+            ),
         )
         log.info("It %s.", tried.verdict())
         return tried
@@ -157,12 +162,14 @@ def _plan() -> bool:
     return answer["fits"]
 
 
-def _knobs(p: Parts) -> Knobs:
-    layout = call("config.parallel", Layout, p.config["parallel"])
+def _knobs(experiment: Experiment) -> Knobs:
+    layout = build_section("config.parallel", Layout, experiment.config["parallel"])
     return Knobs(
         preset=layout.preset,
-        remat=getattr(p.network.model.encoder, "remat", "none"),
-        chunks={"chunks": 1, **p.config["method"]}["chunks"],
+        remat=getattr(experiment.network.model.encoder, "remat", "none"),
+        grad_cache_chunks={"grad_cache_chunks": 1, **experiment.config["method"]}[
+            "grad_cache_chunks"
+        ],
     )
 
 
@@ -183,7 +190,7 @@ def _until_it_fits(
     rematerialisation, which comes on top at the very end. A preset waits until it could save
     enough, and more chunks end when they have not saved anything.
     """
-    state_bytes = _bytes_per_device(first.parts.abstract_state)
+    state_bytes = _bytes_per_device(first.experiment.abstract_state)
     last, left = first, list(_changes(first))
     while not last.fits:
         needed, usable = last.needed_bytes, last.slice.usable_hbm_bytes
@@ -200,8 +207,8 @@ def _until_it_fits(
         except UserError as error:  # this encoder, method or batch does not have that setting
             log.info("Cannot try %s: %s", knobs, error)
             continue
-        if "chunks" in change and _saves_nothing(tried, last):
-            left = [other for other in left if "chunks" not in other]
+        if "grad_cache_chunks" in change and _saves_nothing(tried, last):
+            left = [other for other in left if "grad_cache_chunks" not in other]
         last = tried
         yield last
 
@@ -226,12 +233,12 @@ def _changes(first: Attempt) -> Iterator[dict[str, Any]]:
     for remat in after(("none", "convs", "blocks"), first.knobs.remat):
         yield {"remat": remat}
     own = {"remat": first.knobs.remat}
-    per_device = first.parts.dataset.batch_size // first.parts.mesh.size
-    chunks = first.knobs.chunks * 2
-    while chunks <= MAX_CHUNKS and per_device % chunks == 0:
-        yield {"chunks": chunks, **own}
-        chunks *= 2
-    if chunks > 2 * first.knobs.chunks and first.knobs.remat != "blocks":
+    per_device = first.experiment.dataset.batch_size // first.experiment.mesh.size
+    grad_cache_chunks = first.knobs.grad_cache_chunks * 2
+    while grad_cache_chunks <= MAX_CHUNKS and per_device % grad_cache_chunks == 0:
+        yield {"grad_cache_chunks": grad_cache_chunks, **own}
+        grad_cache_chunks *= 2
+    if grad_cache_chunks > 2 * first.knobs.grad_cache_chunks and first.knobs.remat != "blocks":
         yield {"remat": "blocks"}
 
 
@@ -246,7 +253,7 @@ def _bytes_per_device(tree: Any) -> int:
 def _answer(attempts: Sequence[Attempt], price: float | None) -> dict[str, Any]:
     """Returns what is printed, of the last attempt."""
     first, last = attempts[0], attempts[-1]
-    p, slice_, chip = last.parts, last.slice, last.slice.chip
+    experiment, slice_, chip = last.experiment, last.slice, last.slice.chip
     changed = _differences(first.knobs, last.knobs)
     flag = flags.FLAGS["config"]
     versions = {name: importlib.metadata.version(name) for name in ("jax", "libtpu")}
@@ -265,16 +272,16 @@ def _answer(attempts: Sequence[Attempt], price: float | None) -> dict[str, Any]:
             "hbm_gib": chip.hbm_gib,
             "source": chip.source,
         },
-        "parameters": sum(x.size for x in jax.tree.leaves(p.abstract_state.params)),
-        "batch_size": p.dataset.batch_size,
-        "batch_per_device": p.dataset.batch_size / p.mesh.size,
-        "mesh": dict(p.mesh.shape),
+        "parameters": sum(x.size for x in jax.tree.leaves(experiment.abstract_state.params)),
+        "batch_size": experiment.dataset.batch_size,
+        "batch_per_device": experiment.dataset.batch_size / experiment.mesh.size,
+        "mesh": dict(experiment.mesh.shape),
         **dataclasses.asdict(last.knobs),
         "fits": last.fits,
         "verdict": last.verdict(),
         "usable_hbm_bytes": slice_.usable_hbm_bytes,
         "needed_hbm_bytes": last.needed_bytes,
-        "state_bytes_per_device": _bytes_per_device(p.abstract_state),
+        "state_bytes_per_device": _bytes_per_device(experiment.abstract_state),
         "tried": [f"{tried.knobs}: {tried.verdict()}" for tried in attempts[:-1]],
         "flags": sorted(f"--config.{'.'.join(path)}={value}" for path, value in changed.items()),
         "compile_seconds": round(last.outcome.compile_seconds, 1),
@@ -289,21 +296,21 @@ def _answer(attempts: Sequence[Attempt], price: float | None) -> dict[str, Any]:
 
 def _estimate(attempt: Attempt, price: float | None) -> dict[str, Any]:
     """Returns what the counts say of time, if nothing but the chip's peaks held it up."""
-    program, p, slice_ = attempt.outcome, attempt.parts, attempt.slice
+    program, experiment, slice_ = attempt.outcome, attempt.experiment, attempt.slice
     assert isinstance(program, Program)
     by_flops = program.flops / slice_.peak_flops
     by_bytes = program.hbm_bytes / slice_.hbm_bandwidth
     seconds = max(by_flops, by_bytes)
-    hours = p.num_steps * seconds / 3600
+    hours = experiment.num_steps * seconds / 3600
     estimate = {
         "basis": BASIS,
         "step_seconds": seconds,
         "bound_by": "arithmetic" if by_flops >= by_bytes else "HBM bandwidth",
-        "pairs_per_second": p.dataset.batch_size / seconds,
+        "pairs_per_second": experiment.dataset.batch_size / seconds,
         "mfu": (program.flops - program.recomputed_flops) / slice_.peak_flops / seconds,
-        "epochs": p.run.epochs,
-        "steps": p.num_steps,
-        "hours_per_epoch": hours / p.run.epochs,
+        "epochs": experiment.run.epochs,
+        "steps": experiment.num_steps,
+        "hours_per_epoch": hours / experiment.run.epochs,
         "hours": hours,
         "chip_hours": hours * slice_.num_chips,
     }

@@ -31,7 +31,8 @@ def describe(answer: dict[str, Any]) -> str:
         _row("batch", f"{answer['batch_size']}, {answer['batch_per_device']:g} a device"),
         _row(
             "settings",
-            f"preset {answer['preset']}, remat {answer['remat']}, chunks {answer['chunks']}",
+            f"preset {answer['preset']}, remat {answer['remat']}, "
+            f"chunks {answer['grad_cache_chunks']}",
         ),
     ]
     if answer["overrides"]:
@@ -109,7 +110,9 @@ def _time(estimate: dict[str, Any]) -> list[str]:
 
 def _cures(answer: dict[str, Any]) -> list[str]:
     per_device = int(answer["batch_per_device"])
-    chunks = [n for n in (2, 4, 8, 16, 32) if n > answer["chunks"] and per_device % n == 0]
+    grad_cache_chunks = [
+        n for n in (2, 4, 8, 16, 32) if n > answer["grad_cache_chunks"] and per_device % n == 0
+    ]
     state = gib(answer["state_bytes_per_device"])
     lines = ["What would bring it in, the cheapest in time first (--fit tries them in this order):"]
     if answer["preset"] != "fsdp":
@@ -118,10 +121,10 @@ def _cures(answer: dict[str, Any]) -> list[str]:
     if answer["remat"] != "blocks":
         remat = "convs or blocks" if answer["remat"] == "none" else "blocks"
         lines.append(_row("--config.encoder.remat", f"{remat}: computes activations again"))
-    if chunks:
-        numbers = ", ".join(map(str, chunks))
+    if grad_cache_chunks:
+        numbers = ", ".join(map(str, grad_cache_chunks))
         how = "the batch in parts, each with its own BatchNorm statistics"
-        lines.append(_row("--config.method.chunks", f"{numbers}: {how}"))
+        lines.append(_row("--config.method.grad_cache_chunks", f"{numbers}: {how}"))
     return [
         *lines,
         _row("batch per device", f"{per_device} now: a larger slice, or a smaller batch"),

@@ -12,8 +12,8 @@ import numpy as np
 from absl import flags
 from etils import epath
 
-from simclr_jax.build.parts import Parts, augmented_views, parts
-from simclr_jax.cli import app, trained
+from simclr_jax.build.experiment import Experiment, augmented_views, build_experiment
+from simclr_jax.cli import app, restored
 from simclr_jax.core.errors import UserError
 from simclr_jax.data.decode import decode
 from simclr_jax.data.records import Source
@@ -34,33 +34,33 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _report() -> None:
-    run, workdir = trained.load(WORKDIR.value), epath.Path(WORKDIR.value)
+    run, workdir = restored.load(WORKDIR.value), epath.Path(WORKDIR.value)
     if "method" not in run.config:
         raise UserError(f"{workdir} holds an import, not a run: there is no training to report.")
-    p = parts(run.config)
+    experiment = build_experiment(run.config)
     metrics = read_metrics(WORKDIR.value)
     results = workdir / "results.json"
-    encoder = {"name": p.config["encoder"]["name"], **p.config["encoder"]}
+    encoder = {"name": experiment.config["encoder"]["name"], **experiment.config["encoder"]}
     encoder.pop("remat", None)  # how it was trained, and not what it is
     path = workdir / "report.html"
     write_report(
         ReportContents(
-            title=f"{p.config['method']['name']} on {p.source.name}",
-            dataset=p.source.name,
-            num_images=len(p.source),
+            title=f"{experiment.config['method']['name']} on {experiment.source.name}",
+            dataset=experiment.source.name,
+            num_images=len(experiment.source),
             encoder=", ".join(_phrase(key, value) for key, value in encoder.items()),
             num_params=sum(x.size for x in jax.tree.leaves(run.variables["params"]["encoder"])),
-            epochs=round(run.step * p.dataset.batch_size / len(p.source), 1),
-            batch_size=p.dataset.batch_size,
+            epochs=round(run.step * experiment.dataset.batch_size / len(experiment.source), 1),
+            batch_size=experiment.dataset.batch_size,
             devices=f"{jax.device_count()} x {jax.devices()[0].device_kind}",
             wall_seconds=metrics[-1].get("seconds") if metrics else None,
-            labels_used=_labels_used(p),
-            config=p.config,
+            labels_used=_labels_used(experiment),
+            config=experiment.config,
             metrics=metrics,
             results=json.loads(results.read_text()) if results.exists() else (),
-            class_names=p.source.class_names,
-            embedding=_embedding(run, p),
-            views=augmented_views(p, 12),
+            class_names=experiment.source.class_names,
+            embedding=_embedding(run, experiment),
+            views=augmented_views(experiment, 12),
         ),
         path,
     )
@@ -71,19 +71,25 @@ def _phrase(key: str, value: Any) -> str:
     return str(value) if key == "name" else f"{key} {value}"
 
 
-def _labels_used(p: Parts) -> str:
-    if p.network.model.classifier is None:
+def _labels_used(experiment: Experiment) -> str:
+    if experiment.network.model.classifier is None:
         return "none"
-    return "what its teacher says" if "teacher" in p.config["method"] else f"{len(p.source):,}"
+    return (
+        "what its teacher says"
+        if "teacher" in experiment.config["method"]
+        else f"{len(experiment.source):,}"
+    )
 
 
-def _embedding(run: trained.Trained, p: Parts) -> Embedding:
-    source = p.test_source or p.source  # those that were not trained on, if there are any
+def _embedding(run: restored.Restored, experiment: Experiment) -> Embedding:
+    source = (
+        experiment.test_source or experiment.source
+    )  # those that were not trained on, if there are any
     num_shown = min(MAX_IMAGES, len(source))
     chosen = np.arange(num_shown) * len(source) // num_shown
-    batches = p.dataset.eval_batches(source, indices=chosen)
-    features = extract_features(run.encode, batches, p.mesh)
-    side_px = min(THUMBNAIL_PX, p.dataset.canvas)
+    batches = experiment.dataset.eval_batches(source, indices=chosen)
+    features = extract_features(run.encode, batches, experiment.mesh)
+    side_px = min(THUMBNAIL_PX, experiment.dataset.canvas)
     return Embedding(
         features=features.features,
         labels=features.labels,

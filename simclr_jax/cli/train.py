@@ -16,7 +16,7 @@ from ml_collections import config_flags
 
 from simclr_jax.cli import app
 from simclr_jax.core.errors import UserError
-from simclr_jax.parallel.hosts import join, leads
+from simclr_jax.parallel.hosts import init_distributed, is_primary
 from simclr_jax.run import open_run
 from simclr_jax.train.loop import fit
 
@@ -44,13 +44,13 @@ def _train() -> None:
         config = CONFIG.value.to_dict()
     except OSError as error:  # a recipe that is not there is noticed only when it is read
         raise UserError(str(error)) from error
-    join(
+    init_distributed(
         COORDINATOR.value,
         NUM_PROCESSES.value,
         PROCESS_ID.value,
         timeout_seconds=STARTUP_TIMEOUT.value,
     )
-    if not leads():  # what goes well is told once
+    if not is_primary():  # what goes well is told once
         logging.getLogger("simclr_jax").setLevel(logging.WARNING)
     with open_run(config, WORKDIR.value) as run:
         fit(run.state, run.step, run.batches, num_steps=run.num_steps, hooks=run.hooks)

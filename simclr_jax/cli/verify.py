@@ -66,8 +66,8 @@ def _verify() -> list[str]:
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", DEVICES.value)
     check_sections(config)
-    chunks = num_chunks(config)
-    shrunk = shrink(config, multiple=chunks * DEVICES.value, num_steps=STEPS.value)
+    grad_cache_chunks = num_chunks(config)
+    shrunk = shrink(config, multiple=grad_cache_chunks * DEVICES.value, num_steps=STEPS.value)
     if not JSON.value:
         print(*_preface(shrunk.changes), sep="\n", flush=True)
     comparisons = verify(shrunk, num_devices=DEVICES.value, num_steps=STEPS.value)
@@ -75,7 +75,7 @@ def _verify() -> list[str]:
     if JSON.value:
         print(json.dumps(_report(shrunk.changes, comparisons, failures), indent=2))
     else:
-        print(*_table(comparisons), *_notes(comparisons, chunks), sep="\n")
+        print(*_table(comparisons), *_notes(comparisons, grad_cache_chunks), sep="\n")
         print("\n".join(["FAILED", *failures]) if failures else "All agree.")
     return failures
 
@@ -114,7 +114,7 @@ def _table(comparisons: list[Comparison]) -> list[str]:
     return ["", *lines, ""]
 
 
-def _notes(comparisons: list[Comparison], chunks: int) -> list[str]:
+def _notes(comparisons: list[Comparison], grad_cache_chunks: int) -> list[str]:
     contrasts = comparisons[0].expected_negatives is not None
     return [
         "Numbers are the largest relative differences, max |a - b| / max |a| of an array, of all",
@@ -129,8 +129,8 @@ def _notes(comparisons: list[Comparison], chunks: int) -> list[str]:
         "  negatives   of each row: exp(loss) - 1 where all projections are equal"
         if contrasts
         else "  negatives   this method contrasts nothing",
-        f"  cached      in {chunks} parts, each of which BatchNorm normalises by itself: so it is "
-        "compared",
+        f"  cached      in {grad_cache_chunks} parts, each of which BatchNorm normalises by itself: so "
+        "it is compared",
         "              with cached, with the whole batch where statistics are frozen, and its",
         "              statistics with means of those of each part",
     ]

@@ -7,7 +7,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
 
-def by_rows(x: ArrayLike) -> Any:
+def shard_batch(x: ArrayLike) -> Any:
     """Says that the rows of x are split over all devices, so that other uses of x don't decide."""
     mesh = jax.typeof(x).sharding.mesh
     if mesh.empty or jax.typeof(x).shape[0] % mesh.size:
@@ -15,7 +15,7 @@ def by_rows(x: ArrayLike) -> Any:
     return _placed(x, PartitionSpec(mesh.axis_names))
 
 
-def everywhere(x: ArrayLike) -> Any:
+def replicate(x: ArrayLike) -> Any:
     """Gathers x once, here; its gradient is summed over all devices."""
     return _placed(x, PartitionSpec())
 

@@ -12,12 +12,12 @@ from typing import Any
 
 from beartype.door import is_bearable
 
-from simclr_jax.core.errors import UserError, nearest
+from simclr_jax.core.errors import UserError, did_you_mean
 
 FLAX_FIELDS = {"parent", "name"}  # every linen module ends with them; no config sets them
 
 
-def call(path: str, fn: Callable[..., Any], section: Mapping[str, Any], *args: Any) -> Any:
+def build_section(path: str, fn: Callable[..., Any], section: Mapping[str, Any], *args: Any) -> Any:
     """Returns `fn(*args, **section)`.
 
     Args:
@@ -39,7 +39,7 @@ def call(path: str, fn: Callable[..., Any], section: Mapping[str, Any], *args: A
     for key, value in section.items():
         if key not in settable:
             raise UserError(
-                f"{path}.{key} does not exist.{nearest(key, settable)} "
+                f"{path}.{key} does not exist.{did_you_mean(key, settable)} "
                 f"Known keys: {', '.join(settable)}."
             )
         arguments[key] = _of_type(f"{path}.{key}", value, hints.get(key, Any))
@@ -47,11 +47,11 @@ def call(path: str, fn: Callable[..., Any], section: Mapping[str, Any], *args: A
         signature.bind(*args, **arguments)
     except TypeError as error:
         raise UserError(f"{path}: {error}.") from error
-    with blame(path):
+    with config_errors_at(path):
         return fn(*args, **arguments)
 
 
-def choose(
+def lookup(
     path: str, table: Mapping[str, Callable[..., Any]], section: Mapping[str, Any]
 ) -> tuple[Callable[..., Any], dict[str, Any]]:
     """Splits a section into the callable that its "name" stands for, and the rest.
@@ -63,14 +63,14 @@ def choose(
     name = str(rest.pop("name", ""))
     if name not in table:
         raise UserError(
-            f"{path}.name={name!r} does not exist.{nearest(name, table)} "
+            f"{path}.name={name!r} does not exist.{did_you_mean(name, table)} "
             f"Known names: {', '.join(table)}."
         )
     return table[name], rest
 
 
 @contextlib.contextmanager
-def blame(path: str) -> Iterator[None]:
+def config_errors_at(path: str) -> Iterator[None]:
     """Turns a ValueError inside the block into a UserError that begins with `path`."""
     try:
         yield

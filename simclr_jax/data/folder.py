@@ -4,7 +4,7 @@ import collections
 import os
 from collections.abc import Callable, Sequence
 
-from simclr_jax.core.errors import UserError, nearest
+from simclr_jax.core.errors import UserError, did_you_mean
 from simclr_jax.data.decode import UnreadableImageError
 from simclr_jax.data.records import Record, digest
 
@@ -35,7 +35,7 @@ class Folder:
             folders = sorted(e.name for e in os.scandir(self._root) if e.is_dir())
             raise UserError(
                 f"{self._root} has no folder for split={split!r}; split='all' takes every image "
-                f"in it. Its folders: {_shorten(folders) or 'none'}.{nearest(split, folders)}"
+                f"in it. Its folders: {_shorten(folders) or 'none'}.{did_you_mean(split, folders)}"
             )
         self._files, others = _list_images(self._root, top)
         if not self._files:

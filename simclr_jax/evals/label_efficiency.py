@@ -55,12 +55,12 @@ def label_efficiency(
     Raises:
       UserError: for missing or too few labels, an unknown protocol, or features not finite.
     """
-    judges: dict[str, Callable[[list[Features]], _Verdict]] = {
-        "knn": lambda subsets: _judge_knn(subsets, test, num_classes, k, temperature),
-        "linear": lambda subsets: _judge_linear(subsets, test, num_classes, seed),
+    evaluators: dict[str, Callable[[list[Features]], _Verdict]] = {
+        "knn": lambda subsets: _evaluate_knn(subsets, test, num_classes, k, temperature),
+        "linear": lambda subsets: _evaluate_linear(subsets, test, num_classes, seed),
     }
-    if unknown := set(protocols) - set(judges):
-        raise UserError(f"Unknown protocol {min(unknown)!r}; use one of {', '.join(judges)}.")
+    if unknown := set(protocols) - set(evaluators):
+        raise UserError(f"Unknown protocol {min(unknown)!r}; use one of {', '.join(evaluators)}.")
     if draws < 1:
         raise UserError(f"draws={draws} must be at least 1.")
     train = _labelled(train, f"{name} of the training set", protocols)
@@ -71,7 +71,7 @@ def label_efficiency(
         for protocol in protocols:
             what = {"protocol": protocol, "features": name, "label_fraction": float(fraction)}
             counts = {"num_train": len(subsets[0].labels), "num_test": len(test.labels)}
-            rows.append(what | counts | judges[protocol](subsets))
+            rows.append(what | counts | evaluators[protocol](subsets))
     return rows
 
 
@@ -82,7 +82,7 @@ def _draw(train: Features, fraction: float, draws: int, seed: int) -> list[Featu
     return [Features(*(column[rows] for column in train)) for rows in indices]
 
 
-def _judge_knn(
+def _evaluate_knn(
     subsets: list[Features], test: Features, num_classes: int, k: int, temperature: float
 ) -> _Verdict:
     k = max(1, min(k, len(subsets[0].labels) // num_classes))
@@ -100,7 +100,9 @@ def _judge_knn(
     return _summary(top1) | {"k": k, "temperature": temperature}
 
 
-def _judge_linear(subsets: list[Features], test: Features, num_classes: int, seed: int) -> _Verdict:
+def _evaluate_linear(
+    subsets: list[Features], test: Features, num_classes: int, seed: int
+) -> _Verdict:
     top1, strengths = [], []
     for train in subsets:
         probe = linear_probe(train.features, train.labels, num_classes=num_classes, seed=seed)

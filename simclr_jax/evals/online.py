@@ -50,7 +50,7 @@ class OnlineKNN:
           test: labelled images to classify.
           mesh: devices that share the work.
           num_steps: of the run; its last step is always judged.
-          every_epochs: training epochs from one judgement to the next, > 0.
+          every_epochs: training epochs from one evaluation to the next, > 0.
           k: neighbours that vote; see `knn.knn_predict`.
           temperature: of the votes; see `knn.knn_predict`.
           max_train: at most so many training images, evenly spaced, vote.
@@ -119,7 +119,7 @@ class OnlineClassifier:
           test: labelled images to classify.
           mesh: devices that share the work.
           num_steps: of the run; its last step is always judged.
-          every_epochs: training epochs from one judgement to the next, > 0.
+          every_epochs: training epochs from one evaluation to the next, > 0.
         """
         self._writer = writer
         self._classify = classify

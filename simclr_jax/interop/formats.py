@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from simclr_jax.core.errors import UserError, nearest
+from simclr_jax.core.errors import UserError, did_you_mean
 from simclr_jax.interop import (
     onnx_format,
     safetensors_format,
@@ -87,7 +87,7 @@ def check_request(format_name: str, path: Path) -> None:
     """
     if format_name not in FORMATS:
         raise UserError(
-            f"--format={format_name} does not exist.{nearest(format_name, FORMATS)} "
+            f"--format={format_name} does not exist.{did_you_mean(format_name, FORMATS)} "
             f"Known formats: {', '.join(FORMATS)}."
         )
     chosen = FORMATS[format_name]

@@ -20,7 +20,7 @@ import numpy as np
 from etils import epath
 
 from simclr_jax.core.errors import UserError
-from simclr_jax.core.sections import blame
+from simclr_jax.core.sections import config_errors_at
 from simclr_jax.interop.names import tf1_name
 from simclr_jax.interop.optional import import_optional
 from simclr_jax.interop.recognition import Recognised, recognise
@@ -110,7 +110,7 @@ def read_checkpoint(path: str, *, ema: bool = False, select: int = 0) -> Importe
         reader = tf.train.load_checkpoint(prefix)
         keys = _keys(reader)
         shapes = reader.get_variable_to_shape_map()
-    with blame(f"{prefix}.index"):
+    with config_errors_at(f"{prefix}.index"):
         shapes = {name: tuple(shapes[key]) for name, key in keys.items()}
         network = recognise(shapes, ema=ema, select=select)
     _require_complete(reader, prefix)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from simclr_jax.core.placement import everywhere
+from simclr_jax.core.placement import replicate
 from simclr_jax.core.types import Metrics, Scalar
 from simclr_jax.losses.tiled import (
     TILE,
@@ -120,7 +120,7 @@ def contrastive_metrics(
     tile = _chosen_tile(tile, z.reshape(-1, z.shape[-1]))
     if tile is not None:
         # All rows, as `nt_xent` gathers them: on a TPU XLA then does it once for both.
-        candidates = everywhere(z.reshape(-1, z.shape[-1])).reshape(z.shape)[:, 1]
+        candidates = replicate(z.reshape(-1, z.shape[-1])).reshape(z.shape)[:, 1]
         best, entropy = top_and_entropy(z[:, 0], candidates, temperature=temperature, tile=tile)
         accuracy = (best == jnp.arange(z.shape[0])).mean()
         return {"contrastive_accuracy": accuracy, "contrastive_entropy": entropy.mean()}

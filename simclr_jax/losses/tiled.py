@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from simclr_jax.core.placement import by_rows, everywhere
+from simclr_jax.core.placement import replicate, shard_batch
 
 # Rows of a tile if none is asked for. On a CPU squares of 512 and of 1024 rows take the same time
 # within its noise, and squares of 256 take 15 % more.
@@ -87,7 +87,7 @@ def top_and_entropy(
       Index of the most similar candidate, the first of equals, and the entropy in nats of the
       softmax over candidates, both [n]. No gradient is meant to pass.
     """
-    z = by_rows(z)
+    z = shard_batch(z)
 
     def add(carry: tuple[Array, ...], strip: tuple[Array, Array]) -> tuple[Any, None]:
         top, best, total, weighted = carry
@@ -104,7 +104,7 @@ def top_and_entropy(
         return (new_top, best, fade * total + p.sum(axis=1), weighted), None
 
     tile = min(tile, candidates.shape[0])
-    strips = _tiles(everywhere(candidates), tile)
+    strips = _tiles(replicate(candidates), tile)
     firsts = tile * jnp.arange(len(strips))
     zeros = jnp.zeros_like(z[:, 0])
     # Below any cosine over the temperature of unit rows, and finite.
@@ -132,8 +132,8 @@ def _sums_by_strips(
     bounded: bool = False,
 ) -> Array:
     """Returns the log-sum-exp [n] of each row; `bounded` if no logit is above 1 / temperature."""
-    z = by_rows(z)
-    strips = _tiles(everywhere(candidates), tile)
+    z = shard_batch(z)
+    strips = _tiles(replicate(candidates), tile)
     firsts = tile * jnp.arange(len(strips))
 
     def add_bounded(total: Array, strip: tuple[Array, Array]) -> tuple[Array, None]:
@@ -173,7 +173,7 @@ def _gradient_by_strips(
     Row r is candidate r of every other row, and similarities are symmetric: what the gradient
     of z as candidates needs are the same logits, less the sums of the candidates.
     """
-    z = by_rows(z)
+    z = shard_batch(z)
 
     def add(total: Array, part: tuple[Array, ...]) -> tuple[Array, None]:
         strip, first, *of_strip = part
@@ -184,9 +184,9 @@ def _gradient_by_strips(
             weights += strip_grad[None, :] * jnp.exp(logits - strip_sums[None, :])
         return total + _product(weights, strip), None
 
-    strips = _tiles(everywhere(candidates), tile)
+    strips = _tiles(replicate(candidates), tile)
     firsts = tile * jnp.arange(len(strips))
-    of_strips = tuple(_tiles(everywhere(x), tile) for x in (sums, grad)) if both else ()
+    of_strips = tuple(_tiles(replicate(x), tile) for x in (sums, grad)) if both else ()
     total, _ = jax.lax.scan(add, jnp.zeros_like(z), (strips, firsts, *of_strips))
     return total / temperature
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 
-from simclr_jax.core.placement import everywhere
+from simclr_jax.core.placement import replicate
 from simclr_jax.core.state import TrainState
 from simclr_jax.core.types import (
     Batch,
@@ -56,7 +56,7 @@ class Method:
         such as to move an EMA target or rotate a queue.
       frozen: regular expression for whole paths below params, such as "encoder/.*"; what it
         matches is not updated. "" freezes nothing.
-      chunks: parts of the batch that go through the network one after the other.
+      grad_cache_chunks: parts of the batch that go through the network one after the other.
       moves_statistics: whether BatchNorm normalises with the batch and moves its statistics.
     """
 
@@ -65,8 +65,8 @@ class Method:
     loss: Callable[[Params, TrainState, Views, Labels, PRNGKey], tuple[Scalar, StepOutput]]
     after_update: Callable[[TrainState, Any], Any] = keep_method_state
     frozen: str = ""
-    chunks: int = 1
-    moves_statistics: bool = True
+    grad_cache_chunks: int = 1
+    train_batch_norm: bool = True
 
 
 def apply_model(
@@ -76,11 +76,11 @@ def apply_model(
     views: Views,
     *,
     train: bool = True,
-    chunks: int = 1,
+    grad_cache_chunks: int = 1,
 ) -> tuple[Any, Collection]:
     """Applies a network to all views, in parts of the batch if all at once would not fit.
 
-    With chunks, nothing of a part is kept but what it puts out: the backward pass computes each
+    With several parts, nothing of a part is kept but what it puts out: the backward pass computes each
     part once more and adds up the gradients. The loss still sees every row, so that, other than
     with gradient accumulation, a contrastive loss is that of the whole batch. This is the
     gradient cache of Gao et al. 2021, https://arxiv.org/abs/2101.06983. It is exact for a network
@@ -93,14 +93,14 @@ def apply_model(
       batch_stats: running statistics.
       views: augmented images.
       train: normalise with the statistics of the images and move the running ones.
-      chunks: parts of the batch, a divisor of b; part i has the images i, i + chunks, and so on,
-        of which every device has equally many.
+      grad_cache_chunks: parts of the batch, a divisor of b; with c of them, part i has the images
+        i, i + c, and so on, of which every device has equally many.
 
     Returns:
       What the network puts out, with rows [b * v, ...] ordered as in `views`, and the new
       running statistics.
     """
-    params, batch_stats = jax.tree.map(everywhere, (params, batch_stats))
+    params, batch_stats = jax.tree.map(replicate, (params, batch_stats))
 
     def apply(views: Views) -> tuple[Any, Collection]:
         rows = views.reshape(-1, *views.shape[2:])  # batch-major: no communication
@@ -108,14 +108,16 @@ def apply_model(
         out, updated = model.apply(variables, rows, train=train, mutable=["batch_stats"])
         return out, {"batch_stats": {}, **updated}["batch_stats"]
 
-    if chunks == 1:
+    if grad_cache_chunks == 1:
         return apply(views)
     b, v = views.shape[:2]
-    parts = views.reshape(b // chunks, chunks, *views.shape[1:]).swapaxes(0, 1)
+    parts = views.reshape(b // grad_cache_chunks, grad_cache_chunks, *views.shape[1:]).swapaxes(
+        0, 1
+    )
     out, stats = jax.lax.map(jax.checkpoint(apply, prevent_cse=False), parts)
 
-    def merge(x: jax.Array) -> jax.Array:  # [chunks, b / chunks * v, ...] -> [b * v, ...]
-        x = x.reshape(chunks, b // chunks, v, *x.shape[2:]).swapaxes(0, 1)
+    def merge(x: jax.Array) -> jax.Array:  # [parts, b / parts * v, ...] -> [b * v, ...]
+        x = x.reshape(grad_cache_chunks, b // grad_cache_chunks, v, *x.shape[2:]).swapaxes(0, 1)
         return x.reshape(b * v, *x.shape[3:])
 
     out = jax.tree.map(merge, out)
@@ -124,14 +126,16 @@ def apply_model(
     return out, jax.tree.map(lambda x: x.mean(axis=0), stats)
 
 
-def check_chunks(chunks: int) -> None:
+def check_grad_cache_chunks(grad_cache_chunks: int) -> None:
     """Checks a number of chunks for `apply_model`.
 
     Raises:
       ValueError: if it is not positive.
     """
-    if chunks < 1:
-        raise ValueError(f"chunks={chunks}; it must be at least 1, which is all at once.")
+    if grad_cache_chunks < 1:
+        raise ValueError(
+            f"grad_cache_chunks={grad_cache_chunks}; it must be at least 1, which is all at once."
+        )
 
 
 def init_model(model: nn.Module, key: PRNGKey, views: Views) -> Variables:

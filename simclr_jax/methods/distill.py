@@ -18,7 +18,7 @@ from simclr_jax.methods.base import (
     StepOutput,
     Variables,
     apply_model,
-    check_chunks,
+    check_grad_cache_chunks,
     init_model,
 )
 from simclr_jax.methods.supervised import require_classifier
@@ -45,7 +45,7 @@ def distill(
     teacher: Teacher,
     temperature: float = 1.0,
     alpha: float = 1.0,
-    chunks: int = 1,
+    grad_cache_chunks: int = 1,
 ) -> Method:
     """Returns the training of `model` on what a teacher says of one view of each image.
 
@@ -60,7 +60,7 @@ def distill(
       temperature: of both softmaxes, > 0. The paper uses 0.1 for self-distillation and 1 for a
         smaller student.
       alpha: weight of the teacher, in [0, 1]; 1, the paper's choice, needs no label.
-      chunks: parts of the batch that go through the networks one after the other; see
+      grad_cache_chunks: parts of the batch that go through the networks one after the other; see
         `base.apply_model`.
 
     Raises:
@@ -68,7 +68,7 @@ def distill(
         classifier.
     """
     require_classifier(model)
-    check_chunks(chunks)
+    check_grad_cache_chunks(grad_cache_chunks)
     if not temperature > 0:
         raise ValueError(f"temperature={temperature}; it must be > 0. The paper uses 0.1 and 1.")
     if not 0 <= alpha <= 1:
@@ -85,17 +85,24 @@ def distill(
     ) -> tuple[Scalar, StepOutput]:
         del key
         views = views[:, :1]
-        known = state.method_state["teacher"]
-        said, _ = apply_model(
-            teacher.model, known["params"], known["batch_stats"], views, train=False, chunks=chunks
+        teacher_vars = state.method_state["teacher"]
+        teacher_out, _ = apply_model(
+            teacher.model,
+            teacher_vars["params"],
+            teacher_vars["batch_stats"],
+            views,
+            train=False,
+            grad_cache_chunks=grad_cache_chunks,
         )
-        out, batch_stats = apply_model(model, params, state.batch_stats, views, chunks=chunks)
-        logits, taught = out["logits"], said["logits"]
-        value = alpha * distillation(logits, taught, temperature=temperature)
+        out, batch_stats = apply_model(
+            model, params, state.batch_stats, views, grad_cache_chunks=grad_cache_chunks
+        )
+        logits, teacher_logits = out["logits"], teacher_out["logits"]
+        value = alpha * distillation(logits, teacher_logits, temperature=temperature)
         if alpha < 1:
             value += (1 - alpha) * cross_entropy(logits, labels)
-        agreement = (jnp.argmax(logits, axis=-1) == jnp.argmax(taught, axis=-1)).mean()
+        agreement = (jnp.argmax(logits, axis=-1) == jnp.argmax(teacher_logits, axis=-1)).mean()
         metrics = {"loss": value, "agreement": agreement}
         return value, StepOutput(batch_stats, metrics)
 
-    return Method(init, augment, loss, chunks=chunks)
+    return Method(init, augment, loss, grad_cache_chunks=grad_cache_chunks)

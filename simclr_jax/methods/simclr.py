@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from simclr_jax.core.sections import call
+from simclr_jax.core.sections import build_section
 from simclr_jax.core.state import TrainState
 from simclr_jax.core.types import Batch, Collection, Labels, Params, PRNGKey, Scalar, Views
 from simclr_jax.losses.contrastive import contrastive_metrics, nt_xent
@@ -21,7 +21,7 @@ from simclr_jax.methods.base import (
     StepOutput,
     Variables,
     apply_model,
-    check_chunks,
+    check_grad_cache_chunks,
     init_model,
     keep_method_state,
 )
@@ -35,7 +35,7 @@ def simclr(
     temperature: float = 0.1,
     memory: Mapping[str, Any] | None = None,
     loss_tile: int | None = None,
-    chunks: int = 1,
+    grad_cache_chunks: int = 1,
 ) -> Method:
     """Returns SimCLR for `model`.
 
@@ -46,8 +46,8 @@ def simclr(
       memory: settings of `Memory`, SimCLRv2's; None to contrast the views of one batch only.
       loss_tile: candidates that the loss compares with at a time; memory grows with it. None
         or 0: all at once, or tiles of a good size for a batch above 4096 images.
-      chunks: parts of the batch that go through the network one after the other, so that more
-        fits; the loss sees all of it. See `base.apply_model`.
+      grad_cache_chunks: parts of the batch that go through the network one after the other, so
+        that more fits; the loss sees all of it. See `base.apply_model`.
 
     Raises:
       ValueError: if the temperature is not positive, the tile or the chunks are out of range, or
@@ -59,12 +59,16 @@ def simclr(
         raise ValueError(
             f"loss_tile={loss_tile}; it must be at least 1, or 0 or None to choose by size."
         )
-    check_chunks(chunks)
+    check_grad_cache_chunks(grad_cache_chunks)
     tile = loss_tile or None
-    remember = None if memory is None else call("config.method.memory", Memory, memory)
+    momentum_memory = (
+        None if memory is None else build_section("config.method.memory", Memory, memory)
+    )
 
     def project(params: Params, batch_stats: Collection, views: Views) -> tuple[Keys, Collection]:
-        out, stats = apply_model(model, params, batch_stats, views, chunks=chunks)
+        out, stats = apply_model(
+            model, params, batch_stats, views, grad_cache_chunks=grad_cache_chunks
+        )
         if "projection" not in out:
             raise ValueError("method simclr needs heads.projector, and no heads.classifier.")
         return out["projection"].reshape(*views.shape[:2], -1), stats  # [b, v, d]
@@ -73,9 +77,9 @@ def simclr(
         variables = init_model(model, key, views)
         network = (variables.params, variables.batch_stats)
         keys, _ = jax.eval_shape(functools.partial(project, *network), views)
-        if remember is None:
+        if momentum_memory is None:
             return variables
-        start = remember.start(jax.random.fold_in(key, 1), variables, keys.shape)
+        start = momentum_memory.start(jax.random.fold_in(key, 1), variables, keys.shape)
         return variables._replace(method_state=start)
 
     def loss(
@@ -84,7 +88,7 @@ def simclr(
         del labels, key
         z, batch_stats = project(params, state.batch_stats, views)
         keys, queue, carry = None, None, ()
-        if remember is not None:
+        if momentum_memory is not None:
             target, queue = state.method_state["target"], negatives(state.method_state["queue"])
             keys, target_stats = project(target["params"], target["batch_stats"], views)
             carry = (keys, target_stats)
@@ -98,5 +102,5 @@ def simclr(
         }
         return value, StepOutput(batch_stats, metrics, carry)
 
-    after_update = remember.after_update if remember else keep_method_state
-    return Method(init, augment, loss, after_update, chunks=chunks)
+    after_update = momentum_memory.after_update if momentum_memory else keep_method_state
+    return Method(init, augment, loss, after_update, grad_cache_chunks=grad_cache_chunks)

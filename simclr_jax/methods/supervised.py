@@ -18,7 +18,7 @@ from simclr_jax.methods.base import (
     StepOutput,
     Variables,
     apply_model,
-    check_chunks,
+    check_grad_cache_chunks,
     init_model,
 )
 from simclr_jax.models.ssl import SSLModel
@@ -39,7 +39,7 @@ def supervised(
     augment: Callable[[PRNGKey, Batch], Views],
     *,
     train_from: str = "stem",
-    chunks: int = 1,
+    grad_cache_chunks: int = 1,
 ) -> Method:
     """Returns training of `model` with cross entropy on one view of each labelled image.
 
@@ -55,17 +55,17 @@ def supervised(
       augment: (key, batch) -> one view of each image.
       train_from: the first part that is trained, one of `FROZEN_BEFORE`; those before it keep
         the values that they start with.
-      chunks: parts of the batch that go through the network one after the other; see
+      grad_cache_chunks: parts of the batch that go through the network one after the other; see
         `base.apply_model`.
 
     Raises:
       ValueError: if there is no such part or no classifier, or chunks are out of range.
     """
     require_classifier(model)
-    check_chunks(chunks)
+    check_grad_cache_chunks(grad_cache_chunks)
     if train_from not in FROZEN_BEFORE:
         raise ValueError(f"train_from={train_from!r} must be one of {[*FROZEN_BEFORE]}.")
-    frozen, moves_statistics = FROZEN_BEFORE[train_from], train_from != "classifier"
+    frozen, train_batch_norm = FROZEN_BEFORE[train_from], train_from != "classifier"
 
     def init(key: PRNGKey, views: Views) -> Variables:
         return init_model(model, key, views)
@@ -79,15 +79,20 @@ def supervised(
             stop_gradient_at(frozen, params),
             state.batch_stats,
             views[:, :1],
-            train=moves_statistics,
-            chunks=chunks,
+            train=train_batch_norm,
+            grad_cache_chunks=grad_cache_chunks,
         )
         value = cross_entropy(out["logits"], labels)
         metrics = {"loss": value, "top1": top1(out["logits"], labels)}
         return value, StepOutput(batch_stats, metrics)
 
     return Method(
-        init, augment, loss, frozen=frozen, chunks=chunks, moves_statistics=moves_statistics
+        init,
+        augment,
+        loss,
+        frozen=frozen,
+        grad_cache_chunks=grad_cache_chunks,
+        train_batch_norm=train_batch_norm,
     )
 
 

@@ -9,7 +9,7 @@ import dataclasses
 import math
 import re
 
-from simclr_jax.core.errors import UserError, nearest
+from simclr_jax.core.errors import UserError, did_you_mean
 
 GIB = 2**30
 FLAT = (  # the usual slices, of chips wired as a torus of two dimensions
@@ -174,7 +174,7 @@ def _offer(chip: Chip) -> str:
 def _unknown(name: str, more: str) -> str:
     compiler_names = [Slice(c, shape).name for c in CHIPS.values() for shape in c.shapes]
     alike = re.sub(r"^v5e-", "v5litepod-", name)
-    close = nearest(alike, [*compiler_names, *USER_NAMES])
+    close = did_you_mean(alike, [*compiler_names, *USER_NAMES])
     more = more or f" Kinds of chips are {', '.join(CHIPS)}."
     return (
         f"No slice {name!r} is known.{close}{more} "

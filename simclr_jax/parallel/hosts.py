@@ -26,7 +26,7 @@ SHUTDOWN_SECONDS = 60  # a process that fails takes the others along after this 
 PACKAGES = ("jax", "jaxlib", "libtpu", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
-def join(
+def init_distributed(
     coordinator: str | None = None,
     num_processes: int | None = None,
     process_id: int | None = None,
@@ -89,13 +89,13 @@ def join(
         alarm.cancel()
 
 
-def leads() -> bool:
+def is_primary() -> bool:
     """Whether this is process 0, which writes what there is once per run."""
     return jax.process_index() == 0
 
 
 @contextlib.contextmanager
-def agreement() -> Iterator[dict[str, str]]:
+def check_hosts_agree() -> Iterator[dict[str, str]]:
     """Runs a block on all processes, and goes on only if it succeeds and ends alike on each.
 
     Every process must enter it at the same point. The block fills in facts about what this

@@ -14,7 +14,7 @@ Hook: TypeAlias = Callable[[int, TrainState, Metrics], None]
 
 
 @dataclasses.dataclass(frozen=True)
-class RunLength:
+class RunConfig:
     """How long a run is, how often it reports, and from which seed it starts.
 
     Attributes:

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from simclr_jax.core.errors import UserError, nearest
+from simclr_jax.core.errors import UserError, did_you_mean
 from simclr_jax.core.state import TrainState
 from simclr_jax.core.tree import path_name, replace, select
 from simclr_jax.train.checkpoint import Checkpoints
@@ -103,7 +103,7 @@ def _select(tree: Mapping[str, Any], path: str, where: str) -> Any:
     except KeyError:
         known = _some_paths(tree, depth=path.count("/") + 1)
         raise UserError(
-            f"config.warm_start.trees: {where} has nothing at {path!r}.{nearest(path, known)} "
+            f"config.warm_start.trees: {where} has nothing at {path!r}.{did_you_mean(path, known)} "
             f"It has {_shorten(known)}."
         ) from None
 

@@ -33,20 +33,20 @@ def load_config(workdir: str) -> dict[str, Any]:
     return json.loads(path.read_text())
 
 
-def claim(workdir: str, config: dict[str, Any], *, leads: bool = True) -> None:
+def claim(workdir: str, config: dict[str, Any], *, is_primary: bool = True) -> None:
     """Makes the directory and writes D/config.json, or checks that it is this run's already.
 
     Args:
       workdir: directory of the run.
       config: resolved config.
-      leads: whether this is the process that writes. It goes first; the others check.
+      is_primary: whether this is the process that writes. It goes first; the others check.
 
     Raises:
       UserError: if the directory cannot be written, holds a run with another config, or is not
-        that of the process that leads.
+        that of the primary process.
     """
     path = epath.Path(workdir) / "config.json"
-    if not leads and not path.exists():
+    if not is_primary and not path.exists():
         raise UserError(
             f"--workdir={workdir} is not the directory that process 0 writes to: {path} is not "
             "there. All processes must see one directory, such as gs://BUCKET/... or one on a "
@@ -65,7 +65,7 @@ def claim(workdir: str, config: dict[str, Any], *, leads: bool = True) -> None:
                 + "\n".join(differences)
                 + "\nUse another --workdir, or the values of that run to resume it."
             )
-    if not leads:
+    if not is_primary:
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -13,8 +13,8 @@ import jax
 from absl import app, flags
 from ml_collections import config_flags
 
-from simclr_jax.build.parts import Parts, parts, train_step
-from simclr_jax.cli.stand_in import open_or_stand_in
+from simclr_jax.build.experiment import Experiment, build_experiment, train_step
+from simclr_jax.cli.dataset_spec import open_or_describe
 from simclr_jax.parallel.aot import Program, compile_step, slice_devices
 from simclr_jax.parallel.chips import find_slice
 from simclr_jax.parallel.sharding import batch_sharding
@@ -29,9 +29,9 @@ def main(argv: Sequence[str]) -> None:
     jax.config.update("jax_platforms", "cpu")
     config = CONFIG.value.to_dict()
     devices = slice_devices(find_slice(TOPOLOGY.value))
-    source, _ = open_or_stand_in(config, None)
-    p = parts(config, devices, stand_in=source)
-    whole, rest = _compiled(p), _compiled(_from_views(p))
+    source, _ = open_or_describe(config, None)
+    experiment = build_experiment(config, devices, train_source=source)
+    whole, rest = _compiled(experiment), _compiled(_from_views(experiment))
     print(f"{TOPOLOGY.value}, a device       whole   given views   augmentation")
     for name, unit, giga in (
         ("flops", "GFLOP", 1e9),
@@ -42,16 +42,18 @@ def main(argv: Sequence[str]) -> None:
         print(f"{name:16} {a:10.2f}    {b:10.2f} {unit:5} {a / b - 1:+10.1%}")
 
 
-def _from_views(p: Parts) -> Parts:
-    views = jax.eval_shape(p.method.augment, jax.random.key(0), p.abstract_batch)
-    views = jax.ShapeDtypeStruct(views.shape, views.dtype, sharding=batch_sharding(p.mesh))
-    method = dataclasses.replace(p.method, augment=lambda key, batch: batch["views"])
-    batch = {"views": views, "label": p.abstract_batch["label"]}
-    return dataclasses.replace(p, method=method, abstract_batch=batch)
+def _from_views(experiment: Experiment) -> Experiment:
+    views = jax.eval_shape(experiment.method.augment, jax.random.key(0), experiment.abstract_batch)
+    views = jax.ShapeDtypeStruct(views.shape, views.dtype, sharding=batch_sharding(experiment.mesh))
+    method = dataclasses.replace(experiment.method, augment=lambda key, batch: batch["views"])
+    batch = {"views": views, "label": experiment.abstract_batch["label"]}
+    return dataclasses.replace(experiment, method=method, abstract_batch=batch)
 
 
-def _compiled(p: Parts) -> Program:
-    program = compile_step(train_step(p), p.abstract_state, p.abstract_batch)
+def _compiled(experiment: Experiment) -> Program:
+    program = compile_step(
+        train_step(experiment), experiment.abstract_state, experiment.abstract_batch
+    )
     assert isinstance(program, Program), program.message
     return program
 

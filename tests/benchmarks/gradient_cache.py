@@ -4,7 +4,8 @@
 
 Both train a ResNet-18 of a quarter of the width on random images. Steps alternate, so that other
 load on the machine meets both; medians are compared. The forward pass runs twice, so 4/3 is what
-the arithmetic alone costs. Peak memory is what `plan` prints for --config.method.chunks=N.
+the arithmetic alone costs. Peak memory is what `plan` prints for
+--config.method.grad_cache_chunks=N.
 """
 
 import time
@@ -24,7 +25,7 @@ from simclr_jax.models.ssl import SSLModel
 from simclr_jax.train.step import init_state, make_train_step
 
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 256, "Images, each with two views.")
-CHUNKS = flags.DEFINE_integer("chunks", 8, "Parts of the batch.")
+CHUNKS = flags.DEFINE_integer("grad_cache_chunks", 8, "Parts of the batch.")
 SIZE_PX, ROUNDS = 32, 7
 
 
@@ -40,16 +41,20 @@ def main(argv: Sequence[str]) -> None:
     }
     model = SSLModel(ResNet(18, width=0.25), projector=Projector())
     steps, states = {}, {}
-    for chunks in (1, CHUNKS.value):
-        method = simclr(model, simclr_cifar(size=SIZE_PX), chunks=chunks)
-        steps[chunks] = jax.jit(make_train_step(method, tx, root), donate_argnums=0)
-        states[chunks] = jax.jit(init_state, static_argnums=(0, 1))(method, tx, root, batch)
-    seconds: dict[int, list[float]] = {chunks: [] for chunks in steps}
+    for grad_cache_chunks in (1, CHUNKS.value):
+        method = simclr(model, simclr_cifar(size=SIZE_PX), grad_cache_chunks=grad_cache_chunks)
+        steps[grad_cache_chunks] = jax.jit(make_train_step(method, tx, root), donate_argnums=0)
+        states[grad_cache_chunks] = jax.jit(init_state, static_argnums=(0, 1))(
+            method, tx, root, batch
+        )
+    seconds: dict[int, list[float]] = {grad_cache_chunks: [] for grad_cache_chunks in steps}
     for _ in range(ROUNDS + 1):
-        for chunks, step in steps.items():
+        for grad_cache_chunks, step in steps.items():
             start = time.perf_counter()
-            states[chunks], _ = jax.block_until_ready(step(states[chunks], batch))
-            seconds[chunks].append(time.perf_counter() - start)
+            states[grad_cache_chunks], _ = jax.block_until_ready(
+                step(states[grad_cache_chunks], batch)
+            )
+            seconds[grad_cache_chunks].append(time.perf_counter() - start)
     plain, cached = (float(np.median(times[1:])) for times in seconds.values())
     print(
         f"{b} images at once {1e3 * plain:.0f} ms, in {CHUNKS.value} parts {1e3 * cached:.0f} ms:"

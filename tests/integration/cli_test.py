@@ -101,7 +101,10 @@ def test_judging_without_labels_says_what_to_do(trained_folder):
         (["train", "--config=configs/no_such.py", "--workdir=x"], "no_such.py"),
         (["train", "--config=configs/simclr_digits.py:big", "--workdir=x"], "variant 'big'"),
         (["train", DIGITS, "--config.method.temprature=1", "--workdir=x"], "temprature"),
-        (["train", DIGITS, "--config.run.accum_steps=4", "--workdir=x"], "method.chunks=8 puts"),
+        (
+            ["train", DIGITS, "--config.run.accum_steps=4", "--workdir=x"],
+            "method.grad_cache_chunks=8 puts",
+        ),
         (["train", DIGITS, "--config.run.epochs=many", "--workdir=x"], "many"),
         (["train", DIGITS, "--wrokdir=x"], "wrokdir"),
         (["evaluate", "--workdir=/nowhere"], "holds no run"),

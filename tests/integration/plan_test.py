@@ -127,5 +127,9 @@ def test_a_step_that_does_not_fit_gets_what_would_bring_it_in():
     assert result.returncode == 1, result.stderr
     for words in ("does not fit", "too much", "RESOURCE_EXHAUSTED", "8192 now", "--fit"):
         assert words in result.stdout
-    for knob in ("parallel.preset=zero1 or fsdp", "encoder.remat=convs or", "method.chunks=2, 4"):
+    for knob in (
+        "parallel.preset=zero1 or fsdp",
+        "encoder.remat=convs or",
+        "method.grad_cache_chunks=2, 4",
+    ):
         assert f"--config.{knob}" in result.stdout

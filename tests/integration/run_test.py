@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from simclr_jax import run as runs
-from simclr_jax.build.parts import parts
+from simclr_jax.build.experiment import build_experiment
 from simclr_jax.cli import app
 from simclr_jax.core.errors import UserError
 from simclr_jax.train.checkpoint import Checkpoints
@@ -80,7 +80,7 @@ def test_eight_devices_see_the_batches_and_take_the_steps_of_one(
     tiny_config, tmp_path, monkeypatch
 ):
     eight = train(tiny_config, tmp_path / "eight")
-    monkeypatch.setattr(runs, "parts", lambda config: parts(config, jax.devices()[:1]))
+    monkeypatch.setattr(runs, "parts", lambda config: build_experiment(config, jax.devices()[:1]))
     train(tiny_config, tmp_path / "one")
     rows = [read_metrics(str(tmp_path / name)) for name in ("eight", "one")]
     for row, other in zip(*rows, strict=True):
@@ -98,7 +98,7 @@ def test_a_diverging_run_stops_and_leaves_the_last_good_checkpoint(tiny_config, 
         train(tiny_config, tmp_path)
     failed = int(re.search(r"at step (\d+)", str(e.value)).group(1))
     assert saved_steps(tmp_path)[-1] == failed - 1
-    abstract = parts(tiny_config).abstract_state
+    abstract = build_experiment(tiny_config).abstract_state
     with Checkpoints(str(tmp_path), read_only=True) as checkpoints:
         params = checkpoints.restore_variables({"params": abstract.params})
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
@@ -123,9 +123,14 @@ def test_a_diverging_run_stops_and_leaves_the_last_good_checkpoint(tiny_config, 
             "run",
             "accumulate_grad_batches",
             4,
-            "config.run.accumulate_grad_batches .*method.chunks=8 puts",
+            "config.run.accumulate_grad_batches .*method.grad_cache_chunks=8 puts",
         ),
-        ("method", "chunks", 3, r"chunks=3 does not divide the 2 images of a device.* \[1, 2\]"),
+        (
+            "method",
+            "grad_cache_chunks",
+            3,
+            r"chunks=3 does not divide the 2 images of a device.* \[1, 2\]",
+        ),
         (
             "heads",
             "classifier",
@@ -163,7 +168,7 @@ def test_the_log_says_whether_the_gradient_cache_is_exact(
     said = []
     monkeypatch.setattr(runs.log, "info", lambda text, *values: said.append(text % values))
     config = tiny_config | changes
-    config["method"]["chunks"] = 2
+    config["method"]["grad_cache_chunks"] = 2
     with runs.open_run(config, str(tmp_path)):
         pass
     (cache,) = [line for line in said if line.startswith("Gradient cache")]
@@ -187,7 +192,7 @@ def test_a_workdir_of_another_run_is_refused(tiny_config, tmp_path):
 
 def test_other_images_than_those_of_the_checkpoint_are_refused(tiny_config, tmp_path):
     train(tiny_config, tmp_path)
-    abstract = parts(tiny_config).abstract_state
+    abstract = build_experiment(tiny_config).abstract_state
     with (
         Checkpoints(str(tmp_path), read_only=True) as checkpoints,
         pytest.raises(UserError, match="another list of images"),

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from simclr_jax import run as runs
+from simclr_jax.build.experiment import build_experiment
 from simclr_jax.build.network import network
-from simclr_jax.build.parts import parts
-from simclr_jax.cli import trained
+from simclr_jax.cli import restored
 from simclr_jax.core.errors import UserError
 from simclr_jax.data.dataset import Dataset
 from simclr_jax.evals.classifier import classifier_accuracy
@@ -50,7 +50,7 @@ def pretrained(tiny_config, tmp_path):
     """A workdir with a checkpoint of another seed than the runs that start from it."""
     workdir = str(tmp_path / "pretrained")
     config = {**tiny_config, "run": {**tiny_config["run"], "seed": 1}}
-    state = jax.jit(parts(config).init)()
+    state = jax.jit(build_experiment(config).init)()
     state = state.replace(batch_stats=jax.tree.map(lambda x: x + 0.5, state.batch_stats))
     workdirs.claim(workdir, config)
     with Checkpoints(workdir) as checkpoints:
@@ -73,9 +73,9 @@ def test_pretrain_fine_tune_distil(tiny_config, supervised_config, pretrained, t
     assert_equal(before.batch_stats["encoder"], source.batch_stats["encoder"])
     assert_equal(before.params["projector"]["dense1"], source.params["projector"]["dense1"])
     assert not np.any(before.params["classifier"]["kernel"])
-    p = parts(finetune)
-    assert len(p.source) == 100
-    assert p.config["heads"]["classifier"]["num_classes"] == 10
+    experiment = build_experiment(finetune)
+    assert len(experiment.source) == 100
+    assert experiment.config["heads"]["classifier"]["num_classes"] == 10
 
     distill = {
         **tiny_config,
@@ -85,7 +85,7 @@ def test_pretrain_fine_tune_distil(tiny_config, supervised_config, pretrained, t
         "evals": {"classifier": {"every_epochs": 1.0}},
     }
     before, after = train(distill, tmp_path / "student")
-    teacher = trained.load(str(tmp_path / "finetuned"))
+    teacher = restored.load(str(tmp_path / "finetuned"))
     assert_equal(before.method_state["teacher"], jax.device_get(teacher.variables))
     assert_equal(after.method_state, before.method_state)
     agreement = [row["agreement"] for row in read_metrics(str(tmp_path / "student"))]
@@ -93,7 +93,7 @@ def test_pretrain_fine_tune_distil(tiny_config, supervised_config, pretrained, t
 
     # The student can be judged when its teacher is gone.
     (tmp_path / "finetuned").rename(tmp_path / "elsewhere")
-    student = trained.load(str(tmp_path / "student"))
+    student = restored.load(str(tmp_path / "student"))
     test = student.dataset.open("test")
     accuracy = classifier_accuracy(
         student.classify, student.dataset.eval_batches(test), student.mesh
@@ -156,7 +156,7 @@ def test_a_mistake_is_told_before_anything_is_trained(
 def test_a_pretrained_network_is_no_teacher(tiny_config, pretrained):
     config = {**tiny_config, "method": {"name": "distill", "teacher": pretrained[0]}}
     with pytest.raises(UserError, match=r"has no classifier to learn from. Fine-tune it first"):
-        parts(config)
+        build_experiment(config)
 
 
 def test_a_teacher_of_other_classes_is_refused(
@@ -172,11 +172,11 @@ def test_a_teacher_of_other_classes_is_refused(
         "method": {"name": "distill", "teacher": str(tmp_path / "teacher")},
     }
     with pytest.raises(UserError, match="tells 10 classes apart and the student 7"):
-        parts(config)
+        build_experiment(config)
 
 
 def test_a_network_is_the_one_that_the_run_trained(tiny_config):
-    shapes = parts(tiny_config).abstract_state
+    shapes = build_experiment(tiny_config).abstract_state
     net = network(tiny_config)
     same = lambda x, y: (x.shape, x.dtype) == (y.shape, y.dtype)
     assert all(jax.tree.leaves(jax.tree.map(same, shapes.params, net.shapes["params"])))

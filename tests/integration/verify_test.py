@@ -14,7 +14,7 @@ import pytest
 
 from simclr_jax import verify as verifying
 from simclr_jax.augment.policies import POLICIES
-from simclr_jax.build.shrunk import scattered, shrink
+from simclr_jax.build.shrunk import perturb_constants, shrink
 from simclr_jax.core.errors import UserError
 from simclr_jax.core.state import TrainState
 from simclr_jax.losses.contrastive import nt_xent
@@ -79,9 +79,13 @@ def repeated(x):
     return x * num - jax.lax.stop_gradient(x) * (num - 1)
 
 
-def statistics_of_the_last_part(model, params, batch_stats, views, *, chunks=1, **settings):
+def statistics_of_the_last_part(
+    model, params, batch_stats, views, *, grad_cache_chunks=1, **settings
+):
     apply = functools.partial(apply_model, model, params, batch_stats, **settings)
-    return apply(views, chunks=chunks)[0], apply(views[chunks - 1 :: chunks])[1]
+    return apply(views, grad_cache_chunks=grad_cache_chunks)[0], apply(
+        views[grad_cache_chunks - 1 :: grad_cache_chunks]
+    )[1]
 
 
 def test_statistics_of_parts_are_seen_to_be_wrong(tiny_config, monkeypatch):
@@ -141,7 +145,7 @@ def test_what_is_no_number_is_no_agreement(wrong):
     ("section", "changes", "message"),
     [
         ("method", {"name": "simcrl"}, "Did you mean 'simclr'"),
-        ("method", {"chunks": -3}, "chunks=-3; it must be at least 1"),
+        ("method", {"grad_cache_chunks": -3}, "grad_cache_chunks=-3; it must be at least 1"),
         ("method", {"loss_tile": -3}, "loss_tile=-3"),
         ("parallel", {"preset": "zero2"}, "preset='zero2' must be one of"),
         ("schedule", {"scaling": "cubic"}, "config.schedule: .*cubic"),
@@ -155,7 +159,7 @@ def test_what_train_refuses_is_refused(tiny_config, section, changes, message):
 
 def test_cached_variants_take_the_parts_of_the_config(tiny_config):
     assert num_chunks(tiny_config) == 2
-    assert num_chunks({**tiny_config, "method": {"name": "simclr", "chunks": 8}}) == 8
+    assert num_chunks({**tiny_config, "method": {"name": "simclr", "grad_cache_chunks": 8}}) == 8
 
 
 RECIPE = """
@@ -216,8 +220,8 @@ def test_nothing_starts_where_a_gradient_vanishes():
     params = {"scale": np.zeros(3, np.float32), "kernel": np.zeros((4, 3), np.float32)}
     stats = {"norm": {"var": np.ones(3, np.float32)}}
     start = TrainState(np.int32(0), params, stats, ())
-    moved = scattered(start)
+    moved = perturb_constants(start)
     assert all(np.ptp(leaf) > 0 for leaf in jax.tree.leaves((moved.params, moved.batch_stats)))
     assert moved.batch_stats["norm"]["var"].min() > 0
-    again = scattered(start)
+    again = perturb_constants(start)
     assert jax.tree.all(jax.tree.map(np.array_equal, moved, again)), "not the same every time"

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from simclr_jax.build.parts import parts
+from simclr_jax.build.experiment import build_experiment
 from simclr_jax.build.shrunk import shrink
 from simclr_jax.data.records import Source
 
@@ -76,7 +76,7 @@ def test_a_recipe_builds_without_data_and_without_checkpoints(name, variant, num
     assert told in small.changes
     assert len(small.source.class_names) == num_classes
     with jax.enable_x64(True):
-        built = parts(small.config, jax.devices(), stand_in=small.source)
+        built = build_experiment(small.config, jax.devices(), train_source=small.source)
     first = next(built.dataset.eval_batches(small.source))
     assert first["image"].shape == built.abstract_batch["image"].shape
     assert set(first["label"]) <= set(range(num_classes))

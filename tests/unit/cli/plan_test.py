@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from simclr_jax.build.parts import parts
+from simclr_jax.build.experiment import build_experiment
 from simclr_jax.cli.plan import Attempt, Knobs, _until_it_fits
 from simclr_jax.core.errors import UserError
 from simclr_jax.parallel.aot import Program, TooLarge
@@ -17,7 +17,7 @@ FIRST = Knobs("replicated", "none", 1)
 @pytest.fixture
 def tried_with(tiny_config):
     tiny_config["data"]["batch_size"] = 64  # 8 on each of 8 devices
-    p = parts(tiny_config, jax.devices())
+    experiment = build_experiment(tiny_config, jax.devices())
 
     def tried(excess_bytes, refused=(), compiles=False, enough=None):
         """Returns the settings that are tried while the step is too large by so much."""
@@ -33,10 +33,10 @@ def tried_with(tiny_config):
                 raise UserError("has no such setting")
             knobs = {key.split(".")[1]: value for key, value in settings.items()}
             outcome = of_size(SLICE.usable_hbm_bytes) if settings == enough else too_large
-            return Attempt(p, SLICE, Knobs(**{**vars(FIRST), **knobs}), outcome)
+            return Attempt(experiment, SLICE, Knobs(**{**vars(FIRST), **knobs}), outcome)
 
         refused = set(refused)
-        attempts = [*_until_it_fits(Attempt(p, SLICE, FIRST, too_large), attempt)]
+        attempts = [*_until_it_fits(Attempt(experiment, SLICE, FIRST, too_large), attempt)]
         assert [a.fits for a in attempts if a.fits] == [True] * (enough is not None)
         return seen
 
@@ -55,8 +55,8 @@ def test_what_costs_the_least_time_comes_first_and_stays(tried_with):
 def test_the_cache_takes_the_place_of_rematerialisation(tried_with):
     fsdp = {"parallel.preset": "fsdp"}
     assert tried_with(1)[4:] == [
-        *({**fsdp, "method.chunks": n} for n in (2, 4, 8)),
-        {**fsdp, "method.chunks": 8, "encoder.remat": "blocks"},
+        *({**fsdp, "method.grad_cache_chunks": n} for n in (2, 4, 8)),
+        {**fsdp, "method.grad_cache_chunks": 8, "encoder.remat": "blocks"},
     ]
 
 
@@ -70,16 +70,20 @@ def test_a_preset_that_cannot_save_enough_is_not_tried(tried_with):
     assert seen[:3] == [
         {"encoder.remat": "convs"},
         {"encoder.remat": "blocks"},
-        {"method.chunks": 2},
+        {"method.grad_cache_chunks": 2},
     ]
     assert not any("parallel.preset" in settings for settings in seen)
 
 
 def test_a_setting_that_this_recipe_lacks_is_passed_over(tried_with):
     seen = tried_with(1, refused={("encoder.remat", "convs"), ("encoder.remat", "blocks")})
-    assert [s["method.chunks"] for s in seen if "encoder.remat" not in s and "method.chunks" in s]
+    assert [
+        s["method.grad_cache_chunks"]
+        for s in seen
+        if "encoder.remat" not in s and "method.grad_cache_chunks" in s
+    ]
 
 
 def test_chunks_end_when_they_save_nothing(tried_with):
     seen = tried_with(GIB, compiles=True)
-    assert {settings.get("method.chunks", 1) for settings in seen} == {1, 2, 4}
+    assert {settings.get("method.grad_cache_chunks", 1) for settings in seen} == {1, 2, 4}

@@ -6,7 +6,7 @@ import flax.linen as nn
 import pytest
 
 from simclr_jax.core.errors import UserError
-from simclr_jax.core.sections import call, choose
+from simclr_jax.core.sections import build_section, lookup
 
 
 def optimizer(schedule: str, *, weight_decay: float = 0.1, name_of: str | None = None) -> tuple:
@@ -26,11 +26,15 @@ class Module(nn.Module):
 
 
 def test_section_is_the_keyword_arguments():
-    assert call("config.optim", optimizer, {"name_of": "x"}, "cosine") == ("cosine", 0.1, "x")
+    assert build_section("config.optim", optimizer, {"name_of": "x"}, "cosine") == (
+        "cosine",
+        0.1,
+        "x",
+    )
 
 
 def test_int_becomes_float_where_a_float_is_wanted():
-    value = call("config.optim", optimizer, {"weight_decay": 1}, "cosine")[1]
+    value = build_section("config.optim", optimizer, {"weight_decay": 1}, "cosine")[1]
     assert isinstance(value, float)
 
 
@@ -48,16 +52,16 @@ def test_int_becomes_float_where_a_float_is_wanted():
 def test_names_what_is_wrong(fn, section, message):
     args = () if fn is Module else ("cosine",)
     with pytest.raises(UserError, match=message):
-        call("config.x", fn, section, *args)
+        build_section("config.x", fn, section, *args)
 
 
 def test_names_the_missing_key():
     with pytest.raises(UserError, match=r"config.run: missing a required argument: 'epochs'"):
-        call("config.run", Length, {"seed": 1})
+        build_section("config.run", Length, {"seed": 1})
 
 
 def test_choose_splits_the_name_off():
-    assert choose("config.optim", {"lars": optimizer}, {"name": "lars", "a": 1}) == (
+    assert lookup("config.optim", {"lars": optimizer}, {"name": "lars", "a": 1}) == (
         optimizer,
         {"a": 1},
     )
@@ -65,4 +69,4 @@ def test_choose_splits_the_name_off():
 
 def test_choose_names_the_nearest():
     with pytest.raises(UserError, match=r"config.optim.name='larz'.*Did you mean 'lars'\?"):
-        choose("config.optim", {"lars": optimizer}, {"name": "larz"})
+        lookup("config.optim", {"lars": optimizer}, {"name": "larz"})

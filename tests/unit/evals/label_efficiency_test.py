@@ -42,7 +42,7 @@ def test_rows_say_what_was_judged_and_how():
 
 
 def test_is_deterministic_and_averages_over_draws():
-    judge = lambda **kw: label_efficiency(
+    evaluate = lambda **kw: label_efficiency(
         examples(200, noise=0.8),
         examples(600, seed=1, noise=0.8),
         name="x",
@@ -51,8 +51,8 @@ def test_is_deterministic_and_averages_over_draws():
         protocols=("knn",),
         **kw,
     )[0]
-    both, first, second = judge(draws=2), judge(draws=1), judge(draws=1, seed=1)
-    assert both == judge(draws=2)
+    both, first, second = evaluate(draws=2), evaluate(draws=1), evaluate(draws=1, seed=1)
+    assert both == evaluate(draws=2)
     assert first["top1"] != second["top1"]
     np.testing.assert_allclose(both["top1"], (first["top1"] + second["top1"]) / 2)
     np.testing.assert_allclose(both["top1_std"], abs(first["top1"] - second["top1"]) / 2)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from simclr_jax.losses.contrastive import nt_xent
-from simclr_jax.methods.base import apply_model, check_chunks, init_model
+from simclr_jax.methods.base import apply_model, check_grad_cache_chunks, init_model
 from simclr_jax.parallel.mesh import make_mesh
 from simclr_jax.parallel.sharding import batch_sharding, replicated
 
@@ -28,11 +28,13 @@ class Network(nn.Module):
         return {"projection": nn.Dense(D, name="second")(jnp.tanh(x))}
 
 
-def value_and_grads(model, chunks, mesh=None):
+def value_and_grads(model, grad_cache_chunks, mesh=None):
     variables = init_model(model, jax.random.key(0), jnp.asarray(VIEWS))
 
     def loss(params, views):
-        out, stats = apply_model(model, params, variables.batch_stats, views, chunks=chunks)
+        out, stats = apply_model(
+            model, params, variables.batch_stats, views, grad_cache_chunks=grad_cache_chunks
+        )
         z = out["projection"].reshape(B, V, D)
         return nt_xent(z, temperature=0.2), (z, stats)
 
@@ -43,9 +45,9 @@ def value_and_grads(model, chunks, mesh=None):
     return jax.device_get(fn(params, jax.device_put(VIEWS, batch_sharding(mesh))))
 
 
-@pytest.mark.parametrize("chunks", [2, 8])
-def test_without_batch_statistics_the_cache_is_exact(chunks):
-    plain, cached = (value_and_grads(Network(batch_norm=False), n) for n in (1, chunks))
+@pytest.mark.parametrize("grad_cache_chunks", [2, 8])
+def test_without_batch_statistics_the_cache_is_exact(grad_cache_chunks):
+    plain, cached = (value_and_grads(Network(batch_norm=False), n) for n in (1, grad_cache_chunks))
     for a, b in zip(*map(jax.tree.leaves, (plain, cached)), strict=True):
         np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-6)
 
@@ -65,19 +67,21 @@ def test_batch_norm_sees_one_part_at_a_time():
     np.testing.assert_allclose(stats["norm"]["mean"], np.mean(means, axis=0), rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("chunks", [1, 8, 32])
-def test_statistics_that_are_not_moved_stay_bit_equal(chunks):
+@pytest.mark.parametrize("grad_cache_chunks", [1, 8, 32])
+def test_statistics_that_are_not_moved_stay_bit_equal(grad_cache_chunks):
     model = Network(batch_norm=True)
     params, stats, _ = init_model(model, jax.random.key(0), jnp.asarray(VIEWS))
     stats = jax.tree.map(lambda x: x + jnp.linspace(0.1, 1, x.size, dtype=x.dtype), stats)
-    _, after = apply_model(model, params, stats, jnp.asarray(VIEWS), train=False, chunks=chunks)
+    _, after = apply_model(
+        model, params, stats, jnp.asarray(VIEWS), train=False, grad_cache_chunks=grad_cache_chunks
+    )
     jax.tree.map(np.testing.assert_array_equal, after, stats)
 
 
-@pytest.mark.parametrize("chunks", [1, 4])
-def test_eight_devices_cut_the_parts_that_one_does(chunks):
+@pytest.mark.parametrize("grad_cache_chunks", [1, 4])
+def test_eight_devices_cut_the_parts_that_one_does(grad_cache_chunks):
     one, eight = (
-        value_and_grads(Network(batch_norm=True), chunks, make_mesh(jax.devices()[:n]))
+        value_and_grads(Network(batch_norm=True), grad_cache_chunks, make_mesh(jax.devices()[:n]))
         for n in (1, 8)
     )
     for a, b in zip(*map(jax.tree.leaves, (one, eight)), strict=True):
@@ -99,9 +103,11 @@ def test_nothing_of_a_part_is_kept_but_what_it_puts_out():
     views = jax.ShapeDtypeStruct((1024, V, 4, 4, 3), jnp.float32)
     variables = init_model(Deep(), jax.random.key(0), jnp.asarray(VIEWS))
 
-    def temporary_bytes(chunks):
+    def temporary_bytes(grad_cache_chunks):
         def total(params, views):
-            out, _ = apply_model(Deep(), params, variables.batch_stats, views, chunks=chunks)
+            out, _ = apply_model(
+                Deep(), params, variables.batch_stats, views, grad_cache_chunks=grad_cache_chunks
+            )
             return (out["projection"] ** 2).sum()
 
         compiled = jax.jit(jax.grad(total)).lower(variables.params, views).compile()
@@ -111,5 +117,5 @@ def test_nothing_of_a_part_is_kept_but_what_it_puts_out():
 
 
 def test_refuses_no_parts():
-    with pytest.raises(ValueError, match="chunks=0; it must be at least 1"):
-        check_chunks(0)
+    with pytest.raises(ValueError, match="grad_cache_chunks=0; it must be at least 1"):
+        check_grad_cache_chunks(0)

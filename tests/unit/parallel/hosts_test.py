@@ -17,7 +17,7 @@ from simclr_jax.parallel import hosts
 )
 def test_names_what_is_wrong_before_it_waits(given, message):
     with pytest.raises(UserError, match=message):
-        hosts.join(*given, timeout_seconds=1)
+        hosts.init_distributed(*given, timeout_seconds=1)
 
 
 def test_a_port_in_use_is_worth_another_start(monkeypatch, capsys):
@@ -26,16 +26,16 @@ def test_a_port_in_use_is_worth_another_start(monkeypatch, capsys):
 
     monkeypatch.setattr(hosts.jax.distributed, "initialize", initialize)
     with pytest.raises(SystemExit) as ended:
-        hosts.join("host:1", 2, 0, timeout_seconds=60)
+        hosts.init_distributed("host:1", 2, 0, timeout_seconds=60)
     assert ended.value.code == hosts.NOT_ALL_STARTED
     assert "at --coordinator=host:1: Failed to start RPC server" in capsys.readouterr().err
 
 
 def test_alone_there_is_nothing_to_join_and_nobody_to_disagree_with(monkeypatch):
     monkeypatch.delenv("SLURM_NTASKS", raising=False)
-    hosts.join(timeout_seconds=1)
-    assert hosts.leads()
-    with pytest.raises(UserError, match=r"^mine$"), hosts.agreement():
+    hosts.init_distributed(timeout_seconds=1)
+    assert hosts.is_primary()
+    with pytest.raises(UserError, match=r"^mine$"), hosts.check_hosts_agree():
         raise UserError("mine")
 
 
@@ -47,7 +47,7 @@ def test_other_errors_are_told_to_the_others_and_stay_what_they_are(monkeypatch)
         raise UserError("1 of 2 processes cannot start.")
 
     monkeypatch.setattr(hosts, "_require_agreement", tell)
-    with pytest.raises(OSError, match="disk gone"), hosts.agreement():
+    with pytest.raises(OSError, match="disk gone"), hosts.check_hosts_agree():
         raise OSError("disk gone")
     assert told == ["OSError: disk gone"]
 

@@ -10,7 +10,7 @@ import pytest
 
 from simclr_jax.methods.base import Method, StepOutput, Variables
 from simclr_jax.train.health import NonFiniteError, StopOnNonFinite, require_finite
-from simclr_jax.train.loop import RunLength, fit
+from simclr_jax.train.loop import RunConfig, fit
 from simclr_jax.train.step import init_state, make_train_step
 
 ROOT = jax.random.key(0)
@@ -110,7 +110,7 @@ def test_augmentation_depends_on_seed_and_step_alone():
 @pytest.mark.parametrize("field", ["epochs", "log_every", "checkpoint_every", "keep_checkpoints"])
 def test_length_of_a_run_is_positive(field):
     with pytest.raises(ValueError, match=f"{field}=0; it must be at least 1"):
-        RunLength(**{"epochs": 1, field: 0})
+        RunConfig(**{"epochs": 1, field: 0})
 
 
 def test_init_is_pure():

@@ -44,11 +44,11 @@ def test_a_directory_without_a_run_says_how_to_make_one(tmp_path):
 
 def test_a_process_that_follows_must_see_what_the_first_one_wrote(tmp_path):
     with pytest.raises(UserError, match="not the directory that process 0 writes to"):
-        claim(str(tmp_path / "run"), CONFIG, leads=False)
+        claim(str(tmp_path / "run"), CONFIG, is_primary=False)
     assert not (tmp_path / "run").exists()
     claim(str(tmp_path / "run"), CONFIG)
     written = (tmp_path / "run/config.json").stat().st_mtime_ns
-    claim(str(tmp_path / "run"), CONFIG, leads=False)
+    claim(str(tmp_path / "run"), CONFIG, is_primary=False)
     assert (tmp_path / "run/config.json").stat().st_mtime_ns == written
 
 

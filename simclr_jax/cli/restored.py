@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from simclr_jax.build.network import Network, network
 from simclr_jax.core.errors import UserError
-from simclr_jax.core.sections import call
+from simclr_jax.core.sections import build_section
 from simclr_jax.core.types import Batch
 from simclr_jax.data.dataset import Dataset
 from simclr_jax.data.records import Source
@@ -17,12 +17,12 @@ from simclr_jax.models.ssl import SSLModel
 from simclr_jax.parallel.mesh import make_mesh
 from simclr_jax.parallel.sharding import replicated
 from simclr_jax.train.checkpoint import Checkpoints
-from simclr_jax.train.loop import RunLength
+from simclr_jax.train.loop import RunConfig
 from simclr_jax.train.workdir import load_config
 
 
 @dataclasses.dataclass(frozen=True)
-class Trained:
+class Restored:
     """A network with its weights, of a run or of an import.
 
     Attributes:
@@ -72,13 +72,17 @@ class Trained:
 
     def encode_at_random_initialisation(self) -> Callable[[Batch], jax.Array]:
         """Returns `encode` with the parameters of a run from scratch, with this one's seed."""
-        run = call("config.run", RunLength, self.config["run"]) if "run" in self.config else None
+        run = (
+            build_section("config.run", RunConfig, self.config["run"])
+            if "run" in self.config
+            else None
+        )
         init = jax.jit(self.network.random_variables, out_shardings=replicated(self.mesh))
         variables = init(run.seed if run else 0)
         return lambda batch: self.network.encode(variables, batch)
 
 
-def load(workdir: str) -> Trained:
+def load(workdir: str) -> Restored:
     """Reads the newest checkpoint of a workdir.
 
     Raises:
@@ -90,5 +94,5 @@ def load(workdir: str) -> Trained:
     with Checkpoints(workdir, read_only=True) as checkpoints:
         variables = checkpoints.restore_variables(jax.tree.map(place, net.shapes))
         step = checkpoints.latest_step()
-    dataset = call("config.data", Dataset, config["data"])
-    return Trained(config, mesh, dataset, net, variables, step or 0)
+    dataset = build_section("config.data", Dataset, config["data"])
+    return Restored(config, mesh, dataset, net, variables, step or 0)

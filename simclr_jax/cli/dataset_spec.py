@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from simclr_jax.core.errors import UserError
-from simclr_jax.core.sections import call
+from simclr_jax.core.sections import build_section
 from simclr_jax.data.dataset import Dataset
 from simclr_jax.data.records import Record, Source
 
@@ -22,7 +22,7 @@ TEST_SPLITS = ("validation", "test")
 
 
 @dataclasses.dataclass
-class StandIn:
+class DatasetSpec:
     """A data set of which only the size is known; see `data.records.Source`."""
 
     name: str
@@ -41,7 +41,7 @@ class StandIn:
         )
 
 
-def open_or_stand_in(config: Mapping[str, Any], num_images: int | None) -> tuple[Source, str]:
+def open_or_describe(config: Mapping[str, Any], num_images: int | None) -> tuple[Source, str]:
     """Returns the training images of a config, or what stands in for them, and which it is.
 
     Args:
@@ -53,13 +53,13 @@ def open_or_stand_in(config: Mapping[str, Any], num_images: int | None) -> tuple
     """
     data = config["data"]
     unsettled = {key: 2 for key in ("canvas", "batch_size") if key in data and data[key] is None}
-    dataset = call("config.data", Dataset, {**data, **unsettled})
+    dataset = build_section("config.data", Dataset, {**data, **unsettled})
     name = f"{dataset.name}/{dataset.split}"
     if num_images is not None:
         if num_images < 2:
             raise UserError(f"--num_images={num_images} must be 2 or more.")
         classes = _num_classes(dataset.name, config["heads"])
-        return _stand_in(name, num_images, classes), "as many as --num_images says; none is opened"
+        return _spec(name, num_images, classes), "as many as --num_images says; none is opened"
     try:
         return dataset.open_train(), "opened here, none is read"
     except UserError as error:
@@ -70,7 +70,7 @@ def open_or_stand_in(config: Mapping[str, Any], num_images: int | None) -> tuple
     if not dataset.keep_unlabelled:
         size = round(size * dataset.fraction)
     classes = _num_classes(dataset.name, config["heads"])
-    return _stand_in(name, size, classes), "not here, but their number is known"
+    return _spec(name, size, classes), "not here, but their number is known"
 
 
 def _num_classes(name: str, heads: Mapping[str, Any]) -> int:
@@ -88,8 +88,8 @@ def _num_classes(name: str, heads: Mapping[str, Any]) -> int:
     return classifier["num_classes"]
 
 
-def _stand_in(name: str, size: int, num_classes: int) -> StandIn:
-    return StandIn(name, size, tuple(f"class {i}" for i in range(num_classes)))
+def _spec(name: str, size: int, num_classes: int) -> DatasetSpec:
+    return DatasetSpec(name, size, tuple(f"class {i}" for i in range(num_classes)))
 
 
 def without_checkpoints(config: Mapping[str, Any], source: Source) -> tuple[dict[str, Any], str]:

@@ -1,4 +1,4 @@
-"""Config -> the parts of a run. Each section is the keyword arguments of one callable.
+"""Config -> Experiment. Each section is the keyword arguments of one callable.
 
 run       train.loop.RunLength               optim     optim.build.OPTIMIZERS[name]
 data      data.dataset.Dataset               schedule  optim.schedules.recipe_schedule
@@ -25,7 +25,7 @@ from simclr_jax.build.network import Network, network
 from simclr_jax.build.resolve import resolve
 from simclr_jax.core import rng
 from simclr_jax.core.errors import UserError
-from simclr_jax.core.sections import blame, call, choose
+from simclr_jax.core.sections import build_section, config_errors_at, lookup
 from simclr_jax.core.state import TrainState
 from simclr_jax.data.dataset import Dataset
 from simclr_jax.data.place import place_batches
@@ -37,13 +37,13 @@ from simclr_jax.optim.build import OPTIMIZERS, with_rates
 from simclr_jax.optim.schedules import num_train_steps, recipe_schedule
 from simclr_jax.parallel.mesh import check_batch_size
 from simclr_jax.parallel.sharding import Layout, batch_sharding, replicated
-from simclr_jax.train.loop import RunLength
+from simclr_jax.train.loop import RunConfig
 from simclr_jax.train.step import TrainStep, init_state, make_train_step
 from simclr_jax.train.warm_start import WarmStart, module_trees
 
 
 @dataclasses.dataclass(frozen=True)
-class Parts:
+class Experiment:
     """What a config describes.
 
     Nothing of it has touched a device, so the mesh may be one of devices that are not there.
@@ -61,7 +61,7 @@ class Parts:
 
     config: dict[str, Any]
     mesh: Mesh
-    run: RunLength
+    run: RunConfig
     dataset: Dataset
     source: Source
     test_source: Source | None
@@ -76,38 +76,38 @@ class Parts:
     abstract_batch: dict[str, Any]
 
 
-def parts(
+def build_experiment(
     config: Mapping[str, Any],
     devices: Sequence[Any] | None = None,
     *,
-    stand_in: Source | None = None,
-) -> Parts:
+    train_source: Source | None = None,
+) -> Experiment:
     """Builds what a config describes and checks that it fits together.
 
     Args:
       config: sections, see above.
       devices: to train on, all of the run if None; they may be devices that are not there.
-      stand_in: takes the place of the training images, which are then not opened, and no images
-        are judged; None opens those of the config.
+      train_source: takes the place of the training images, which are then not opened, and no
+        images are judged; None opens those of the config.
 
     Raises:
       UserError: naming the section, the key and the value that does not fit.
     """
-    config, dataset, source = resolve(config, stand_in)
-    layout = call("config.parallel", Layout, config["parallel"])
-    with blame("config.parallel"):
+    config, dataset, source = resolve(config, train_source)
+    layout = build_section("config.parallel", Layout, config["parallel"])
+    with config_errors_at("config.parallel"):
         mesh = layout.mesh(devices)
-    judged = dataset.test_split if stand_in is None else None
-    test_source = dataset.open(judged) if judged is not None else None
+    test_split = dataset.test_split if train_source is None else None
+    test_source = dataset.open(test_split) if test_split is not None else None
     _check_classes(source, test_source, config["heads"])
-    run = call("config.run", RunLength, config["run"])
+    run = build_section("config.run", RunConfig, config["run"])
     net = network(config)
     method, warm_starts = _method(config, net)
     _check_batch(dataset.batch_size, source, mesh, method)
     length = (len(source), dataset.batch_size, run.epochs)
-    schedule = call("config.schedule", recipe_schedule, config["schedule"], *length)
-    optimizer, settings = choose("config.optim", OPTIMIZERS, config["optim"])
-    tx = call("config.optim", optimizer, settings, schedule)
+    schedule = build_section("config.schedule", recipe_schedule, config["schedule"], *length)
+    optimizer, settings = lookup("config.optim", OPTIMIZERS, config["optim"])
+    tx = build_section("config.optim", optimizer, settings, schedule)
     tx = with_rates(tx, ((method.frozen, 0.0),)) if method.frozen else tx
 
     def batch() -> dict[str, Any]:
@@ -121,13 +121,13 @@ def parts(
     def init() -> TrainState:  # only the shapes of the batch matter
         return init_state(method, tx, jax.random.key(run.seed), batch())
 
-    with blame("config"):
+    with config_errors_at("config"):
         shapes = jax.eval_shape(init)
-    with blame("config.parallel"):
+    with config_errors_at("config.parallel"):
         shardings = layout.state_shardings(shapes, mesh)
     placed = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
     by_rows = batch_sharding(mesh)
-    return Parts(
+    return Experiment(
         config=config,
         mesh=mesh,
         run=run,
@@ -146,32 +146,32 @@ def parts(
     )
 
 
-def train_step(p: Parts) -> TrainStep:
+def train_step(experiment: Experiment) -> TrainStep:
     """Returns the jitted step of a run, which overwrites its state.
 
     `train_step(p).lower(p.abstract_state, p.abstract_batch)` needs no data and no device.
     """
-    shardings = jax.tree.map(lambda x: x.sharding, p.abstract_state)
+    shardings = jax.tree.map(lambda x: x.sharding, experiment.abstract_state)
     return jax.jit(
-        make_train_step(p.method, p.tx, jax.random.key(p.run.seed)),
-        in_shardings=(shardings, batch_sharding(p.mesh)),
-        out_shardings=(shardings, replicated(p.mesh)),
+        make_train_step(experiment.method, experiment.tx, jax.random.key(experiment.run.seed)),
+        in_shardings=(shardings, batch_sharding(experiment.mesh)),
+        out_shardings=(shardings, replicated(experiment.mesh)),
         donate_argnums=0,
     )
 
 
 def _method(config: Mapping[str, Any], net: Network) -> tuple[Method, tuple[WarmStart, ...]]:
     """Returns the method, and the checkpoints that it starts from."""
-    policy, settings = choose("config.augment", POLICIES, config["augment"])
-    augment = call("config.augment", policy, settings)
+    policy, settings = lookup("config.augment", POLICIES, config["augment"])
+    augment = build_section("config.augment", policy, settings)
     starts = []
     if config["warm_start"]:
-        starts.append(call("config.warm_start", WarmStart, config["warm_start"]))
-    method, settings = choose("config.method", METHODS, config["method"])
+        starts.append(build_section("config.warm_start", WarmStart, config["warm_start"]))
+    method, settings = lookup("config.method", METHODS, config["method"])
     if "teacher" in settings:
         settings["teacher"], start = _teacher(settings["teacher"], config)
         starts.append(start)
-    return call("config.method", method, settings, net.model, augment), tuple(starts)
+    return build_section("config.method", method, settings, net.model, augment), tuple(starts)
 
 
 def _check_batch(batch_size: int, source: Source, mesh: Mesh, method: Method) -> None:
@@ -180,14 +180,14 @@ def _check_batch(batch_size: int, source: Source, mesh: Mesh, method: Method) ->
             f"config.data.batch_size={batch_size} is more than the {len(source)} images of "
             f"{source.name}: an image would be in a batch twice. Use {len(source)} or less."
         )
-    with blame("config.data"):
+    with config_errors_at("config.data"):
         check_batch_size(batch_size, mesh)
     per_device = batch_size // mesh.size
-    if per_device % method.chunks:
+    if per_device % method.grad_cache_chunks:
         divisors = [n for n in range(1, per_device + 1) if per_device % n == 0]
         raise UserError(
-            f"config.method.chunks={method.chunks} does not divide the {per_device} images of a "
-            f"device; use one of {divisors}."
+            f"config.method.grad_cache_chunks={method.grad_cache_chunks} does not divide the "
+            f"{per_device} images of a device; use one of {divisors}."
         )
 
 
@@ -224,18 +224,22 @@ def inference_variables(state: TrainState) -> dict[str, Any]:
     return {"params": state.params, "batch_stats": state.batch_stats}
 
 
-def augmented_views(p: Parts, num_images: int) -> np.ndarray:
+def augmented_views(experiment: Experiment, num_images: int) -> np.ndarray:
     """Returns the views of the first images as training sees them, uint8 [m, v, h, w, 3].
 
     Images that cannot be read are left out.
     """
-    rows = -(-num_images // p.mesh.size) * p.mesh.size  # a batch that the mesh can split
-    dataset = dataclasses.replace(p.dataset, batch_size=rows)
-    first = dataset.eval_batches(p.source, indices=range(min(num_images, len(p.source))))
-    (batch,) = place_batches(first, p.mesh)
-    key = rng.stream(jax.random.key(p.run.seed), "augment", 0)
+    rows = (
+        -(-num_images // experiment.mesh.size) * experiment.mesh.size
+    )  # a batch that the mesh can split
+    dataset = dataclasses.replace(experiment.dataset, batch_size=rows)
+    first = dataset.eval_batches(
+        experiment.source, indices=range(min(num_images, len(experiment.source)))
+    )
+    (batch,) = place_batches(first, experiment.mesh)
+    key = rng.stream(jax.random.key(experiment.run.seed), "augment", 0)
     pixels = jax.jit(
-        lambda batch: jnp.round(p.method.augment(key, batch).astype(jnp.float32) * 255)
+        lambda batch: jnp.round(experiment.method.augment(key, batch).astype(jnp.float32) * 255)
     )(batch)
     shown = multihost_utils.process_allgather((pixels, batch["valid"]), tiled=True)
     pixels, valid = map(np.asarray, shown)
