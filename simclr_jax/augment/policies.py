@@ -98,7 +98,13 @@ def simclr_cifar(
 ) -> Augment:
     """Returns SimCLR's policy for images of about 32 pixels: weaker colours and no blur.
 
-    Arguments are those of `simclr`. The crop is the same, with no padding before it.
+    The crop is that of `simclr`, with no padding before it.
+
+    Args:
+      size: height and width of a view in pixels.
+      color_strength: scales the colour jitter, in [0, 1.25].
+      min_area: smallest crop as a fraction of the image, in (0, 1].
+      flip: whether to mirror half of the views; not for digits or text.
 
     Source: Chen et al. 2020, https://arxiv.org/abs/2002.05709, Appendix B.9.
     """
@@ -110,7 +116,10 @@ def simclr_cifar(
 def finetune(*, size: int, min_area: float = 0.08, flip: bool = True) -> Augment:
     """Returns one view by random crop and mirror, for training with labels.
 
-    Arguments are those of `simclr`.
+    Args:
+      size: height and width of a view in pixels.
+      min_area: smallest crop as a fraction of the image, in (0, 1].
+      flip: whether to mirror half of the views; not for digits or text.
     """
     _check_crop(size, min_area)
 

@@ -2,27 +2,22 @@
 
 import dataclasses
 import logging
-import re
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from simclr_jax.core.errors import UserError, did_you_mean
-from simclr_jax.core.sections import build_section
+from simclr_jax.build.schema import complete
+from simclr_jax.core.errors import UserError
+from simclr_jax.core.sections import build_section, settings_of
 from simclr_jax.data.dataset import Dataset
 from simclr_jax.data.records import Source
 from simclr_jax.data.sources import suggest_sizes
+from simclr_jax.methods import METHODS
+from simclr_jax.methods.base import FrozenNetwork
 from simclr_jax.train.workdir import load_config
 
 log = logging.getLogger(__name__)
-SECTIONS = ("run", "data", "augment", "encoder", "heads", "method", "optim", "schedule", "evals")
-OPTIONAL = ("warm_start", "parallel")
-# What people call the gradient accumulation that other code bases have.
-ACCUMULATION = re.compile(
-    "(num_)?(grad(ient)?s?_)?acc(um(ulat(e|ion))?)?(_grad(ient)?s?)?(_(steps|batches))?"
-    "|(num_)?micro_?batch(es|_size)?|every_k_schedule|update_freq"
-)
 LARGEST_DEFAULT_BATCH = 256
 
 
@@ -32,64 +27,41 @@ def resolve(
     """Returns the config with every value settled, and the images that settled it.
 
     Args:
-      config: sections, see `build.build_experiment`.
+      config: sections, see `build.schema`.
       train_source: takes the place of the training images; None opens those of the config.
 
     Raises:
-      UserError: if a section is unknown or missing, or the images or the teacher are not there.
+      UserError: if a section or a key is unknown or missing, or the images, a teacher or its
+        classifier are not there.
     """
-    check_sections(config)
-    resolved = {section: dict(config[section]) for section in SECTIONS}
-    for section in OPTIONAL:
-        resolved[section] = dict(config[section]) if section in config else {}
+    resolved = complete(config)
     dataset, source = _open(resolved["data"], resolved["augment"], train_source)
     method = resolved["method"]
-    if "teacher" in method:
-        method["teacher"] = _teacher(method["teacher"])
+    for key in frozen_networks(method["name"]):
+        given = method[key]
+        if not given:
+            raise UserError(
+                f"config.method.{key} is missing: the workdir of a fine-tuned run, as in "
+                f"--config.method.{key}=runs/finetuned."
+            )
+        method[key] = dict(given) if isinstance(given, Mapping) else network_of_run(key, given)
     _settle_classes(resolved["heads"], method, source)
     return resolved, dataset, source
 
 
-def check_sections(config: Mapping[str, Any]) -> None:
-    """Checks that a config has the sections that it must have, and no others.
-
-    Raises:
-      UserError: if a section is unknown or missing, or accumulates gradients.
-    """
-    known = SECTIONS + OPTIONAL
-    for section in config:
-        if section not in known:
-            raise UserError(
-                f"config.{section} does not exist.{did_you_mean(section, known)} "
-                f"Known sections: {', '.join(known)}."
-            )
-    missing = [section for section in SECTIONS if section not in config]
-    if missing:
-        raise UserError(f"config.{missing[0]} is missing.")
-    for section, values in config.items():
-        for key in values:
-            if advice := instead_of_accumulation(key):
-                raise UserError(f"config.{section}.{key} does not exist: {advice}")
-
-
-def instead_of_accumulation(key: str) -> str:
-    """Returns what to do in place of accumulating gradients if that is what a key means, or ""."""
-    if not ACCUMULATION.fullmatch(key):
-        return ""
-    return (
-        "gradients added up over small batches are not those of the large one where a loss "
-        "compares the images of a batch. config.method.grad_cache_chunks=8 puts the batch through "
-        "the network in 8 parts, and the loss sees all of it."
-    )
+def frozen_networks(method: str) -> list[str]:
+    """Returns the settings of a method that are networks of other runs, such as a teacher."""
+    settings = settings_of(METHODS[method])
+    return [key for key, setting in settings.items() if setting.hint is FrozenNetwork]
 
 
 def _open(
     data: dict[str, Any], augment: dict[str, Any], train_source: Source | None
 ) -> tuple[Dataset, Source]:
-    unsettled = {name: 2 for name in ("canvas", "batch_size") if data.get(name, 2) is None}
+    unsettled = {name: 2 for name in ("canvas", "batch_size") if data[name] is None}
     dataset = build_section("config.data", Dataset, data | unsettled)
     source: Source = dataset.open_train() if train_source is None else train_source
-    if data["canvas"] is None or augment.get("size", 0) is None:
+    if data["canvas"] is None or augment["size"] is None:
         canvas, size = suggest_sizes(source)
         data["canvas"] = data["canvas"] or canvas
         augment["size"] = augment["size"] or size
@@ -102,30 +74,45 @@ def _open(
     return dataset, source
 
 
-def _teacher(teacher: Any) -> dict[str, Any]:
-    """Returns a teacher's checkpoint and network, so that only a fresh start needs its workdir."""
-    if isinstance(teacher, Mapping):
-        return dict(teacher)
-    if not teacher:
+def network_of_run(key: str, workdir: str) -> dict[str, Any]:
+    """Returns a run's checkpoint and network, so that only a fresh start needs its workdir.
+
+    Args:
+      key: setting of the method that it is for, such as "teacher".
+      workdir: of the run.
+
+    Raises:
+      UserError: if there is none, or it has no classifier.
+    """
+    config = load_config(workdir)
+    if not num_classes_of(config["heads"]):
         raise UserError(
-            "config.method.teacher is missing: the workdir of a fine-tuned run, as in "
-            "--config.method.teacher=runs/finetuned."
-        )
-    config = load_config(teacher)
-    if not _num_classes(config["heads"]):
-        raise UserError(
-            f"config.method.teacher={teacher!r} has no classifier to learn from. Fine-tune it "
+            f"config.method.{key}={workdir!r} has no classifier to learn from. Fine-tune it "
             "first: python -m simclr_jax train --config=configs/finetune.py:... "
-            f"--config.warm_start.checkpoint={teacher} --workdir=..."
+            f"--config.warm_start.checkpoint={workdir} --workdir=..."
         )
-    return {"checkpoint": teacher, "encoder": config["encoder"], "heads": config["heads"]}
+    return {"checkpoint": workdir, "encoder": config["encoder"], "heads": config["heads"]}
+
+
+def network_to_assume(config: Mapping[str, Any], num_classes: int) -> dict[str, Any]:
+    """Returns a network as large as the one that is trained, for a setting that names none.
+
+    Raises:
+      UserError: if that one has no classifier.
+    """
+    heads = dict(config["heads"])
+    if not heads["classifier"]:
+        raise UserError("config.heads has no classifier, which this method needs.")
+    heads["classifier"] = {**heads["classifier"], "num_classes": num_classes}
+    return {"checkpoint": "(none)", "encoder": dict(config["encoder"]), "heads": heads}
 
 
 def _settle_classes(heads: dict[str, Any], method: Mapping[str, Any], source: Source) -> None:
     """Gives the classifier as many classes as the labels, or else the teacher, have."""
-    if "classifier" not in heads or heads["classifier"] is None:
+    if heads["classifier"] is None:
         return
-    taught = _num_classes(method["teacher"]["heads"]) if "teacher" in method else None
+    teachers = [method[key] for key in frozen_networks(method["name"])]
+    taught = num_classes_of(teachers[0]["heads"]) if teachers else None
     classifier = dict(heads["classifier"])
     if "num_classes" not in classifier or classifier["num_classes"] is None:
         classifier["num_classes"] = len(source.class_names) or taught
@@ -136,12 +123,13 @@ def _settle_classes(heads: dict[str, Any], method: Mapping[str, Any], source: So
         )
     if taught not in (None, classifier["num_classes"]):
         raise UserError(
-            f"The teacher {method['teacher']['checkpoint']} tells {taught} classes apart and the "
+            f"The teacher {teachers[0]['checkpoint']} tells {taught} classes apart and the "
             f"student {classifier['num_classes']} ({source.name}); they must be the same classes."
         )
     heads["classifier"] = classifier
 
 
-def _num_classes(heads: Mapping[str, Any]) -> int | None:
-    classifier = heads.get("classifier")
-    return classifier["num_classes"] if classifier else None
+def num_classes_of(heads: Mapping[str, Any]) -> int | None:
+    """Returns how many classes the classifier of a section `heads` tells apart, if it has one."""
+    classifier = {"classifier": None, **heads}["classifier"]
+    return {"num_classes": None, **classifier}["num_classes"] if classifier else None

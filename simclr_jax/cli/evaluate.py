@@ -17,6 +17,7 @@ from etils import epath
 from rich.console import Console
 from rich.table import Table
 
+from simclr_jax.build.resolve import frozen_networks
 from simclr_jax.cli import app, restored
 from simclr_jax.core.errors import UserError, did_you_mean
 from simclr_jax.core.sections import build_section
@@ -102,7 +103,7 @@ def _evaluate_classifier(run: restored.Restored) -> list[dict[str, Any]]:
 def _labels_used(run: restored.Restored) -> dict[str, Any]:
     if "method" not in run.config:  # of an import nobody knows
         return {}
-    if "teacher" in run.config["method"]:
+    if frozen_networks(run.config["method"]["name"]):  # a teacher gives the labels
         return {"label_fraction": 0.0, "num_train": 0}
     dataset = build_section("config.data", Dataset, run.config["data"])
     return {"label_fraction": dataset.fraction, "num_train": len(dataset.open_train())}

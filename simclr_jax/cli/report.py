@@ -13,6 +13,7 @@ from absl import flags
 from etils import epath
 
 from simclr_jax.build.experiment import Experiment, augmented_views, build_experiment
+from simclr_jax.build.resolve import frozen_networks
 from simclr_jax.cli import app, restored
 from simclr_jax.core.errors import UserError
 from simclr_jax.data.decode import decode
@@ -76,7 +77,7 @@ def _labels_used(experiment: Experiment) -> str:
         return "none"
     return (
         "what its teacher says"
-        if "teacher" in experiment.config["method"]
+        if frozen_networks(experiment.config["method"]["name"])
         else f"{len(experiment.source):,}"
     )
 

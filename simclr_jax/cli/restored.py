@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from simclr_jax.build.network import Network, network
 from simclr_jax.core.errors import UserError
 from simclr_jax.core.sections import build_section
+from simclr_jax.core.tree import select
 from simclr_jax.core.types import Batch
 from simclr_jax.data.dataset import Dataset
 from simclr_jax.data.records import Source
@@ -92,7 +93,22 @@ def load(workdir: str) -> Restored:
     net = network(config)
     place = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh))
     with Checkpoints(workdir, read_only=True) as checkpoints:
-        variables = checkpoints.restore_variables(jax.tree.map(place, net.shapes))
+        variables = _evaluated_variables(checkpoints, jax.tree.map(place, net.shapes))
         step = checkpoints.latest_step()
     dataset = build_section("config.data", Dataset, config["data"])
     return Restored(config, mesh, dataset, net, variables, step or 0)
+
+
+def _evaluated_variables(checkpoints: Checkpoints, wanted: dict[str, Any]) -> Mapping[str, Any]:
+    """Restores the copy of the network that the method names; heads that it lacks are left out."""
+    path = checkpoints.evaluated()
+    if not path:
+        return checkpoints.restore_variables(wanted)
+    there = select(checkpoints.shapes(), path)
+    part = {
+        name: {module: tree for module, tree in modules.items() if module in there[name]}
+        for name, modules in wanted.items()
+    }
+    for name in reversed(path.split("/")):
+        part = {name: part}
+    return select(checkpoints.restore_variables(part), path)

@@ -13,6 +13,7 @@ from simclr_jax.core.tree import path_name, replace, select
 from simclr_jax.train.checkpoint import Checkpoints
 
 MAX_LISTED = 8
+ENCODER = {tree: tree for tree in ("params/encoder", "batch_stats/encoder")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,13 +22,13 @@ class WarmStart:
 
     Attributes:
       checkpoint: workdir of a run, or of an import; its newest checkpoint is read.
-      trees: path in the state to start -> path in the checkpoint's state, such as
-        {"params/encoder": "params/encoder"}. Both trees must have the same arrays in the same
-        shapes: a part of a network is named as such, "params/projector/dense1".
+      trees: path in the state to start -> path in the checkpoint's state; the encoder alone if
+        None. Both trees must have the same arrays in the same shapes: a part of a network is named
+        as such, "params/projector/dense1".
     """
 
     checkpoint: str | None
-    trees: Mapping[str, str]
+    trees: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
         if not self.checkpoint:
@@ -35,7 +36,7 @@ class WarmStart:
                 "checkpoint is missing: the workdir of a trained run, as in "
                 "--config.warm_start.checkpoint=runs/pretrained."
             )
-        if not self.trees:
+        if self.trees is not None and not self.trees:
             raise ValueError("trees is empty: nothing of the checkpoint would be used.")
 
     def restore(self, abstract_state: TrainState) -> dict[str, Any]:
@@ -52,10 +53,11 @@ class WarmStart:
             part differs in names, shapes or types.
         """
         targets = _as_mappings(abstract_state)
+        trees = ENCODER if self.trees is None else self.trees
         with Checkpoints(str(self.checkpoint), read_only=True) as checkpoints:
             there = checkpoints.shapes()
             wanted: dict[str, Any] = {}
-            for target, source in self.trees.items():
+            for target, source in trees.items():
                 part = _select(targets, target, "the state to start")
                 stored = _select(there, source, f"the checkpoint of {self.checkpoint}")
                 _require_same(part, stored, f"{self.checkpoint}:{source}", target)
@@ -64,9 +66,9 @@ class WarmStart:
         # A tree that goes to two places is copied: the step donates each of its buffers once.
         return {
             target: jax.tree.map(jnp.copy, select(restored, source))
-            if list(self.trees.values()).count(source) > 1
+            if list(trees.values()).count(source) > 1
             else select(restored, source)
-            for target, source in self.trees.items()
+            for target, source in trees.items()
         }
 
 

@@ -1,6 +1,7 @@
 """The directory of a run: its config, and the rule that one directory is one run."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 from etils import epath
@@ -16,6 +17,7 @@ FREE_TO_CHANGE = (
     "encoder.remat",
     "method.loss_tile",
 )
+VERSION = 2  # of config.json
 
 
 def load_config(workdir: str) -> dict[str, Any]:
@@ -30,15 +32,36 @@ def load_config(workdir: str) -> dict[str, Any]:
             f"{workdir} holds no run: {path} does not exist. "
             f"Train first: python -m simclr_jax train --config=... --workdir={workdir}"
         )
-    return json.loads(path.read_text())
+    return _migrate(json.loads(path.read_text()))
 
 
-def claim(workdir: str, config: dict[str, Any], *, is_primary: bool = True) -> None:
+def _migrate(config: dict[str, Any]) -> dict[str, Any]:
+    """Returns the sections of a config that any version has written, with the keys of today."""
+    version = config.pop("version") if "version" in config else 1
+    if version > VERSION:
+        raise UserError(
+            f"config.json is of version {version}, and this program knows {VERSION}: a newer one "
+            "wrote it. Update simclr_jax."
+        )
+    if version < 2 and "method" in config and "chunks" in config["method"]:
+        config["method"]["grad_cache_chunks"] = config["method"].pop("chunks")
+    return config
+
+
+def claim(
+    workdir: str,
+    config: dict[str, Any],
+    *,
+    complete: Callable[[dict[str, Any]], dict[str, Any]] = lambda config: config,
+    is_primary: bool = True,
+) -> None:
     """Makes the directory and writes D/config.json, or checks that it is this run's already.
 
     Args:
       workdir: directory of the run.
       config: resolved config.
+      complete: fills in what a stored config leaves out, because it was written before a setting
+        existed.
       is_primary: whether this is the process that writes. It goes first; the others check.
 
     Raises:
@@ -52,11 +75,12 @@ def claim(workdir: str, config: dict[str, Any], *, is_primary: bool = True) -> N
             "there. All processes must see one directory, such as gs://BUCKET/... or one on a "
             "shared file system."
         )
-    config = json.loads(json.dumps(config))  # tuples become lists, as they will when read
+    as_read = lambda values: json.loads(json.dumps(values))  # tuples become lists
+    config = as_read(config)
     if path.exists():
         differences = [
             f"  {key}: {old!r} there, {new!r} here"
-            for key, old, new in _differences(load_config(workdir), config)
+            for key, old, new in _differences(as_read(complete(load_config(workdir))), config)
             if not f"{key}.".startswith(tuple(f"{free}." for free in FREE_TO_CHANGE))
         ]
         if differences:
@@ -70,7 +94,7 @@ def claim(workdir: str, config: dict[str, Any], *, is_primary: bool = True) -> N
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(".tmp")
-        unfinished.write_text(json.dumps(config, indent=2) + "\n")
+        unfinished.write_text(json.dumps({"version": VERSION, **config}, indent=2) + "\n")
         unfinished.replace(path)
     except OSError as error:
         raise UserError(f"Cannot write to --workdir={workdir}: {error}.") from error

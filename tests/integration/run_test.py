@@ -80,7 +80,8 @@ def test_eight_devices_see_the_batches_and_take_the_steps_of_one(
     tiny_config, tmp_path, monkeypatch
 ):
     eight = train(tiny_config, tmp_path / "eight")
-    monkeypatch.setattr(runs, "parts", lambda config: build_experiment(config, jax.devices()[:1]))
+    one_device = lambda config: build_experiment(config, jax.devices()[:1])
+    monkeypatch.setattr(runs, "build_experiment", one_device)
     train(tiny_config, tmp_path / "one")
     rows = [read_metrics(str(tmp_path / name)) for name in ("eight", "one")]
     for row, other in zip(*rows, strict=True):

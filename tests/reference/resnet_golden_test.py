@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from simclr_jax.interop.names import official_names, tf1_name
-from simclr_jax.models.heads import Projector
+from simclr_jax.models.heads import MLP
 from simclr_jax.models.resnet import ResNet
 from simclr_jax.models.ssl import SSLModel
 
@@ -40,7 +40,7 @@ class Network(NamedTuple):
 
 def build(name: str, dtype: str) -> Network:
     encoder = ResNet(width=0.125, dtype=dtype, **ENCODERS[name])
-    projector = Projector(dtype=dtype)
+    projector = MLP(dtype=dtype)
     with np.load(GOLDEN / f"{name}_w0125.npz") as file:
         golden = {key: file[key] for key in file.files}
     paths = {official: path for path, official in official_names(encoder, projector).items()}

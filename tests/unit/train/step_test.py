@@ -24,9 +24,9 @@ def quadratic(*, explode_at: int | None = None) -> Method:
         del key, views
         return Variables({"w": jnp.zeros(())}, {"seen": jnp.zeros(())}, {"memory": jnp.zeros(())})
 
-    def loss(params, state, views, labels, key):
+    def loss(params, state, views, batch, key):
         del views, key
-        value = (params["w"] - labels.astype(jnp.float32).mean()) ** 2
+        value = (params["w"] - batch["label"].astype(jnp.float32).mean()) ** 2
         if explode_at is not None:
             value = value + jnp.where(state.step == explode_at, jnp.inf, 0.0)
         stats = {"seen": state.batch_stats["seen"] + 1}
