@@ -80,6 +80,7 @@ PRETRAINING = [
 FINETUNED = {
     "encoder": {"name": "resnet", "depth": 18, "width": 0.25},
     "heads": {"classifier": {"num_classes": 10}, "select": 0},
+    "data": {"class_names": tuple("0123456789")},
 }
 
 

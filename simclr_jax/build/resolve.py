@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from simclr_jax.core.errors import UserError, did_you_mean
+from simclr_jax.core.files import absolute
 from simclr_jax.core.sections import build_section
 from simclr_jax.data.dataset import Dataset
 from simclr_jax.data.records import Source
@@ -42,10 +43,11 @@ def resolve(
     resolved = {section: dict(config[section]) for section in SECTIONS}
     for section in OPTIONAL:
         resolved[section] = dict(config[section]) if section in config else {}
-    dataset, source = _open(resolved["data"], resolved["augment"], train_source)
-    method = resolved["method"]
+    data, method = resolved["data"], resolved["method"]
     if "teacher" in method:
         method["teacher"] = _teacher(method["teacher"])
+        data["class_names"] = data.get("class_names") or method["teacher"].get("class_names")
+    dataset, source = _open(data, resolved["augment"], train_source)
     _settle_classes(resolved["heads"], method, source)
     return resolved, dataset, source
 
@@ -86,6 +88,8 @@ def instead_of_accumulation(key: str) -> str:
 def _open(
     data: dict[str, Any], augment: dict[str, Any], train_source: Source | None
 ) -> tuple[Dataset, Source]:
+    if data.get("path") is not None:
+        data["path"] = absolute(data["path"])
     unsettled = {name: 2 for name in ("canvas", "batch_size") if data.get(name, 2) is None}
     dataset = build_section("config.data", Dataset, data | unsettled)
     source: Source = dataset.open_train() if train_source is None else train_source
@@ -98,8 +102,9 @@ def _open(
         largest = 2 ** int(np.log2(max(len(source) // 2, 2)))
         data["batch_size"] = min(LARGEST_DEFAULT_BATCH, largest)
         log.info("From %d images: batch size %d.", len(source), data["batch_size"])
-    dataset = dataclasses.replace(dataset, canvas=data["canvas"], batch_size=data["batch_size"])
-    return dataset, source
+    data["class_names"] = source.class_names or dataset.class_names
+    settled = {name: data[name] for name in ("canvas", "batch_size", "class_names")}
+    return dataclasses.replace(dataset, **settled), source
 
 
 def _teacher(teacher: Any) -> dict[str, Any]:
@@ -118,7 +123,13 @@ def _teacher(teacher: Any) -> dict[str, Any]:
             "first: python -m simclr_jax train --config=configs/finetune.py:... "
             f"--config.warm_start.checkpoint={teacher} --workdir=..."
         )
-    return {"checkpoint": teacher, "encoder": config["encoder"], "heads": config["heads"]}
+    data = config["data"]
+    return {
+        "checkpoint": teacher,
+        "encoder": config["encoder"],
+        "heads": config["heads"],
+        "class_names": data.get("class_names"),  # of an import nobody knows them
+    }
 
 
 def _settle_classes(heads: dict[str, Any], method: Mapping[str, Any], source: Source) -> None:
