@@ -58,10 +58,14 @@ def open_run(config: Mapping[str, Any], workdir: str) -> Iterator[Run]:
         )
         facts.update(hosts.flatten(experiment.config), code=hosts.code_version(), workdir=workdir)
         facts["list of images"] = experiment.source.fingerprint
+        with Checkpoints(workdir, read_only=True) as checkpoints:
+            step = checkpoints.latest_step() or 0
+            workdirs.continued(workdir, experiment.config, step=step)
+            checkpoints.require_listing(experiment.source.fingerprint)
     for primary_turn in (True, False):
         with hosts.check_hosts_agree():
             if hosts.is_primary() == primary_turn:
-                workdirs.claim(workdir, experiment.config, is_primary=primary_turn)
+                workdirs.claim(workdir, experiment.config, step=step, is_primary=primary_turn)
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(
             Checkpoints(workdir, keep=experiment.run.keep_checkpoints)
@@ -122,11 +126,17 @@ def _initial_state(experiment: Experiment, checkpoints: Checkpoints, first_step:
     if experiment.method.grad_cache_chunks > 1:
         _explain_chunks(experiment)
     if first_step:
-        state = checkpoints.restore(
-            experiment.abstract_state, listing=experiment.source.fingerprint
-        )
-        outcome = "complete" if first_step == experiment.num_steps else "resumed"
-        log.info("The run is %s: step %d of %d.", outcome, first_step, experiment.num_steps)
+        state = checkpoints.restore(experiment.abstract_state)
+        if first_step == experiment.num_steps:
+            log.info(
+                "The run is complete: step %d of %d. To train on, raise --config.run.epochs.",
+                first_step, experiment.num_steps,
+            )  # fmt: skip
+        else:
+            log.info(
+                "The run is resumed: step %d of %d, learning rate %.3g.",
+                first_step, experiment.num_steps, experiment.schedule(first_step),
+            )  # fmt: skip
         return state
     # Before the first compilation, so that a wrong checkpoint costs no wait.
     restored = [start.restore(experiment.abstract_state) for start in experiment.warm_starts]

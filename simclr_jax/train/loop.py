@@ -23,6 +23,8 @@ class RunConfig:
       log_every: steps between two lines of metrics.
       checkpoint_every: steps between two checkpoints; the last step is always saved.
       keep_checkpoints: how many of the newest checkpoints stay.
+      extended: (step, epochs that it had until then) of each time that the run was made longer;
+        the program writes it.
     """
 
     epochs: int
@@ -30,6 +32,7 @@ class RunConfig:
     log_every: int = 50
     checkpoint_every: int = 1000
     keep_checkpoints: int = 2
+    extended: Sequence[Sequence[int]] = ()
 
     def __post_init__(self) -> None:
         for name in ("epochs", "log_every", "checkpoint_every", "keep_checkpoints"):

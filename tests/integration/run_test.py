@@ -8,11 +8,13 @@ import signal
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from simclr_jax import run as runs
 from simclr_jax.build.experiment import build_experiment
 from simclr_jax.cli import app
 from simclr_jax.core.errors import UserError
+from simclr_jax.train import workdir as workdirs
 from simclr_jax.train.checkpoint import Checkpoints
 from simclr_jax.train.health import NonFiniteError
 from simclr_jax.train.hooks import Terminated
@@ -192,12 +194,79 @@ def test_a_workdir_of_another_run_is_refused(tiny_config, tmp_path):
 
 def test_other_images_than_those_of_the_checkpoint_are_refused(tiny_config, tmp_path):
     train(tiny_config, tmp_path)
-    abstract = build_experiment(tiny_config).abstract_state
     with (
         Checkpoints(str(tmp_path), read_only=True) as checkpoints,
         pytest.raises(UserError, match="another list of images"),
     ):
-        checkpoints.restore(abstract, listing="other")
+        checkpoints.require_listing("other")
+
+
+def test_a_finished_run_goes_on_when_it_is_given_more_epochs(tiny_config, tmp_path, monkeypatch):
+    said = []
+    for module in (runs, workdirs):
+        monkeypatch.setattr(module.log, "info", lambda text, *values: said.append(text % values))
+    first = train(tiny_config, tmp_path)
+    tiny_config["run"]["epochs"] = 2
+    longer = train(tiny_config, tmp_path)
+    assert (int(first.step), int(longer.step)) == (63, 126)
+    assert any(
+        "made 1 epochs longer. From step 63 on, the learning rate is that" in s for s in said
+    )
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["run"]["epochs"] == 2
+    assert config["run"]["extended"] == [[63, 1]]
+    # Half a cosine from 0.01 to 0 over 126 steps, after a warm-up of 6.
+    rates = {row["step"]: row["lr"] for row in read_metrics(str(tmp_path)) if row["step"] > 63}
+    for step, rate in rates.items():
+        np.testing.assert_allclose(
+            rate, 0.005 * (1 + np.cos(np.pi * (step - 1 - 6) / (126 - 6))), atol=1e-8
+        )
+    tiny_config["run"]["epochs"] = 1
+    with pytest.raises(UserError, match=r"run.epochs: 2 there, 1 here"):
+        train(tiny_config, tmp_path)
+
+
+@pytest.fixture
+def folder_config(tiny_config, tmp_path):
+    """The tiny run on 32 pictures in a folder."""
+    rng = np.random.default_rng(0)
+    for i in range(32):
+        path = tmp_path / "images" / f"{i:02d}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (20, 20, 3), np.uint8)).save(path)
+    data = {"name": "folder", "split": "all", "path": str(tmp_path / "images")}
+    return {**tiny_config, "data": {**data, "batch_size": 16, "canvas": 20}, "evals": {}}
+
+
+def test_the_same_images_at_another_path_go_on_and_others_leave_the_run_as_it_was(
+    folder_config, tmp_path
+):
+    train(folder_config, tmp_path / "run")
+    (tmp_path / "images").rename(tmp_path / "moved")
+    folder_config["data"]["path"] = str(tmp_path / "moved")
+    assert int(train(folder_config, tmp_path / "run").step) == 3
+    stored = lambda: json.loads((tmp_path / "run/config.json").read_text())["data"]["path"]
+    assert stored() == str(tmp_path / "moved")
+    (tmp_path / "moved").rename(tmp_path / "again")
+    (tmp_path / "again/31.png").unlink()
+    folder_config["data"]["path"] = str(tmp_path / "again")
+    with pytest.raises(UserError, match="another list of images"):
+        train(folder_config, tmp_path / "run")
+    assert stored() == str(tmp_path / "moved")
+
+
+def test_a_relative_path_is_stored_as_what_it_means_here(folder_config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder_config["data"]["path"] = "images"
+    assert build_experiment(folder_config).config["data"]["path"] == str(tmp_path / "images")
+
+
+@pytest.mark.parametrize("fraction", [1.0, 0.5])
+def test_test_images_that_are_trained_on_are_refused(tiny_config, tmp_path, fraction):
+    tiny_config["data"] |= {"split": "test", "fraction": fraction}
+    with pytest.raises(UserError, match=r"of the 1000 test images \(digits/test\) are training"):
+        train(tiny_config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_exit_code_tells_a_mistake_from_a_failure(capsys):
