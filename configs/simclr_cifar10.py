@@ -40,6 +40,7 @@ def get_config(variant: str = "r18") -> ConfigDict:
     config.optim = dict(name="lars", weight_decay=1e-4)
     # Peak 1.0 * 512 / 256 = 2.0.
     config.schedule = dict(base_lr=1.0, scaling="linear", warmup_epochs=10.0)
+    config.warm_start = dict(checkpoint=config_dict.placeholder(str))
     config.parallel = dict(preset="replicated", fsdp=8)
     config.evals = dict(knn=dict(every_epochs=50.0, k=200, temperature=0.1))
     if variant == "r50":

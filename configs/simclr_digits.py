@@ -7,7 +7,7 @@ to watch. There is no published number. What this recipe reaches stands in READM
   python -m simclr_jax train --config=configs/simclr_digits.py:smoke --workdir=runs/smoke
 """
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -24,6 +24,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.method = dict(name="simclr", temperature=0.3, loss_tile=0, grad_cache_chunks=1)
     config.optim = dict(name="adamw", weight_decay=1e-4)
     config.schedule = dict(base_lr=4e-3, scaling="none", warmup_epochs=3.0)
+    config.warm_start = dict(checkpoint=config_dict.placeholder(str))
     config.parallel = dict(preset="replicated", fsdp=8)
     config.evals = dict(knn=dict(every_epochs=10.0, k=200, temperature=0.1))
     if variant == "smoke":

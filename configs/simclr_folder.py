@@ -40,6 +40,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.method = dict(name="simclr", temperature=0.2, loss_tile=0, grad_cache_chunks=1)
     config.optim = dict(name="lars", weight_decay=1e-4)
     config.schedule = dict(base_lr=0.075, scaling="sqrt", warmup_epochs=10.0)
+    config.warm_start = dict(checkpoint=config_dict.placeholder(str))
     config.parallel = dict(preset="replicated", fsdp=8)
     config.evals = dict()
     if variant == "laptop":

@@ -163,9 +163,8 @@ def _method(config: Mapping[str, Any], net: Network) -> tuple[Method, tuple[Warm
     """Returns the method, and the checkpoints that it starts from."""
     policy, settings = lookup("config.augment", POLICIES, config["augment"])
     augment = build_section("config.augment", policy, settings)
-    starts = []
-    if config["warm_start"]:
-        starts.append(build_section("config.warm_start", WarmStart, config["warm_start"]))
+    start = build_section("config.warm_start", WarmStart, config["warm_start"])
+    starts = [start] if start.checkpoint else []
     method, settings = lookup("config.method", METHODS, config["method"])
     if "teacher" in settings:
         settings["teacher"], start = _teacher(settings["teacher"], config)

@@ -1,4 +1,4 @@
-"""Fills in what a recipe leaves to the images and to the teacher: the values that are None."""
+"""Fills in what a recipe leaves to the images and to checkpoints: the values that are None."""
 
 import dataclasses
 import logging
@@ -40,6 +40,7 @@ def resolve(
       UserError: if a section is unknown or missing, or the images or the teacher are not there.
     """
     check_sections(config)
+    config = take_over_network(config)
     resolved = {section: dict(config[section]) for section in SECTIONS}
     for section in OPTIONAL:
         resolved[section] = dict(config[section]) if section in config else {}
@@ -72,6 +73,44 @@ def check_sections(config: Mapping[str, Any]) -> None:
         for key in values:
             if advice := instead_of_accumulation(key):
                 raise UserError(f"config.{section}.{key} does not exist: {advice}")
+
+
+def take_over_network(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the config with what it leaves to the run or the import that it starts from.
+
+    An encoder without a name is that of `config.warm_start.checkpoint`; so are then a projector
+    that the classifier is on, and canvas and view size where they are None. A student takes these
+    two from its teacher.
+
+    Raises:
+      UserError: if there is no such checkpoint.
+    """
+    config = {section: dict(values) for section, values in config.items()}
+    data, augment, heads = config["data"], config["augment"], config["heads"]
+    encoder, method = config["encoder"], config["method"]
+    teacher = method.get("teacher")
+    if "name" in encoder and encoder["name"] is None:
+        start = config["warm_start"]["checkpoint"] if "warm_start" in config else None
+        if not start:
+            raise UserError(
+                "config.encoder.name is not set, so the encoder is that of a checkpoint, and "
+                "config.warm_start.checkpoint is missing: the workdir of a trained run, as in "
+                "--config.warm_start.checkpoint=runs/pretrained."
+            )
+        there = load_config(start)
+        encoder.update(there["encoder"])
+        log.info("Encoder of %s: %s.", start, encoder)
+        if "select" in heads and heads["select"] and heads.get("projector") is None:
+            heads["projector"] = there["heads"].get("projector")
+    elif isinstance(teacher, str):
+        there = load_config(teacher)
+    else:
+        return config
+    if augment["size"] is None:
+        augment["size"] = there["augment"]["size"]
+    if data["canvas"] is None:
+        data["canvas"] = there["data"]["canvas"]
+    return config
 
 
 def instead_of_accumulation(key: str) -> str:

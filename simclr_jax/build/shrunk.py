@@ -112,9 +112,9 @@ def shrink(config: Mapping[str, Any], *, multiple: int, num_steps: int) -> Shrun
     if "memory" in method and method["memory"] is not None:
         num_keys = 2 * data["batch_size"]
         change("method.memory", method["memory"], "size", 2 * num_keys, "two batches")
-    if small.get("warm_start"):
-        changes.append(f"warm_start {small['warm_start']['checkpoint']} -> random weights")
-        del small["warm_start"]
+    start = small.pop("warm_start", {})
+    if start.get("checkpoint") or start.get("required"):
+        changes.append(f"warm_start {start['checkpoint']} -> random weights")
     changes.append(f"all numbers {dtype} -> float64 (what still differs is not rounding)")
     schedule = dict(small["schedule"])
     scaling = schedule.get("scaling", "linear")

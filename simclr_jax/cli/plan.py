@@ -20,6 +20,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from simclr_jax.build.experiment import Experiment, build_experiment, train_step
+from simclr_jax.build.resolve import take_over_network
 from simclr_jax.cli import app
 from simclr_jax.cli.dataset_spec import open_or_describe, without_checkpoints
 from simclr_jax.cli.plan_text import describe, gib
@@ -133,6 +134,7 @@ def _plan() -> bool:
     jax.config.update("jax_platforms", "cpu")  # a TPU that is here may be at work
     jax.config.update("jax_enable_compilation_cache", False)  # the seconds are to be real
     devices = slice_devices(slice_)
+    config = take_over_network(config)
     source, images = open_or_describe(config, NUM_IMAGES.value)
     config, assumed = without_checkpoints(config, source)
 

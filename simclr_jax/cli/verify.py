@@ -12,7 +12,7 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
-from simclr_jax.build.resolve import check_sections
+from simclr_jax.build.resolve import check_sections, take_over_network
 from simclr_jax.build.shrunk import shrink
 from simclr_jax.cli import app
 from simclr_jax.core.errors import UserError
@@ -66,6 +66,7 @@ def _verify() -> list[str]:
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", DEVICES.value)
     check_sections(config)
+    config = take_over_network(config)
     grad_cache_chunks = num_chunks(config)
     shrunk = shrink(config, multiple=grad_cache_chunks * DEVICES.value, num_steps=STEPS.value)
     if not JSON.value:
