@@ -8,7 +8,6 @@ import jax
 from jax.sharding import Mesh
 
 from simclr_jax.build.network import Network, network
-from simclr_jax.core.errors import UserError
 from simclr_jax.core.sections import build_section
 from simclr_jax.core.types import Batch
 from simclr_jax.data.dataset import Dataset
@@ -45,22 +44,13 @@ class Restored:
         """The encoder and its heads, without their variables."""
         return self.network.model
 
-    def labelled_sources(self) -> tuple[Source, Source]:
-        """Opens the labelled images to fit on, with all their labels, and those to judge on.
+    def training_images(self) -> Source | None:
+        """Opens what the network was trained on, with the labels that it saw; None of an import.
 
         Raises:
-          UserError: if the config names no test images, or they have no labels.
+          UserError: if they are not there any more.
         """
-        train, test_split = self.dataset.open(self.dataset.split), self.dataset.test_split
-        if test_split is None or not train.class_names:
-            raise UserError(
-                f"kNN and linear probe need labelled training and test images, and {train.name} "
-                f"has {'no test_split' if train.class_names else 'no labels'}. Train with "
-                "config.data.test_split, and for a folder of class folders with "
-                "config.data.labels_from_folders=True. Without labels, `report` shows nearest "
-                "neighbours and `embed` writes features."
-            )
-        return train, self.dataset.open(test_split)
+        return self.dataset.open_train() if "method" in self.config else None
 
     def encode(self, batch: Batch) -> jax.Array:
         """Returns the representations [b, d] of a placed batch."""

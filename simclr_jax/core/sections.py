@@ -1,11 +1,13 @@
 """A config section is the keyword arguments of one callable, checked here before the call.
 
 Defaults live in the callable's signature. A key that it does not have, or a value of
-another type than its annotation, is an error that names the section and what would work.
+another type than its annotation or out of its range, is an error that names the section and what
+would work.
 """
 
 import contextlib
 import inspect
+import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 from beartype.door import is_bearable
 
 from simclr_jax.core.errors import UserError, did_you_mean
+from simclr_jax.core.ranges import problem
 
 FLAX_FIELDS = {"parent", "name"}  # every linen module ends with them; no config sets them
 
@@ -34,7 +37,8 @@ def build_section(path: str, fn: Callable[..., Any], section: Mapping[str, Any],
     settable = list(signature.parameters)[len(args) :]
     if "parent" in settable:
         settable = [name for name in settable if name not in FLAX_FIELDS]
-    hints = typing.get_type_hints(fn.__init__ if inspect.isclass(fn) else fn)
+    hinted = fn.__init__ if inspect.isclass(fn) else fn
+    hints = typing.get_type_hints(hinted, include_extras=True)
     arguments = {}
     for key, value in section.items():
         if key not in settable:
@@ -42,7 +46,7 @@ def build_section(path: str, fn: Callable[..., Any], section: Mapping[str, Any],
                 f"{path}.{key} does not exist.{did_you_mean(key, settable)} "
                 f"Known keys: {', '.join(settable)}."
             )
-        arguments[key] = _of_type(f"{path}.{key}", value, hints.get(key, Any))
+        arguments[key] = checked(f"{path}.{key}", value, hints.get(key, Any))
     try:
         signature.bind(*args, **arguments)
     except TypeError as error:
@@ -80,6 +84,23 @@ def config_errors_at(path: str) -> Iterator[None]:
         raise UserError(f"{path}: {error}") from error
 
 
+def checked(path: str, value: Any, hint: Any) -> Any:
+    """Returns a setting as its annotation wants it, such as 1.0 for 1.
+
+    Args:
+      path: where the setting stands, for messages, such as "config.optim.momentum".
+      value: as it was given.
+      hint: the annotation, with a range or without; see `core.ranges`.
+
+    Raises:
+      UserError: if the value has another type, or is out of range.
+    """
+    value = _of_type(path, value, hint)
+    if complaint := problem(value, hint):
+        raise UserError(f"{path}={value!r} {complaint}.")
+    return value
+
+
 def _of_type(path: str, value: Any, hint: Any) -> Any:
     if is_bearable(value, hint):
         return value
@@ -87,5 +108,14 @@ def _of_type(path: str, value: Any, hint: Any) -> Any:
         return float(value)
     if isinstance(value, list) and is_bearable(tuple(value), hint):  # a tuple that was JSON
         return tuple(value)
-    wanted = getattr(hint, "__name__", None) or str(hint)
-    raise UserError(f"{path}={value!r} is of type {type(value).__name__}; it must be {wanted}.")
+    raise UserError(
+        f"{path}={value!r} is of type {type(value).__name__}; it must be {_name(hint)}."
+    )
+
+
+def _name(hint: Any) -> str:
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        return " or ".join(map(_name, typing.get_args(hint)))
+    if hint is types.NoneType:
+        return "None"
+    return getattr(hint, "__name__", None) or str(hint)

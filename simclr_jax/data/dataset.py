@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from simclr_jax.core.errors import UserError
+from simclr_jax.core.ranges import Count, Fraction, Seed
 from simclr_jax.data.load import Batches, eval_batches, train_batches
 from simclr_jax.data.quarantine import Quarantine
 from simclr_jax.data.records import Source, count_shared
@@ -37,17 +38,17 @@ class Dataset:
     """
 
     name: str
-    batch_size: int
-    canvas: int
+    batch_size: Count
+    canvas: Count
     split: str
     test_split: str | None = None
     path: str | None = None
     labels_from_folders: bool | None = False
     class_names: tuple[str, ...] | None = None
-    fraction: float = 1.0
-    fraction_seed: int = 0
+    fraction: Fraction = 1.0
+    fraction_seed: Seed = 0
     keep_unlabelled: bool = False
-    num_threads: int | None = None
+    num_threads: Count | None = None
 
     def open_train(self) -> Source:
         """Opens the images to train on, with the share of labels that is used.
@@ -62,20 +63,20 @@ class Dataset:
             source, self.fraction, seed=self.fraction_seed, keep_unlabelled=self.keep_unlabelled
         )
 
-    def open_test(self, train: Source) -> Source | None:
+    def open_test(self, train: Source | None) -> Source | None:
         """Opens the images to judge on, None if there are none.
 
         Args:
-          train: those that the judged was, or will be, fitted on.
+          train: those that the judged was, or will be, fitted on; None if nobody knows.
 
         Raises:
           UserError: if they are not there, have other classes, or some are training images.
         """
         if self.test_split is None:
             return None
-        names = self.class_names or train.class_names or None
+        names = self.class_names or (train and train.class_names) or None
         test = dataclasses.replace(self, class_names=names).open(self.test_split)
-        if shared := count_shared(train, test):
+        if train is not None and (shared := count_shared(train, test)):
             raise UserError(
                 f"{shared} of the {len(test)} test images ({test.name}) are training images "
                 f"({train.name}), too, and would be judged on what was fitted to them. Give splits "

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from simclr_jax.core.ranges import Count, Positive
 from simclr_jax.core.state import TrainState
 from simclr_jax.core.types import Batch, Metrics
 from simclr_jax.data.dataset import Dataset
@@ -35,10 +36,10 @@ class OnlineKNN:
         mesh: Mesh,
         num_steps: int,
         *,
-        every_epochs: float,
-        k: int = 200,
-        temperature: float = 0.1,
-        max_train: int = 50_000,
+        every_epochs: Positive,
+        k: Count = 200,
+        temperature: Positive = 0.1,
+        max_train: Count = 50_000,
     ) -> None:
         """Sets what is judged, and how often.
 
@@ -107,7 +108,7 @@ class OnlineClassifier:
         mesh: Mesh,
         num_steps: int,
         *,
-        every_epochs: float,
+        every_epochs: Positive,
     ) -> None:
         """Sets what is judged, and how often.
 
@@ -150,6 +151,4 @@ def _variables(state: TrainState) -> dict[str, Any]:
 
 
 def _interval_steps(every_epochs: float, train: Source, dataset: Dataset) -> int:
-    if not every_epochs > 0:
-        raise ValueError(f"every_epochs={every_epochs}; it must be > 0.")
     return max(1, round(every_epochs * len(train) / dataset.batch_size))

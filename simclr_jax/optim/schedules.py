@@ -5,6 +5,8 @@ import math
 import jax.numpy as jnp
 import optax
 
+from simclr_jax.core.ranges import NonNegative, Positive
+
 
 def num_train_steps(num_examples: int, batch_size: int, epochs: int) -> int:
     """Returns the optimizer steps of a run; the official code adds one to the full batches."""
@@ -68,9 +70,9 @@ def recipe_schedule(
     batch_size: int,
     epochs: int,
     *,
-    base_lr: float,
+    base_lr: Positive,
     scaling: str = "linear",
-    warmup_epochs: float = 10.0,
+    warmup_epochs: NonNegative = 10.0,
 ) -> optax.Schedule:
     """Returns the schedule of a run that is described in epochs; see the functions above.
 

@@ -111,7 +111,7 @@ def test_a_diverging_run_stops_and_leaves_the_last_good_checkpoint(tiny_config, 
     [
         ("method", "temperature", 0.0, r"config.method: temperature=0.0; it must be > 0"),
         ("method", "temprature", 0.1, r"config.method.temprature .*Did you mean 'temperature'\?"),
-        ("run", "epochs", 0, r"config.run: epochs=0; it must be at least 1"),
+        ("run", "epochs", 0, r"config.run.epochs=0 must be at least 1"),
         ("run", "epochs", "many", r"config.run.epochs='many' is of type str; it must be int"),
         ("data", "batch_size", 20, r"config.data: batch_size=20 .* 8 devices.* use 16 or 24"),
         ("data", "batch_size", 2000, r"batch_size=2000 is more than the 1000 images"),
