@@ -116,6 +116,8 @@ def _of_type(path: str, value: Any, hint: Any) -> Any:
 def _name(hint: Any) -> str:
     if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
         return " or ".join(map(_name, typing.get_args(hint)))
+    if typing.get_origin(hint) is typing.Annotated:
+        return _name(typing.get_args(hint)[0])
     if hint is types.NoneType:
         return "None"
     return getattr(hint, "__name__", None) or str(hint)

@@ -13,6 +13,7 @@ import optax
 from jaxtyping import Array, Float
 
 from simclr_jax.core.errors import UserError
+from simclr_jax.core.ranges import Count
 from simclr_jax.core.state import TrainState
 from simclr_jax.core.types import Collection, PRNGKey
 from simclr_jax.losses.contrastive import l2_normalize
@@ -42,7 +43,7 @@ class Memory:
       ema: share of itself that the target keeps in each step, in [0, 1).
     """
 
-    size: int = 65536
+    size: Count = 65536
     ema: float = 0.999
 
     def __post_init__(self) -> None:

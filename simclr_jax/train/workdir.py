@@ -112,7 +112,8 @@ def continued(workdir: str, config: dict[str, Any], *, step: int) -> dict[str, A
         extended = stored["run"].get("extended", [])
         if longer and step:
             extended = [*extended, [step, stored["run"]["epochs"]]]
-        config["run"]["extended"] = extended
+        if extended:
+            config["run"]["extended"] = extended
     return config
 
 

@@ -66,7 +66,7 @@ def test_a_run_may_be_made_longer_and_its_config_says_when(tmp_path):
     longer = lambda epochs: {**CONFIG, "run": {**CONFIG["run"], "epochs": epochs}}
     claim(str(tmp_path), CONFIG)
     claim(str(tmp_path), longer(3))  # before the first checkpoint: as if it had been asked at once
-    assert load_config(str(tmp_path))["run"] == {"epochs": 3, "log_every": 5, "extended": []}
+    assert load_config(str(tmp_path))["run"] == {"epochs": 3, "log_every": 5}
     claim(str(tmp_path), longer(5), step=30)
     claim(str(tmp_path), longer(5), step=40)
     claim(str(tmp_path), longer(6), step=50)
