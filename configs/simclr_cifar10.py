@@ -33,7 +33,13 @@ def get_config(variant: str = "r18") -> ConfigDict:
     )
     config.augment = dict(name="simclr_cifar", size=32, color_strength=0.5)
     config.encoder = dict(
-        name="resnet", depth=18, width=1.0, stem="cifar", dtype="float32", remat="none"
+        name="resnet",
+        depth=18,
+        width=1.0,
+        stem="cifar",
+        dtype="float32",
+        geometry="official",
+        remat="none",
     )
     config.heads = dict(projector=dict(num_layers=3, output_dim=128))
     config.method = dict(name="simclr", temperature=0.5, loss_tile=0, grad_cache_chunks=1)

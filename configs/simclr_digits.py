@@ -19,7 +19,9 @@ def get_config(variant: str = "") -> ConfigDict:
     config.augment = dict(
         name="simclr", size=28, min_area=0.35, flip=False, color_strength=0.5, blur=False
     )
-    config.encoder = dict(name="resnet", depth=18, width=0.25, stem="imagenet", remat="none")
+    config.encoder = dict(
+        name="resnet", depth=18, width=0.25, stem="imagenet", geometry="official", remat="none"
+    )
     config.heads = dict(projector=dict(num_layers=2, hidden_dim=128, output_dim=64))
     config.method = dict(name="simclr", temperature=0.3, loss_tile=0, grad_cache_chunks=1)
     config.optim = dict(name="adamw", weight_decay=1e-4)

@@ -52,6 +52,7 @@ def get_config(variant: str = "v1_r50_1x") -> ConfigDict:
         width=network.width,
         sk_ratio=network.sk_ratio,
         dtype="bfloat16",
+        geometry="official",
         remat=network.remat,
     )
     config.heads = dict(projector=dict(num_layers=3 if v2 else 2, output_dim=128))

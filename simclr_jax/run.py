@@ -15,6 +15,7 @@ from simclr_jax.core.errors import UserError
 from simclr_jax.core.sections import build_section
 from simclr_jax.core.state import TrainState
 from simclr_jax.core.types import Batch
+from simclr_jax.data.folder import quote
 from simclr_jax.data.place import place_batches
 from simclr_jax.data.quarantine import Quarantine
 from simclr_jax.evals.online import Apply, OnlineClassifier, OnlineKNN
@@ -62,6 +63,7 @@ def open_run(config: Mapping[str, Any], workdir: str) -> Iterator[Run]:
             step = checkpoints.latest_step() or 0
             workdirs.continued(workdir, experiment.config, step=step)
             checkpoints.require_listing(experiment.source.fingerprint)
+    _tell_images(experiment)
     for primary_turn in (True, False):
         with hosts.check_hosts_agree():
             if hosts.is_primary() == primary_turn:
@@ -150,6 +152,17 @@ def _initial_state(experiment: Experiment, checkpoints: Checkpoints, first_step:
     return state
 
 
+def _tell_images(experiment: Experiment) -> None:
+    source, test = experiment.source, experiment.test_source
+    log.info(
+        "Trains on %s, %d images, %s; %s.",
+        source.name,
+        len(source),
+        f"classes {quote(source.class_names)}" if source.class_names else "without labels",
+        f"judged on {test.name}, {len(test)} images" if test is not None else "nothing is judged",
+    )
+
+
 def _explain_chunks(experiment: Experiment) -> None:
     normalizes = (
         jax.tree.leaves(experiment.network.shapes["batch_stats"])
@@ -207,8 +220,9 @@ def _evaluation_arguments(
         lacking = "config.data.test_split" if test is None else "labels"
         raise UserError(
             f"config.evals.{name} needs {lacking}: it judges labelled test images. Remove it from "
-            "the config, or for a folder of class folders, set data.labels_from_folders=True "
-            "and data.test_split."
+            "the recipe, or say which images, such as --config.data.split=train "
+            "--config.data.test_split=test, and for class folders in them "
+            "--config.data.labels_from_folders=True."
         )
     return (
         writer,

@@ -37,6 +37,7 @@ APPLIES_TO = {
     "method.teacher": ("distill",),
     "method.memory": ("simclr_imagenet:v2_r50_1x,memory",),
     "method.loss_tile": ALL[:4],
+    "encoder.geometry": ALL[:4],
     "heads.projector": ALL[:4],
     "heads.classifier": ALL[4:],
     "evals.classifier": ALL[4:],

@@ -135,8 +135,16 @@ class Light(nn.Module):
 
 @pytest.fixture
 def light_encoders(monkeypatch):
-    def light(depth, width=1, sk_ratio=0.0, stem="imagenet", dtype="float32", remat="none"):
-        ResNet(depth, width, sk_ratio, stem, dtype, remat=remat)  # checks its arguments
+    def light(
+        depth,
+        width=1,
+        sk_ratio=0.0,
+        stem="imagenet",
+        dtype="float32",
+        geometry="official",
+        remat="none",
+    ):
+        ResNet(depth, width, sk_ratio, stem, dtype, geometry, remat)  # checks its arguments
         return Light()
 
     monkeypatch.setitem(ENCODERS, "resnet", light)

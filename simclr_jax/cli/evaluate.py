@@ -25,7 +25,7 @@ from simclr_jax.core.ranges import Count, Fraction, Positive
 from simclr_jax.core.sections import checked
 from simclr_jax.core.types import Batch
 from simclr_jax.data.dataset import Dataset
-from simclr_jax.data.records import Source, count_shared
+from simclr_jax.data.records import Source
 from simclr_jax.evals.classifier import classifier_accuracy
 from simclr_jax.evals.features import extract_features
 from simclr_jax.evals.label_efficiency import label_efficiency
@@ -139,43 +139,11 @@ def _settings() -> dict[str, Any]:
     }
 
 
-def _open_labelled(run: Restored, dataset: Dataset) -> tuple[Source, Source, int]:
-    """Opens the images to fit on, with all their labels, and those to judge on.
-
-    Returns:
-      Both, and how many of the latter the encoder was trained on, without their labels.
-    """
-    train = dataset.open(dataset.split)
-    test = dataset.open_test(train)
-    if test is None or not train.class_names:
-        raise UserError(
-            f"kNN and linear probe need labelled training and test images, and {train.name} has "
-            f"{'no test_split' if train.class_names else 'no labels'}: say which to fit on and "
-            "which to judge, --split=train --test_split=test, and --data if it is another data "
-            "set; of a folder, the folders in them are the classes. Without labels, `report` shows "
-            "nearest neighbours and `embed` writes features."
-        )
-    known = (dataset.name, dataset.path) == (run.dataset.name, run.dataset.path)
-    trained_on = run.training_images() if known else None
-    seen = 0 if trained_on is None else count_shared(trained_on, test)
-    if seen and run.model.classifier is not None:
-        raise UserError(
-            f"{seen} of the {len(test)} test images ({test.name}) are among those that the network "
-            "was trained on with labels; judge it on others, such as --test_split=test."
-        )
-    if seen:
-        log.warning(
-            "The encoder was trained on %d of the %d test images (%s), without their labels.",
-            seen, len(test), test.name,
-        )  # fmt: skip
-    return train, test, seen
-
-
 def _evaluate_features(
     run: Restored, dataset: Dataset, kinds: Sequence[str], protocols: Sequence[str]
 ) -> list[dict[str, Any]]:
     settings = _settings()
-    train, test, seen = _open_labelled(run, dataset)
+    train, test, seen = run.open_labelled(dataset)
     what = {
         "train_data": train.name,
         "test_data": test.name,
