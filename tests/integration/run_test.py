@@ -201,31 +201,6 @@ def test_other_images_than_those_of_the_checkpoint_are_refused(tiny_config, tmp_
         checkpoints.require_listing("other")
 
 
-def test_a_finished_run_goes_on_when_it_is_given_more_epochs(tiny_config, tmp_path, monkeypatch):
-    said = []
-    for module in (runs, workdirs):
-        monkeypatch.setattr(module.log, "info", lambda text, *values: said.append(text % values))
-    first = train(tiny_config, tmp_path)
-    tiny_config["run"]["epochs"] = 2
-    longer = train(tiny_config, tmp_path)
-    assert (int(first.step), int(longer.step)) == (63, 126)
-    assert any(
-        "made 1 epochs longer. From step 63 on, the learning rate is that" in s for s in said
-    )
-    config = json.loads((tmp_path / "config.json").read_text())
-    assert config["run"]["epochs"] == 2
-    assert config["run"]["extended"] == [[63, 1]]
-    # Half a cosine from 0.01 to 0 over 126 steps, after a warm-up of 6.
-    rates = {row["step"]: row["lr"] for row in read_metrics(str(tmp_path)) if row["step"] > 63}
-    for step, rate in rates.items():
-        np.testing.assert_allclose(
-            rate, 0.005 * (1 + np.cos(np.pi * (step - 1 - 6) / (126 - 6))), atol=1e-8
-        )
-    tiny_config["run"]["epochs"] = 1
-    with pytest.raises(UserError, match=r"run.epochs: 2 there, 1 here"):
-        train(tiny_config, tmp_path)
-
-
 @pytest.fixture
 def folder_config(tiny_config, tmp_path):
     """The tiny run on 32 pictures in a folder."""
@@ -235,7 +210,32 @@ def folder_config(tiny_config, tmp_path):
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (20, 20, 3), np.uint8)).save(path)
     data = {"name": "folder", "split": "all", "path": str(tmp_path / "images")}
-    return {**tiny_config, "data": {**data, "batch_size": 16, "canvas": 20}, "evals": {}}
+    data |= {"batch_size": 16, "canvas": 20}
+    schedule = {"base_lr": 0.01, "scaling": "none", "warmup_epochs": 0.0}
+    return {**tiny_config, "data": data, "schedule": schedule, "evals": {}}
+
+
+def test_a_finished_run_goes_on_when_it_is_given_more_epochs(folder_config, tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(workdirs.log, "info", lambda text, *values: said.append(text % values))
+    workdir = tmp_path / "run"
+    first = train(folder_config, workdir)
+    folder_config["run"] |= {"epochs": 4, "log_every": 1}
+    longer = train(folder_config, workdir)
+    assert (int(first.step), int(longer.step)) == (3, 9)
+    assert said == [
+        "The run is made 3 epochs longer. From step 3 on, the learning rate is that of a run that "
+        "has had 4 epochs from its start."
+    ]
+    config = json.loads((workdir / "config.json").read_text())
+    assert (config["run"]["epochs"], config["run"]["extended"]) == (4, [[3, 1]])
+    # Half a cosine from 0.01 to 0 over 9 steps, without a warm-up.
+    rates = [row["lr"] for row in read_metrics(str(workdir)) if row["step"] > 3]
+    want = [0.005 * (1 + np.cos(np.pi * step / 9)) for step in range(3, 9)]
+    np.testing.assert_allclose(rates, want, rtol=1e-5)
+    folder_config["run"]["epochs"] = 1
+    with pytest.raises(UserError, match=r"run.epochs: 4 there, 1 here"):
+        train(folder_config, workdir)
 
 
 def test_the_same_images_at_another_path_go_on_and_others_leave_the_run_as_it_was(
