@@ -23,6 +23,7 @@ from simclr_jax.core.errors import UserError
 from simclr_jax.core.sections import build_section, config_errors_at
 from simclr_jax.core.state import TrainState
 from simclr_jax.core.types import Batch
+from simclr_jax.data.folder import quote
 from simclr_jax.data.place import place_batches
 from simclr_jax.data.quarantine import Quarantine
 from simclr_jax.evals.online import (
@@ -70,11 +71,20 @@ def open_run(config: Mapping[str, Any], workdir: str) -> Iterator[Run]:
         evaluations = online_evaluation(experiment, writer)
         facts.update(hosts.flatten(experiment.config), code=hosts.code_version(), workdir=workdir)
         facts["list of images"] = experiment.source.fingerprint
+        with Checkpoints(workdir, read_only=True) as checkpoints:
+            step = checkpoints.latest_step() or 0
+            workdirs.continued(workdir, experiment.config, complete=complete, step=step)
+            checkpoints.require_listing(experiment.source.fingerprint)
+    _tell_images(experiment)
     for primary_turn in (True, False):
         with hosts.check_hosts_agree():
             if hosts.is_primary() == primary_turn:
                 workdirs.claim(
-                    workdir, experiment.config, complete=complete, is_primary=primary_turn
+                    workdir,
+                    experiment.config,
+                    complete=complete,
+                    step=step,
+                    is_primary=primary_turn,
                 )
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(
@@ -137,11 +147,17 @@ def _initial_state(experiment: Experiment, checkpoints: Checkpoints, first_step:
     if experiment.method.grad_cache_chunks > 1:
         _explain_chunks(experiment)
     if first_step:
-        state = checkpoints.restore(
-            experiment.abstract_state, listing=experiment.source.fingerprint
-        )
-        outcome = "complete" if first_step == experiment.num_steps else "resumed"
-        log.info("The run is %s: step %d of %d.", outcome, first_step, experiment.num_steps)
+        state = checkpoints.restore(experiment.abstract_state)
+        if first_step == experiment.num_steps:
+            log.info(
+                "The run is complete: step %d of %d. To train on, raise --config.run.epochs.",
+                first_step, experiment.num_steps,
+            )  # fmt: skip
+        else:
+            log.info(
+                "The run is resumed: step %d of %d, learning rate %.3g.",
+                first_step, experiment.num_steps, experiment.schedule(first_step),
+            )  # fmt: skip
         return state
     # Before the first compilation, so that a wrong checkpoint costs no wait.
     restored = [start.restore(experiment.abstract_state) for start in experiment.warm_starts]
@@ -153,6 +169,17 @@ def _initial_state(experiment: Experiment, checkpoints: Checkpoints, first_step:
         state = replace_parts(state, trees)
         log.info("From %s: %s.", start.checkpoint, ", ".join(trees))
     return state
+
+
+def _tell_images(experiment: Experiment) -> None:
+    source, test = experiment.source, experiment.test_source
+    log.info(
+        "Trains on %s, %d images, %s; %s.",
+        source.name,
+        len(source),
+        f"classes {quote(source.class_names)}" if source.class_names else "without labels",
+        f"judged on {test.name}, {len(test)} images" if test is not None else "nothing is judged",
+    )
 
 
 def _explain_chunks(experiment: Experiment) -> None:
@@ -214,7 +241,8 @@ def _evaluation_images(
         lacking = "config.data.test_split" if test is None else "labels"
         raise UserError(
             f"config.evals.{name} needs {lacking}: it judges labelled test images. Remove it from "
-            "the config, or for a folder of class folders, set data.labels_from_folders=True "
-            "and data.test_split."
+            "the recipe, or say which images, such as --config.data.split=train "
+            "--config.data.test_split=test, and for class folders in them "
+            "--config.data.labels_from_folders=True."
         )
     return EvaluationImages(experiment.dataset, experiment.source, test, experiment.mesh)

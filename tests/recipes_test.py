@@ -14,6 +14,8 @@ import pytest
 
 from simclr_jax.build import resolve
 from simclr_jax.build.experiment import build_experiment
+from simclr_jax.build.schema import complete
+from simclr_jax.core.errors import UserError
 from simclr_jax.core.sections import build_section, lookup
 from simclr_jax.core.tree import select
 from simclr_jax.data.dataset import Dataset
@@ -79,7 +81,13 @@ PRETRAINING = [
 ]
 FINETUNED = {
     "encoder": {"name": "resnet", "depth": 18, "width": 0.25},
-    "heads": {"classifier": {"num_classes": 10}, "select": 0},
+    "heads": {
+        "classifier": {"num_classes": 10},
+        "projector": {"num_layers": 2, "output_dim": 8},
+        "select": 0,
+    },
+    "data": {"class_names": tuple("0123456789"), "canvas": 96},
+    "augment": {"size": 64},
 }
 
 
@@ -87,7 +95,7 @@ def build(name, variant):
     """Builds a variant on four devices, over which the smallest batch, 20, can be split."""
     config = recipe(name).get_config(variant)
     if "warm_start" in config:
-        config.warm_start.checkpoint = "pretrained"
+        config.warm_start.checkpoint = "pretrained"  # not read before the run starts
     if "teacher" in config.method:
         config.method.teacher = "finetuned"
     opened = lambda self, split: Images(self.name, SIZES[self.name])
@@ -125,8 +133,16 @@ class Light(nn.Module):
 
 @pytest.fixture
 def light_encoders(monkeypatch):
-    def light(depth, width=1, sk_ratio=0.0, stem="imagenet", dtype="float32", remat="none"):
-        ResNet(depth, width, sk_ratio, stem, dtype, remat=remat)  # checks its arguments
+    def light(
+        depth,
+        width=1,
+        sk_ratio=0.0,
+        stem="imagenet",
+        dtype="float32",
+        geometry="official",
+        remat="none",
+    ):
+        ResNet(depth, width, sk_ratio, stem, dtype, geometry, remat)  # checks its arguments
         return Light()
 
     monkeypatch.setitem(ENCODERS, "resnet", light)
@@ -143,8 +159,10 @@ def test_every_variant_builds_under_eval_shape(name, light_encoders):
     seen = set()
     for variant in sorted(variants):
         config = recipe(name).get_config(variant).to_dict()
-        encoder, settings = lookup("config.encoder", ENCODERS, config.pop("encoder"))
-        build_section("config.encoder", encoder, settings)
+        encoder = config.pop("encoder")
+        if encoder["name"] is not None:  # that of the checkpoint
+            fn, settings = lookup("config.encoder", ENCODERS, encoder)
+            build_section("config.encoder", fn, settings)
         if repr(config) not in seen:
             assert_complete(build(name, variant))
         seen.add(repr(config))
@@ -229,6 +247,21 @@ def test_a_classifier_is_where_the_variant_puts_it(variant, select):
     assert config.heads.select == select
     taken_over = {tree for tree in config.warm_start.trees if "projector" in tree}
     assert len(taken_over) == 3 * select
+
+
+@pytest.mark.parametrize("name", ["finetune", "linear_probe"])
+def test_own_images_are_trained_on_with_the_network_and_the_sizes_of_the_checkpoint(name):
+    config = build(name, "folder").config
+    assert config["encoder"].items() >= FINETUNED["encoder"].items()
+    assert (config["augment"]["size"], config["data"]["canvas"]) == (64, 96)
+    with pytest.raises(UserError, match="checkpoint=runs/pretrained"):
+        resolve.take_over_network(complete(recipe(name).get_config("folder").to_dict()))
+
+
+def test_own_images_are_distilled_at_the_sizes_of_the_teacher():
+    config = build("distill", "folder,laptop").config
+    assert (config["augment"]["size"], config["data"]["canvas"]) == (64, 96)
+    assert config["encoder"]["width"] == 0.25
 
 
 def test_a_distilled_student_sees_the_labels_of_its_teacher_at_most(light_encoders):

@@ -90,9 +90,8 @@ def build_experiment(
     layout = build_section("config.parallel", Layout, config["parallel"])
     with config_errors_at("config.parallel"):
         mesh = layout.mesh(devices)
-    test_split = dataset.test_split if train_source is None else None
-    test_source = dataset.open(test_split) if test_split is not None else None
-    _check_classes(source, test_source, config["heads"])
+    test_source = dataset.open_test(source) if train_source is None else None
+    _check_num_classes(source, test_source, config["heads"])
     run = build_section("config.run", RunConfig, config["run"])
     net = network(config)
     facts = RunFacts(
@@ -168,9 +167,8 @@ def _method(
     """Returns the method, and the checkpoints that it starts from."""
     policy, settings = lookup("config.augment", POLICIES, config["augment"])
     augment = build_section("config.augment", policy, settings)
-    starts = []
-    if config["warm_start"]:
-        starts.append(build_section("config.warm_start", WarmStart, config["warm_start"]))
+    start = build_section("config.warm_start", WarmStart, config["warm_start"])
+    starts = [start] if start.checkpoint else []
     method, settings = lookup("config.method", METHODS, config["method"])
     for key in frozen_networks(config["method"]["name"]):
         settings[key], start = _frozen_network(key, settings[key], config)
@@ -196,12 +194,7 @@ def _check_batch(batch_size: int, source: Source, mesh: Mesh, method: Method) ->
         )
 
 
-def _check_classes(source: Source, test: Source | None, heads: Mapping[str, Any]) -> None:
-    if test and source.class_names and test.class_names != source.class_names:
-        raise UserError(
-            f"{test.name} has the classes {test.class_names[:10]} and {source.name} "
-            f"{source.class_names[:10]}: the same label would mean different things."
-        )
+def _check_num_classes(source: Source, test: Source | None, heads: Mapping[str, Any]) -> None:
     classes = num_classes_of(heads)
     for labelled in (source, test):
         if classes and labelled and labelled.class_names:

@@ -1,4 +1,4 @@
-"""Fills in what a recipe leaves to the images and to the teacher: the values that are None."""
+"""Fills in what a recipe leaves to the images and to checkpoints: the values that are None."""
 
 import dataclasses
 import logging
@@ -9,6 +9,7 @@ import numpy as np
 
 from simclr_jax.build.schema import complete
 from simclr_jax.core.errors import UserError
+from simclr_jax.core.files import absolute
 from simclr_jax.core.sections import build_section, settings_of
 from simclr_jax.data.dataset import Dataset
 from simclr_jax.data.records import Source
@@ -34,9 +35,8 @@ def resolve(
       UserError: if a section or a key is unknown or missing, or the images, a teacher or its
         classifier are not there.
     """
-    resolved = complete(config)
-    dataset, source = _open(resolved["data"], resolved["augment"], train_source)
-    method = resolved["method"]
+    resolved = complete(take_over_network(complete(config)))
+    data, method = resolved["data"], resolved["method"]
     for key in frozen_networks(method["name"]):
         given = method[key]
         if not given:
@@ -45,6 +45,8 @@ def resolve(
                 f"--config.method.{key}=runs/finetuned."
             )
         method[key] = dict(given) if isinstance(given, Mapping) else network_of_run(key, given)
+        data["class_names"] = data["class_names"] or method[key]["class_names"]
+    dataset, source = _open(data, resolved["augment"], train_source)
     _settle_classes(resolved["heads"], method, source)
     return resolved, dataset, source
 
@@ -55,9 +57,48 @@ def frozen_networks(method: str) -> list[str]:
     return [key for key, setting in settings.items() if setting.hint is FrozenNetwork]
 
 
+def take_over_network(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a complete config with what it leaves to the run or the import that it starts from.
+
+    An encoder without a name is that of `config.warm_start.checkpoint`; so are then a projector
+    that the classifier is on, and canvas and view size where they are None. A student takes these
+    two from its teacher.
+
+    Raises:
+      UserError: if there is no such checkpoint.
+    """
+    config = {section: dict(values) for section, values in config.items()}
+    data, augment, heads, method = (config[k] for k in ("data", "augment", "heads", "method"))
+    teachers = [method[key] for key in frozen_networks(method["name"])]
+    if config["encoder"]["name"] is None:
+        start = config["warm_start"]["checkpoint"]
+        if not start:
+            raise UserError(
+                "config.encoder.name is not set, so the encoder is that of a checkpoint, and "
+                "config.warm_start.checkpoint is missing: the workdir of a trained run, as in "
+                "--config.warm_start.checkpoint=runs/pretrained."
+            )
+        there = load_config(start)
+        config["encoder"] = there["encoder"]
+        log.info("Encoder of %s: %s.", start, there["encoder"])
+        if heads["select"] and heads["projector"] is None:
+            heads["projector"] = there["heads"]["projector"]
+    elif teachers and isinstance(teachers[0], str):
+        there = load_config(teachers[0])
+    else:
+        return config
+    if augment["size"] is None:
+        augment["size"] = there["augment"]["size"]
+    if data["canvas"] is None:
+        data["canvas"] = there["data"]["canvas"]
+    return config
+
+
 def _open(
     data: dict[str, Any], augment: dict[str, Any], train_source: Source | None
 ) -> tuple[Dataset, Source]:
+    if data["path"] is not None:
+        data["path"] = absolute(data["path"])
     unsettled = {name: 2 for name in ("canvas", "batch_size") if data[name] is None}
     dataset = build_section("config.data", Dataset, data | unsettled)
     source: Source = dataset.open_train() if train_source is None else train_source
@@ -70,8 +111,9 @@ def _open(
         largest = 2 ** int(np.log2(max(len(source) // 2, 2)))
         data["batch_size"] = min(LARGEST_DEFAULT_BATCH, largest)
         log.info("From %d images: batch size %d.", len(source), data["batch_size"])
-    dataset = dataclasses.replace(dataset, canvas=data["canvas"], batch_size=data["batch_size"])
-    return dataset, source
+    data["class_names"] = source.class_names or dataset.class_names
+    settled = {name: data[name] for name in ("canvas", "batch_size", "class_names")}
+    return dataclasses.replace(dataset, **settled), source
 
 
 def network_of_run(key: str, workdir: str) -> dict[str, Any]:
@@ -91,7 +133,13 @@ def network_of_run(key: str, workdir: str) -> dict[str, Any]:
             "first: python -m simclr_jax train --config=configs/finetune.py:... "
             f"--config.warm_start.checkpoint={workdir} --workdir=..."
         )
-    return {"checkpoint": workdir, "encoder": config["encoder"], "heads": config["heads"]}
+    data = {"class_names": None, **config["data"]}
+    return {
+        "checkpoint": workdir,
+        "encoder": config["encoder"],
+        "heads": config["heads"],
+        "class_names": data["class_names"],  # of an import nobody knows them
+    }
 
 
 def network_to_assume(config: Mapping[str, Any], num_classes: int) -> dict[str, Any]:
@@ -104,7 +152,8 @@ def network_to_assume(config: Mapping[str, Any], num_classes: int) -> dict[str, 
     if not heads["classifier"]:
         raise UserError("config.heads has no classifier, which this method needs.")
     heads["classifier"] = {**heads["classifier"], "num_classes": num_classes}
-    return {"checkpoint": "(none)", "encoder": dict(config["encoder"]), "heads": heads}
+    encoder = dict(config["encoder"])
+    return {"checkpoint": "(none)", "encoder": encoder, "heads": heads, "class_names": None}
 
 
 def _settle_classes(heads: dict[str, Any], method: Mapping[str, Any], source: Source) -> None:

@@ -105,8 +105,8 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
         for key in values:
             if advice := advice_on(f"{section}.{key}"):
                 raise UserError(f"config.{section}.{key} does not exist: {advice}")
-        if section == "warm_start" and not values:
-            completed[section] = {}
+        if is_left_to_the_checkpoint(section, values):
+            completed[section] = values
             continue
         fn, settings, name = _callable(section, values)
         completed[section] = name | complete_section(f"config.{section}", fn, settings)
@@ -132,11 +132,14 @@ def switch_on(config: Mapping[str, Any], path: str) -> dict[str, Any]:
             f"config.{section} does not exist.{did_you_mean(section, SECTIONS)} "
             f"Known sections: {', '.join(SECTIONS)}."
         )
-    fn, values, name = _callable(section, config[section])
-    if keys[:1] == ["name"] and name:
+    if keys == ["name"] and section in NAMED:
         return dict(config)
-    if not values:
-        values = complete_section(f"config.{section}", fn, {})
+    if is_left_to_the_checkpoint(section, config[section]):
+        raise UserError(
+            f"config.{path} cannot be set: config.{section} is that of the checkpoint, unless "
+            f"config.{section}.name is given."
+        )
+    fn, values, name = _callable(section, config[section])
     return {**config, section: name | _with_key(f"config.{section}", fn, values, keys)}
 
 
@@ -154,11 +157,18 @@ def rename(config: Mapping[str, Any], section: str, name: str) -> dict[str, Any]
 def describe(config: Mapping[str, Any]) -> Iterator[Key]:
     """Yields every key that a config can set, sections that are off included."""
     for section in SECTIONS:
+        if is_left_to_the_checkpoint(section, config[section]):
+            continue
         fn, _, name = _callable(section, config[section])
         if name:
             meaning = f"One of {', '.join(_table(section))}."
             yield Key(f"{section}.name", (str,), REQUIRED, meaning)
         yield from _keys(section, fn)
+
+
+def is_left_to_the_checkpoint(section: str, values: Mapping[str, Any]) -> bool:
+    """Whether a section names no callable, because a warm start brings that of its checkpoint."""
+    return section in NAMED and "name" in values and values["name"] is None
 
 
 def advice_on(path: str) -> str:

@@ -19,6 +19,8 @@ import jax
 from absl import flags
 
 from simclr_jax.build.experiment import Experiment, build_experiment, train_step
+from simclr_jax.build.resolve import take_over_network
+from simclr_jax.build.schema import complete
 from simclr_jax.cli import app, recipe
 from simclr_jax.core.errors import UserError
 from simclr_jax.core.sections import build_section
@@ -127,6 +129,7 @@ def _plan() -> bool:
     jax.config.update("jax_platforms", "cpu")  # a TPU that is here may be at work
     jax.config.update("jax_enable_compilation_cache", False)  # the seconds are to be real
     devices = slice_devices(slice_)
+    config = complete(take_over_network(config))
     source, images = open_or_describe(config, NUM_IMAGES.value)
     config, assumed = without_checkpoints(config, source)
 

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import jax
 from absl import flags
 
+from simclr_jax.build.resolve import take_over_network
+from simclr_jax.build.schema import complete
 from simclr_jax.cli import app, recipe
 from simclr_jax.core.errors import UserError
 from simclr_jax.verify.proof import verify
@@ -58,6 +60,7 @@ def _verify() -> list[str]:
     config = CONFIG().config
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", DEVICES.value)
+    config = complete(take_over_network(config))
     grad_cache_chunks = num_chunks(config)
     shrunk = shrink(config, multiple=grad_cache_chunks * DEVICES.value, num_steps=STEPS.value)
     if not JSON.value:

@@ -19,6 +19,7 @@ import numpy as np
 from beartype.door import is_bearable
 
 from simclr_jax.core.errors import UserError, did_you_mean
+from simclr_jax.core.ranges import problem
 
 T = TypeVar("T")
 FLAX_FIELDS = {"parent", "name"}  # every linen module ends with them; no config sets them
@@ -112,7 +113,7 @@ def build_section(path: str, fn: Callable[..., T], section: Mapping[str, Any], *
         if setting.build is not None and isinstance(value, Mapping):
             arguments[key] = build_section(f"{path}.{key}", setting.build, value)
         else:
-            arguments[key] = _of_type(f"{path}.{key}", value, setting.hint)
+            arguments[key] = checked(f"{path}.{key}", value, setting.hint)
     try:
         inspect.signature(fn).bind(*args, **arguments)
     except TypeError as error:
@@ -172,10 +173,29 @@ def _builder(hint: Any) -> Callable[..., Any] | None:
 
 
 def choices(hint: Any) -> tuple[Any, ...]:
-    """Returns the types that a union is of, or the one type."""
+    """Returns the types that a union is of, or the one type, without their annotations."""
+    if typing.get_origin(hint) is typing.Annotated:
+        return choices(typing.get_args(hint)[0])
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return typing.get_args(hint)
+        return tuple(kind for option in typing.get_args(hint) for kind in choices(option))
     return (hint,)
+
+
+def checked(path: str, value: Any, hint: Any) -> Any:
+    """Returns a setting as its annotation wants it, such as 1.0 for 1.
+
+    Args:
+      path: where the setting stands, for messages, such as "config.optim.momentum".
+      value: as it was given.
+      hint: the annotation, with a range or without; see `core.ranges`.
+
+    Raises:
+      UserError: if the value has another type, or is out of range.
+    """
+    value = _of_type(path, value, hint)
+    if complaint := problem(value, hint):
+        raise UserError(f"{path}={value!r} {complaint}.")
+    return value
 
 
 def _as_float(value: Any, hint: Any) -> Any:
@@ -197,7 +217,15 @@ def _of_type(path: str, value: Any, hint: Any) -> Any:
         return float(value)
     if isinstance(value, list) and is_bearable(tuple(value), hint):  # a tuple that was JSON
         return tuple(value)
-    wanted = getattr(hint, "__name__", None) or str(hint)
     if value is None:
-        raise UserError(f"{path} is missing; it must be {wanted}.")
-    raise UserError(f"{path}={value!r} is of type {type(value).__name__}; it must be {wanted}.")
+        raise UserError(f"{path} is missing; it must be {_name(hint)}.")
+    raise UserError(
+        f"{path}={value!r} is of type {type(value).__name__}; it must be {_name(hint)}."
+    )
+
+
+def _name(hint: Any) -> str:
+    if hint is types.NoneType:
+        return "None"
+    names = [getattr(kind, "__name__", None) or str(kind) for kind in choices(hint)]
+    return " or ".join("None" if name == "NoneType" else name for name in names)

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from simclr_jax.core.ranges import Count, Positive
 from simclr_jax.core.state import TrainState
 from simclr_jax.core.types import Batch, Metrics
 from simclr_jax.data.dataset import Dataset
@@ -67,13 +68,10 @@ class OnlineKNN:
       max_train: at most so many training images, evenly spaced, vote.
     """
 
-    every_epochs: float
-    k: int = 200
-    temperature: float = 0.1
-    max_train: int = 50_000
-
-    def __post_init__(self) -> None:
-        _check_interval(self.every_epochs)
+    every_epochs: Positive
+    k: Count = 200
+    temperature: Positive = 0.1
+    max_train: Count = 50_000
 
     def evaluate(
         self, apply: Callable[[Batch], jax.Array], images: EvaluationImages
@@ -112,10 +110,7 @@ class OnlineClassifier:
       every_epochs: training epochs from one evaluation to the next, > 0.
     """
 
-    every_epochs: float
-
-    def __post_init__(self) -> None:
-        _check_interval(self.every_epochs)
+    every_epochs: Positive
 
     def evaluate(
         self, apply: Callable[[Batch], jax.Array], images: EvaluationImages
@@ -181,8 +176,3 @@ class OnlineEvaluation:
         apply = functools.partial(self._apply, self._variables(state))
         found = self._protocol.evaluate(apply, self._images)
         self._writer.add(**found, eval_seconds=time.monotonic() - start)
-
-
-def _check_interval(every_epochs: float) -> None:
-    if not every_epochs > 0:
-        raise ValueError(f"every_epochs={every_epochs}; it must be > 0.")

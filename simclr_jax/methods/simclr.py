@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from simclr_jax.augment.policies import Augment
+from simclr_jax.core.ranges import Count, Positive
 from simclr_jax.core.run_facts import RunFacts
 from simclr_jax.core.state import TrainState
 from simclr_jax.core.types import Batch, Collection, Params, PRNGKey, Projections, Scalar, Views
@@ -51,7 +52,7 @@ class Memory:
       ema: share of itself that the target keeps in each step, in [0, 1).
     """
 
-    size: int = 65536
+    size: Count = 65536
     ema: float = 0.999
 
     def __post_init__(self) -> None:
@@ -77,7 +78,7 @@ def simclr(
     augment: Augment,
     facts: RunFacts,
     *,
-    temperature: float = 0.1,
+    temperature: Positive = 0.1,
     memory: Memory | None = None,
     loss_tile: int | None = None,
     grad_cache_chunks: int = 1,

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 import jax
 import optax
 
+from simclr_jax.core.ranges import Decay, NonNegative
 from simclr_jax.core.tree import not_matching, path_name
 
 NORM = r".*norm[^/]*/(scale|bias)"
@@ -22,8 +23,8 @@ Rates: TypeAlias = Sequence[Sequence[str | float | int]]
 def lars(
     schedule: optax.Schedule,
     *,
-    weight_decay: float = 1e-6,
-    momentum: float = 0.9,
+    weight_decay: NonNegative = 1e-6,
+    momentum: Decay = 0.9,
     rates: Rates = (),
 ) -> optax.GradientTransformation:
     """LARS as SimCLR trains with it (You et al. 2017, https://arxiv.org/abs/1708.03888).
@@ -52,8 +53,8 @@ def lars(
 def sgd(
     schedule: optax.Schedule,
     *,
-    weight_decay: float = 0.0,
-    momentum: float = 0.9,
+    weight_decay: NonNegative = 0.0,
+    momentum: Decay = 0.9,
     rates: Rates = (),
 ) -> optax.GradientTransformation:
     """SGD with Nesterov momentum, the optimizer of linear evaluation and fine-tuning.
@@ -77,9 +78,9 @@ def sgd(
 def adamw(
     schedule: optax.Schedule,
     *,
-    weight_decay: float = 1e-4,
-    b1: float = 0.9,
-    b2: float = 0.999,
+    weight_decay: NonNegative = 1e-4,
+    b1: Decay = 0.9,
+    b2: Decay = 0.999,
     rates: Rates = (),
 ) -> optax.GradientTransformation:
     """AdamW (Loshchilov & Hutter 2019); BatchNorm and biases do not decay.

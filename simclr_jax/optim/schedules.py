@@ -5,6 +5,7 @@ import math
 import jax.numpy as jnp
 import optax
 
+from simclr_jax.core.ranges import NonNegative, Positive
 from simclr_jax.core.run_facts import RunFacts
 
 
@@ -68,9 +69,9 @@ def warmup_cosine(*, peak: float, total_steps: int, warmup_steps: int) -> optax.
 def recipe_schedule(
     facts: RunFacts,
     *,
-    base_lr: float,
+    base_lr: Positive,
     scaling: str = "linear",
-    warmup_epochs: float = 10.0,
+    warmup_epochs: NonNegative = 10.0,
 ) -> optax.Schedule:
     """Returns the schedule of a run that is described in epochs; see the functions above.
 

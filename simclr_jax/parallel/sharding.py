@@ -10,6 +10,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from simclr_jax.core.ranges import Count
 from simclr_jax.core.tree import path_name
 from simclr_jax.parallel.mesh import AXES, make_mesh
 
@@ -63,14 +64,12 @@ class Layout:
     """
 
     preset: str = "replicated"
-    fsdp: int = 8
+    fsdp: Count = 8
     rules: tuple[Sequence[Any], ...] = ()
 
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
             raise ValueError(f"preset={self.preset!r} must be one of {[*PRESETS]}.")
-        if self.fsdp < 1:
-            raise ValueError(f"fsdp={self.fsdp}; it must be at least 1.")
         for rule in self.rules:
             _check_rule(rule)
 

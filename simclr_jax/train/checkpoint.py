@@ -68,30 +68,37 @@ class Checkpoints:
             ),
         )
 
-    def restore(self, abstract_state: TrainState, *, listing: str) -> TrainState:
-        """Restores the newest checkpoint.
+    def require_listing(self, listing: str) -> None:
+        """Checks that the newest checkpoint, if there is one, was trained on the same images.
 
         Args:
-          abstract_state: the state's shapes, types and shardings on the mesh of *this* run,
-            which need not be the one that wrote the checkpoint.
           listing: fingerprint of the training images now.
 
         Raises:
-          UserError: if there is no checkpoint, or it was trained on another list of images.
+          UserError: if it was trained on another list of images.
         """
-        restored = self._manager.restore(
-            self._require_step(),
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(abstract_state), data=ocp.args.JsonRestore()
-            ),
-        )
-        if restored["data"]["listing"] != listing:
+        if (step := self.latest_step()) is None:
+            return
+        data = ocp.args.Composite(data=ocp.args.JsonRestore())
+        if self._manager.restore(step, args=data)["data"]["listing"] != listing:
             raise UserError(
                 f"The run in {self.directory.parent} was trained on another list of images: "
                 "files were added, removed or renamed since, or the split is another. Use "
                 "another --workdir, or bring the images back."
             )
-        return restored["state"]
+
+    def restore(self, abstract_state: TrainState) -> TrainState:
+        """Restores the newest checkpoint.
+
+        Args:
+          abstract_state: the state's shapes, types and shardings on the mesh of *this* run,
+            which need not be the one that wrote the checkpoint.
+
+        Raises:
+          UserError: if there is no checkpoint.
+        """
+        state = ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state))
+        return self._manager.restore(self._require_step(), args=state)["state"]
 
     def shapes(self) -> dict[str, Any]:
         """Returns the newest state as nested mappings of things with a shape and a dtype."""

@@ -12,8 +12,8 @@ from simclr_jax.core.state import TrainState
 from simclr_jax.core.tree import path_name, replace, select
 from simclr_jax.train.checkpoint import Checkpoints
 
-MAX_LISTED = 8
 ENCODER = {tree: tree for tree in ("params/encoder", "batch_stats/encoder")}
+MAX_LISTED = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,17 +21,20 @@ class WarmStart:
     """Which parts of a checkpoint go where in a fresh state.
 
     Attributes:
-      checkpoint: workdir of a run, or of an import; its newest checkpoint is read.
+      checkpoint: workdir of a run, or of an import; its newest checkpoint is read. None to start
+        from nothing.
       trees: path in the state to start -> path in the checkpoint's state; the encoder alone if
         None. Both trees must have the same arrays in the same shapes: a part of a network is named
         as such, "params/projector/dense1".
+      required: whether there must be a checkpoint.
     """
 
-    checkpoint: str | None
+    checkpoint: str | None = None
     trees: Mapping[str, str] | None = None
+    required: bool = False
 
     def __post_init__(self) -> None:
-        if not self.checkpoint:
+        if self.required and not self.checkpoint:
             raise ValueError(
                 "checkpoint is missing: the workdir of a trained run, as in "
                 "--config.warm_start.checkpoint=runs/pretrained."

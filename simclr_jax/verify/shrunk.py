@@ -117,9 +117,9 @@ def shrink(config: Mapping[str, Any], *, multiple: int, num_steps: int) -> Shrun
         _shrink_network(f"method.{key}.", method[key], change)
     _shrink_network("", small, change)
     _shrink_rings("method", method, data["batch_size"], change)
-    if small["warm_start"]:
+    if small["warm_start"]["checkpoint"] or small["warm_start"]["required"]:
         changes.append(f"warm_start {small['warm_start']['checkpoint']} -> random weights")
-        small["warm_start"] = {}
+    small["warm_start"] = {}
     changes.append(f"all numbers {dtype} -> float64 (what still differs is not rounding)")
     schedule = dict(small["schedule"])
     scaling = schedule["scaling"]

@@ -101,8 +101,8 @@ def test_a_resumed_run_ends_bit_equal_to_a_straight_one(tmp_path):
     with Checkpoints(str(tmp_path)) as checkpoints:
         checkpoints.save(4, state, {"listing": "images"})
     with Checkpoints(str(tmp_path)) as checkpoints:
-        restored = checkpoints.restore(eight.abstract_state, listing="images")
-        elsewhere = checkpoints.restore(on_devices(1).abstract_state, listing="images")
+        restored = checkpoints.restore(eight.abstract_state)
+        elsewhere = checkpoints.restore(on_devices(1).abstract_state)
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(elsewhere), stopped)
     resumed = jax.device_get(eight.train(restored, 3))
     jax.tree.map(np.testing.assert_array_equal, resumed, straight)

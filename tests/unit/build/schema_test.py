@@ -14,15 +14,13 @@ def test_every_key_that_a_recipe_leaves_out_is_there_at_its_default(tiny_config)
     assert config["optim"]["b1"] == 0.9
     assert config["heads"]["projector"]["last_norm"] == "scale"
     assert config["parallel"]["preset"] == "replicated"
-    assert config["warm_start"] == {}
+    assert config["warm_start"] == {"checkpoint": None, "trees": None, "required": False}
     assert schema.complete(config) == config
 
 
 def test_a_section_goes_on_when_a_key_of_it_is_named(tiny_config):
     config = schema.switch_on(schema.complete(tiny_config), "method.memory.size")
     assert config["method"]["memory"] == {"size": 65536, "ema": 0.999}
-    config = schema.switch_on(config, "warm_start.checkpoint")
-    assert config["warm_start"] == {"checkpoint": None, "trees": None}
     config = schema.switch_on(config, "evals.classifier.every_epochs")
     assert config["evals"]["classifier"] == {"every_epochs": None}
 

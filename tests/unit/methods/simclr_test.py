@@ -177,7 +177,7 @@ def test_a_wrong_setting_is_named(memory, message):
         method(memory)
 
 
-@pytest.mark.parametrize(("size", "cure"), [(100, "96 or 128"), (31, "32"), (0, "32"), (-64, "32")])
+@pytest.mark.parametrize(("size", "cure"), [(100, "96 or 128"), (31, "32")])
 def test_a_queue_that_is_not_a_whole_number_of_batches_is_told_what_works(size, cure):
     init = functools.partial(init_state, method({"size": size}), TX, ROOT)
     message = rf"memory.size={size} .* 32 rows that a batch adds to it; use {cure}\."

@@ -101,7 +101,6 @@ def test_names_what_cannot_be_split(layout, changes, message):
     ("settings", "message"),
     [
         ({"preset": "zero2"}, "preset='zero2' must be one of .*'zero1'"),
-        ({"fsdp": 0}, "fsdp=0; it must be at least 1"),
         ({"rules": (("a", 0),)}, r"\(pattern, dim, axes\)"),
         ({"rules": (("(", 0, ("data",)),)}, "unterminated"),
         ({"rules": (("a", 0, ("model",)),)}, "axes some of"),
