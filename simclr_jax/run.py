@@ -75,6 +75,7 @@ def open_run(config: Mapping[str, Any], workdir: str) -> Iterator[Run]:
         stack.enter_context(contextlib.closing(writer))
         host_batches = experiment.dataset.train_batches(
             experiment.source,
+            experiment.policy.cuts,
             seed=experiment.run.seed,
             first_step=first_step,
             num_steps=experiment.num_steps,
@@ -204,6 +205,7 @@ def _evaluation_arguments(
         writer,
         apply,
         experiment.dataset,
+        experiment.network.evaluation.cuts,
         experiment.source,
         test,
         experiment.mesh,

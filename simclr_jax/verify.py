@@ -184,7 +184,9 @@ def _comparisons(shrunk: Shrunk, num_devices: int, num_steps: int) -> list[Compa
     start = perturb_constants(jax.device_get(jax.jit(reference_parts.init)()))
     optimize = jax.jit(functools.partial(_optimize, reference_parts.tx))
     num_images = num_steps * reference_parts.dataset.batch_size
-    images = reference_parts.dataset.eval_batches(shrunk.source, indices=range(num_images))
+    images = reference_parts.dataset.eval_batches(
+        shrunk.source, reference_parts.policy.cuts, indices=range(num_images)
+    )
     names = reference_parts.abstract_batch
     batches = [{name: batch[name] for name in names} for batch in images]
     views = _views(reference_parts, batches)

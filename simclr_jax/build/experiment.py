@@ -20,7 +20,7 @@ import optax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from simclr_jax.augment.policies import POLICIES
+from simclr_jax.augment.policies import POLICIES, Policy
 from simclr_jax.build.network import Network, network
 from simclr_jax.build.resolve import resolve
 from simclr_jax.core import rng
@@ -52,6 +52,7 @@ class Experiment:
       config: the resolved config, as it stands in D/config.json.
       source: images to train on.
       test_source: images to judge on, None if the config names none.
+      policy: how views are made of an image in training.
       num_steps: optimizer steps of the whole run.
       init: () -> the state of step 0, unjitted, before the warm starts.
       warm_starts: checkpoints that replace parts of that state, in order.
@@ -66,6 +67,7 @@ class Experiment:
     source: Source
     test_source: Source | None
     network: Network
+    policy: Policy
     method: Method
     tx: optax.GradientTransformation
     schedule: optax.Schedule
@@ -102,7 +104,9 @@ def build_experiment(
     _check_classes(source, test_source, config["heads"])
     run = build_section("config.run", RunConfig, config["run"])
     net = network(config)
-    method, warm_starts = _method(config, net)
+    build_policy, settings = lookup("config.augment", POLICIES, config["augment"])
+    policy = build_section("config.augment", build_policy, settings)
+    method, warm_starts = _method(config, net, policy)
     _check_batch(dataset.batch_size, source, mesh, method)
     length = (len(source), dataset.batch_size, run.epochs)
     schedule = build_section("config.schedule", recipe_schedule, config["schedule"], *length)
@@ -111,10 +115,10 @@ def build_experiment(
     tx = with_rates(tx, ((method.frozen, 0.0),)) if method.frozen else tx
 
     def batch() -> dict[str, Any]:
-        b, canvas = dataset.batch_size, dataset.canvas
+        b, v, side = dataset.batch_size, policy.cuts.num_views, policy.cuts.size
         return {
-            "image": jnp.zeros((b, canvas, canvas, 3), jnp.uint8),
-            "size": jnp.full((b, 2), canvas, jnp.int32),
+            "image": jnp.zeros((b, v, side, side, 3), jnp.uint8),
+            "size": jnp.full((b, v, 2), side, jnp.int32),
             "label": jnp.full((b,), -1, jnp.int32),
         }
 
@@ -135,6 +139,7 @@ def build_experiment(
         source=source,
         test_source=test_source,
         network=net,
+        policy=policy,
         method=method,
         tx=tx,
         schedule=schedule,
@@ -160,10 +165,10 @@ def train_step(experiment: Experiment) -> TrainStep:
     )
 
 
-def _method(config: Mapping[str, Any], net: Network) -> tuple[Method, tuple[WarmStart, ...]]:
+def _method(
+    config: Mapping[str, Any], net: Network, policy: Policy
+) -> tuple[Method, tuple[WarmStart, ...]]:
     """Returns the method, and the checkpoints that it starts from."""
-    policy, settings = lookup("config.augment", POLICIES, config["augment"])
-    augment = build_section("config.augment", policy, settings)
     starts = []
     if config["warm_start"]:
         starts.append(build_section("config.warm_start", WarmStart, config["warm_start"]))
@@ -171,7 +176,9 @@ def _method(config: Mapping[str, Any], net: Network) -> tuple[Method, tuple[Warm
     if "teacher" in settings:
         settings["teacher"], start = _teacher(settings["teacher"], config)
         starts.append(start)
-    return build_section("config.method", method, settings, net.model, augment), tuple(starts)
+    return build_section("config.method", method, settings, net.model, policy.augment), tuple(
+        starts
+    )
 
 
 def _check_batch(batch_size: int, source: Source, mesh: Mesh, method: Method) -> None:
@@ -234,7 +241,9 @@ def augmented_views(experiment: Experiment, num_images: int) -> np.ndarray:
     )  # a batch that the mesh can split
     dataset = dataclasses.replace(experiment.dataset, batch_size=rows)
     first = dataset.eval_batches(
-        experiment.source, indices=range(min(num_images, len(experiment.source)))
+        experiment.source,
+        experiment.policy.cuts,
+        indices=range(min(num_images, len(experiment.source))),
     )
     (batch,) = place_batches(first, experiment.mesh)
     key = rng.stream(jax.random.key(experiment.run.seed), "augment", 0)

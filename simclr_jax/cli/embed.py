@@ -40,7 +40,7 @@ def _embed() -> None:
         split = SPLIT.value or ("all" if DATA.value == "folder" else "test")
     source = dataset.open(split)
     unreadable = Quarantine()
-    batches = dataset.eval_batches(source, quarantine=unreadable)
+    batches = dataset.eval_batches(source, run.network.evaluation.cuts, quarantine=unreadable)
     features = extract_features(run.encode, batches, run.mesh)
     names = np.array([source[int(i)].name for i in features.ids])
     unfinished = output.with_suffix(".tmp")

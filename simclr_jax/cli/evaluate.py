@@ -95,7 +95,8 @@ def _evaluate_classifier(run: restored.Restored) -> list[dict[str, Any]]:
             f"apart, and {test.name} has {len(test.class_names)}: judge it on its own classes."
         )
     log.info("classifier: %d test images ...", len(test))
-    accuracy = classifier_accuracy(run.classify, run.dataset.eval_batches(test), run.mesh)
+    batches = run.dataset.eval_batches(test, run.network.evaluation.cuts)
+    accuracy = classifier_accuracy(run.classify, batches, run.mesh)
     return [{"protocol": "classifier", "features": "encoder", **_labels_used(run), **accuracy}]
 
 
@@ -125,7 +126,11 @@ def _evaluate_features(
     for kind in kinds:
         log.info("%s: %d training and %d test images ...", kind, len(train), len(test))
         train_features, test_features = (
-            extract_features(encoders[kind], run.dataset.eval_batches(source), run.mesh)
+            extract_features(
+                encoders[kind],
+                run.dataset.eval_batches(source, run.network.evaluation.cuts),
+                run.mesh,
+            )
             for source in (train, test)
         )
         rows += label_efficiency(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
+from simclr_jax.core.types import Cuts
 from simclr_jax.data.load import Batches, eval_batches, train_batches
 from simclr_jax.data.quarantine import Quarantine
 from simclr_jax.data.records import Source
@@ -20,8 +21,8 @@ class Dataset:
     Attributes:
       name: "digits", "folder" or "tfds/NAME".
       batch_size: images in the global batch, over all devices.
-      canvas: side in px of the square that every image is fitted into on the host, by
-        scaling it down only.
+      canvas: side in px of the square that every image is fitted into, by scaling it down
+        only, before views are cut out of it. What fits keeps the official pixels.
       split: of the images to train on; see `sources.open_source`.
       test_split: of the images to judge on; None if there are none.
       path: the folder, or the directory that holds prepared TFDS data sets.
@@ -71,6 +72,7 @@ class Dataset:
     def train_batches(
         self,
         source: Source,
+        cuts: Cuts,
         *,
         seed: int,
         first_step: int,
@@ -80,6 +82,7 @@ class Dataset:
         """Yields this process's rows of the shuffled global batches; see `load.train_batches`."""
         return train_batches(
             source,
+            cuts,
             batch_size=self.batch_size,
             canvas=self.canvas,
             seed=seed,
@@ -94,6 +97,7 @@ class Dataset:
     def eval_batches(
         self,
         source: Source,
+        cuts: Cuts,
         *,
         indices: Sequence[int] | np.ndarray | None = None,
         quarantine: Quarantine | None = None,
@@ -101,6 +105,7 @@ class Dataset:
         """Yields this process's rows of all, or some, images once; see `load.eval_batches`."""
         return eval_batches(
             source,
+            cuts,
             batch_size=self.batch_size,
             canvas=self.canvas,
             indices=indices,

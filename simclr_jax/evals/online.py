@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from simclr_jax.core.state import TrainState
-from simclr_jax.core.types import Batch, Metrics
+from simclr_jax.core.types import Batch, Cuts, Metrics
 from simclr_jax.data.dataset import Dataset
 from simclr_jax.data.records import Source
 from simclr_jax.evals.classifier import classifier_accuracy
@@ -30,6 +30,7 @@ class OnlineKNN:
         writer: MetricsWriter,
         encode: Apply,
         dataset: Dataset,
+        cuts: Cuts,
         train: Source,
         test: Source,
         mesh: Mesh,
@@ -46,6 +47,7 @@ class OnlineKNN:
           writer: where the accuracy goes.
           encode: (variables, batch) -> representations.
           dataset: how to read both sources.
+          cuts: what is judged of each image.
           train: labelled images that vote.
           test: labelled images to classify.
           mesh: devices that share the work.
@@ -61,6 +63,7 @@ class OnlineKNN:
         self._writer = writer
         self._encode = encode
         self._dataset = dataset
+        self._cuts = cuts
         self._train = train
         self._test = test
         self._voters = np.arange(num_voters) * len(train) // num_voters
@@ -77,9 +80,10 @@ class OnlineKNN:
         jax.block_until_ready(metrics)  # the step's own time is not the evaluation's
         start = time.monotonic()
         encode = functools.partial(self._encode, _variables(state))
-        voters = self._dataset.eval_batches(self._train, indices=self._voters)
+        voters = self._dataset.eval_batches(self._train, self._cuts, indices=self._voters)
         train = extract_features(encode, voters, self._mesh)
-        test = extract_features(encode, self._dataset.eval_batches(self._test), self._mesh)
+        judged = self._dataset.eval_batches(self._test, self._cuts)
+        test = extract_features(encode, judged, self._mesh)
         predicted = knn_predict(
             train.features,
             train.labels,
@@ -102,6 +106,7 @@ class OnlineClassifier:
         writer: MetricsWriter,
         classify: Apply,
         dataset: Dataset,
+        cuts: Cuts,
         train: Source,
         test: Source,
         mesh: Mesh,
@@ -115,6 +120,7 @@ class OnlineClassifier:
           writer: where the accuracy goes.
           classify: (variables, batch) -> logits.
           dataset: how to read the test images.
+          cuts: what is judged of each image.
           train: training images, for the length of an epoch.
           test: labelled images to classify.
           mesh: devices that share the work.
@@ -124,6 +130,7 @@ class OnlineClassifier:
         self._writer = writer
         self._classify = classify
         self._dataset = dataset
+        self._cuts = cuts
         self._test = test
         self._mesh = mesh
         self._every = _interval_steps(every_epochs, train, dataset)
@@ -136,7 +143,7 @@ class OnlineClassifier:
         jax.block_until_ready(metrics)  # the step's own time is not the evaluation's
         start = time.monotonic()
         classify = functools.partial(self._classify, _variables(state))
-        batches = self._dataset.eval_batches(self._test)
+        batches = self._dataset.eval_batches(self._test, self._cuts)
         accuracy = classifier_accuracy(classify, batches, self._mesh)
         del accuracy["num_test"]
         self._writer.add(

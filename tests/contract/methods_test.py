@@ -37,8 +37,8 @@ def method(name, tiny_encoder):
         images = jnp.zeros((1, 16, 16, 3))
         shapes = jax.eval_shape(lambda: model.init(ROOT, images, train=False))
         settings["teacher"] = Teacher(model, shapes)
-    augment = POLICIES["simclr"](size=16, color_strength=0.0, blur=False)
-    return METHODS[name](model, augment, **settings)
+    policy = POLICIES["simclr"](size=16, color_strength=0.0, blur=False)
+    return METHODS[name](model, policy.augment, **settings)
 
 
 @pytest.fixture
