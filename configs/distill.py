@@ -61,7 +61,7 @@ def get_config(variant: str = "v2_r50_1x,fraction=0.01") -> ConfigDict:
         path=config_dict.placeholder(str),
         labels_from_folders=False,
         batch_size=4096,
-        canvas=320,
+        canvas=8192,  # larger than any of its photographs: none is scaled before it is cut
         fraction=1.0,
         keep_unlabelled=False,
     )

@@ -43,7 +43,7 @@ def get_config(variant: str = "v1_r50_1x") -> ConfigDict:
         test_split="validation",
         path=config_dict.placeholder(str),
         batch_size=4096,
-        canvas=320,
+        canvas=8192,  # larger than any of its photographs: none is scaled before it is cut
     )
     config.augment = dict(name="simclr", size=224, color_strength=1.0, blur=True, dtype="bfloat16")
     config.encoder = dict(

@@ -99,6 +99,7 @@ def open_run(config: Mapping[str, Any], workdir: str) -> Iterator[Run]:
         stack.enter_context(contextlib.closing(writer))
         host_batches = experiment.dataset.train_batches(
             experiment.source,
+            experiment.policy.cuts,
             seed=experiment.run.seed,
             first_step=first_step,
             num_steps=experiment.num_steps,
@@ -245,4 +246,5 @@ def _evaluation_images(
             "--config.data.test_split=test, and for class folders in them "
             "--config.data.labels_from_folders=True."
         )
-    return EvaluationImages(experiment.dataset, experiment.source, test, experiment.mesh)
+    cuts = experiment.network.evaluation.cuts
+    return EvaluationImages(experiment.dataset, cuts, experiment.source, test, experiment.mesh)

@@ -62,10 +62,10 @@ def tiny_config(monkeypatch):
 
 @pytest.fixture
 def batch():
-    """16 pictures of 5x5 coloured tiles that fill their canvas, all on one device."""
-    tiles = np.random.default_rng(0).integers(0, 256, (16, 5, 5, 3), np.uint8)
+    """Two cuts of each of 16 pictures of coloured tiles, all on one device."""
+    tiles = np.random.default_rng(0).integers(0, 256, (16, 2, 4, 4, 3), np.uint8)
     return {
-        "image": jax.numpy.asarray(tiles.repeat(4, axis=1).repeat(4, axis=2)),
-        "size": jax.numpy.full((16, 2), 20, jax.numpy.int32),
+        "image": jax.numpy.asarray(tiles.repeat(4, axis=2).repeat(4, axis=3)),
+        "size": jax.numpy.full((16, 2, 2), 16, jax.numpy.int32),
         "label": jax.numpy.full((16,), -1, jax.numpy.int32),
     }

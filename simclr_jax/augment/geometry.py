@@ -1,129 +1,31 @@
-"""Where a view is cut from an image, and the bicubic resize of that cut.
+"""The bicubic resize of a cut to a view, on the device.
 
 A resize is two matrix products, one per axis: row i of an [out, canvas] matrix holds the
-weights with which output pixel i mixes the pixels of the canvas. The crop is in the
-weights too (none outside the box), and so is the mirror (rows in reverse order), so
-images of any size share one canvas shape and nothing is gathered.
+weights with which output pixel i mixes the pixels of the canvas. The extent of the cut is in
+the weights too (none outside), and so is the mirror (rows in reverse order), so cuts of any
+size share one canvas shape and nothing is gathered.
 """
 
-import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from simclr_jax.augment.separable import apply_separably
-from simclr_jax.core.types import PRNGKey
-
-ASPECT_RANGE = (3 / 4, 4 / 3)
-NUM_ATTEMPTS = 100
-# The sampler of the official code also rejects a crop that shows less than this part of
-# the object, and its object is the whole image: no crop below 10 %, whatever `min_area`.
-MIN_OBJECT_COVERED = 0.1
-CENTER_FRACTION = 0.875
 
 
-def random_crop_box(
-    key: PRNGKey, size: Int[Array, "2"], *, min_area: float = 0.08
-) -> Int[Array, "4"]:
-    """Samples the crop of one view, as TensorFlow's `sample_distorted_bounding_box` does.
-
-    The aspect ratio (width / height) is uniform in [3/4, 4/3], and the height is a uniform
-    integer between those that give the smallest and the largest area. Small crops are
-    therefore more frequent than under a uniform area (mean 0.42 of a square image, not
-    0.54), and a crop below a tenth of the image is drawn again. A crop that is not as
-    high as the image never holds its last row: the bound of the offset is exclusive.
-    The same is true of columns. After 100 rejected draws the crop is the whole image.
-
-    Args:
-      key: one key per image and view.
-      size: height and width of the image in pixels, at least 1.
-      min_area: smallest area, as a fraction of the image, in (0, 1].
-
-    Returns:
-      (y, x, height, width) in pixels, int32.
-
-    Source: Chen et al. 2020, https://arxiv.org/abs/2002.05709, Appendix A, and the official
-    code (google-research/simclr, tf2/data_util.py). All 100 attempts are drawn at once and
-    the first good one is taken; the distribution is the same.
-    """
-    unit = jax.random.uniform(key, (2, NUM_ATTEMPTS + 1))  # the last pair places the crop
-    shapes, accepted = _crop_shapes(unit[:, :-1], size, min_area)
-    first = jnp.arange(NUM_ATTEMPTS) == jnp.argmax(accepted)
-    shape = jnp.sum(shapes * first[None], axis=1)  # a masked sum: TPUs gather slowly
-    shape = jnp.where(jnp.any(accepted), shape, size)
-    offset = (unit[:, -1] * (size - shape)).astype(jnp.int32)
-    return jnp.concatenate([offset, shape])
-
-
-def _crop_shapes(
-    unit: Float[Array, "2 n"], size: Int[Array, "2"], min_area: float
-) -> tuple[Int[Array, "2 n"], Bool[Array, " n"]]:
-    """Turns pairs of uniform numbers in [0, 1) into (height, width), and says which may be used."""
-    image_height, image_width = size[0], size[1]
-    area = (image_height * image_width).astype(jnp.float32)
-    low, high = ASPECT_RANGE
-    aspect = low + unit[0] * (high - low)
-
-    def width_of(height):
-        return jnp.rint(height * aspect).astype(jnp.int32)
-
-    largest = jnp.rint(jnp.sqrt(area / aspect)).astype(jnp.int32)
-    fitting = jnp.floor((image_width + (0.5 - 1e-7)) / aspect).astype(jnp.int32)
-    fitting = fitting - (width_of(fitting) > image_width)
-    largest = jnp.where(width_of(largest) > image_width, fitting, largest)
-    largest = jnp.minimum(largest, image_height)
-    smallest = jnp.rint(jnp.sqrt(min_area * area / aspect)).astype(jnp.int32)
-    smallest = jnp.minimum(smallest, largest)
-    height = smallest + (unit[1] * (largest - smallest + 1)).astype(jnp.int32)
-
-    # Rounding may have left the range of areas by less than one row.
-    height = height + (height * width_of(height) < min_area * area)
-    height = height - (height * width_of(height) > area)
-    width = width_of(height)
-    covered = (height * width).astype(jnp.float32)
-    accepted = (
-        (covered >= min_area * area)
-        & (covered / area >= MIN_OBJECT_COVERED)
-        & (height <= image_height)
-        & (width <= image_width)
-        & (jnp.minimum(height, width) > 0)
-    )
-    return jnp.stack([height, width]), accepted
-
-
-def center_crop_box(size: Int[Array, "2"]) -> Int[Array, "4"]:
-    """Returns the central square whose side is 87.5 % of the image's shorter side.
-
-    Args:
-      size: height and width of the image in pixels, at least 1.
-
-    Returns:
-      (y, x, height, width) in pixels, int32. The side is rounded half to even; an odd
-      margin leaves one pixel more above and to the left.
-    """
-    side = jnp.rint(CENTER_FRACTION * jnp.min(size)).astype(jnp.int32)
-    square = jnp.stack([side, side])
-    return jnp.concatenate([(size - square + 1) // 2, square])
-
-
-def whole_box(size: Int[Array, "2"]) -> Int[Array, "4"]:
-    """Returns the box (y, x, height, width) that holds the whole image."""
-    return jnp.concatenate([jnp.zeros_like(size), size])
-
-
-def crop_resize(
+def resize(
     canvas: UInt8[Array, "canvas_h canvas_w c"],
-    box: Int[Array, "4"],
+    size: Int[Array, "2"],
     *,
     shape: tuple[int, int],
     mirror: Bool[Array, ""] | bool = False,
     dtype: DTypeLike = jnp.float32,
 ) -> Float[Array, "c h w"]:
-    """Cuts `box` out of the canvas and resizes it to `shape`, bicubic and without antialiasing.
+    """Resizes a cut to `shape`, bicubic and without antialiasing.
 
     Args:
-      canvas: the image at the top left of a canvas that may be larger.
-      box: (y, x, height, width) in pixels, inside the image, at least 1 x 1.
+      canvas: the cut at the top left of a canvas that may be larger.
+      size: height and width of the cut in pixels, at least 1 x 1.
       shape: height and width of the result in pixels.
       mirror: whether to swap left and right.
       dtype: of the result, and of what is kept between the two directions.
@@ -133,21 +35,20 @@ def crop_resize(
       about 0.2, and the official code passes them on to the colour operations unclipped.
       It rounds positions to 1/1024 pixel, this does not: they differ by less than 1e-3.
     """
-    rows = _resize_weights(box[0], box[2], canvas.shape[0], shape[0])
-    columns = _resize_weights(box[1], box[3], canvas.shape[1], shape[1], mirror=mirror)
+    rows = _resize_weights(size[0], canvas.shape[0], shape[0])
+    columns = _resize_weights(size[1], canvas.shape[1], shape[1], mirror=mirror)
     planes = [canvas[..., c] for c in range(canvas.shape[-1])]
     return apply_separably(rows / 255, planes, columns, dtype)
 
 
 def _resize_weights(
-    offset: Int[Array, ""],
     extent: Int[Array, ""],
     canvas_px: int,
     out_px: int,
     *,
     mirror: Bool[Array, ""] | bool = False,
 ) -> Float[Array, "out canvas"]:
-    """Returns the matrix that resizes pixels [offset, offset + extent) to `out_px` pixels.
+    """Returns the matrix that resizes pixels [0, extent) to `out_px` pixels.
 
     Pixel centres lie at half-integers. Taps outside the cut are dropped, and the other
     weights of the row then sum to one.
@@ -155,9 +56,9 @@ def _resize_weights(
     position = jnp.arange(out_px)
     position = jnp.where(mirror, out_px - 1 - position, position)
     center = (position + 0.5) * (extent / out_px) - 0.5
-    pixel = jnp.arange(canvas_px) - offset
+    pixel = jnp.arange(canvas_px)
     weights = _keys_cubic(jnp.abs(center[:, None] - pixel[None, :]))
-    weights = jnp.where(((pixel >= 0) & (pixel < extent))[None, :], weights, 0.0)
+    weights = jnp.where((pixel < extent)[None, :], weights, 0.0)
     return weights / jnp.sum(weights, axis=1, keepdims=True)
 
 

@@ -1,31 +1,47 @@
-"""Augmentation policies: from a batch of canvases to its views, on device, inside the step.
+"""Augmentation policies: where views are cut on the host, and what the device makes of the cuts.
 
-A builder takes the settings and returns `augment(key, batch) -> views`, float32
-[b, v, size, size, 3] in [0, 1], for any number of devices: each image has its own key,
-from its row in the global batch, and no image looks at another. Pixels are not
-normalised by a mean and standard deviation anywhere; the networks take them in [0, 1].
+A builder takes the settings and returns a `Policy`. Its `augment(key, batch) -> views` runs
+inside the step and gives float32 [b, v, size, size, 3] in [0, 1], for any number of devices:
+each image has its own key, from its row in the global batch, and no image looks at another.
+Pixels are not normalised by a mean and standard deviation anywhere; the networks take them in
+[0, 1].
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, Int, Int32, UInt8
 
 from simclr_jax.augment import blur as blurring
-from simclr_jax.augment import color, geometry
+from simclr_jax.augment import color, crop, geometry
 from simclr_jax.core.rng import per_example
-from simclr_jax.core.types import Batch, PRNGKey, Views
+from simclr_jax.core.types import Batch, Cuts, PRNGKey, Views
 
 Augment: TypeAlias = Callable[[PRNGKey, Batch], Views]
-Canvas: TypeAlias = UInt8[Array, "canvas_h canvas_w 3"]
+Cut: TypeAlias = UInt8[Array, "size size 3"]
 Size: TypeAlias = Int[Array, "2"]
 View: TypeAlias = Float[Array, "3 h w"]
 
 # The official code neither crops nor resizes test images up to this size in pixels.
 MAX_UNCROPPED = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """How views are made of an image.
+
+    Attributes:
+      cuts: what each view shows of it, for the host.
+      augment: (key, batch of cuts) -> views, on the device.
+    """
+
+    cuts: Cuts
+    augment: Augment
 
 
 def simclr(
@@ -37,7 +53,7 @@ def simclr(
     flip: bool = True,
     jitter: str = "v2",
     dtype: DTypeLike = jnp.float32,
-) -> Augment:
+) -> Policy:
     """Returns SimCLR's policy: two views by random crop, mirror, colour and blur.
 
     Args:
@@ -46,7 +62,7 @@ def simclr(
         nor grayscale.
       blur: whether to blur half of the views, with 2 * (size // 20) + 1 taps.
       min_area: smallest crop as a fraction of the image, in (0, 1]. Below 0.1 it makes small
-        crops more frequent, but none is smaller than 0.1 (`geometry.random_crop_box`).
+        crops more frequent, but none is smaller than 0.1 (`crop.random_crop_boxes`).
       flip: whether to mirror half of the views; not for digits or text.
       jitter: brightness of SimCLRv2's code ("v2", a factor) or of v1's ("v1", a summand).
       dtype: in which pixels are kept between operations, each of which computes in float32.
@@ -78,11 +94,10 @@ def simclr(
             f"view, which is less than 2 pixels. Use blur=False, or a size of at least 20."
         )
 
-    def view(key: PRNGKey, canvas: Canvas, valid: Size) -> View:
-        cut_key, color_key, blur_key = jax.random.split(key, 3)
-        image = _random_cut(
-            cut_key, canvas, valid, size=size, min_area=min_area, flip=flip, dtype=dtype
-        )
+    def view(key: PRNGKey, cut: Cut, valid: Size) -> View:
+        flip_key, color_key, blur_key = jax.random.split(key, 3)
+        mirror = jax.random.bernoulli(flip_key) if flip else False
+        image = geometry.resize(cut, valid, shape=(size, size), mirror=mirror, dtype=dtype)
         if color_strength > 0:
             image = color.random_color(color_key, image, strength=color_strength, jitter=jitter)
         image = jnp.stack([jnp.clip(plane, 0, 1) for plane in image])  # see `apply_separably`
@@ -90,12 +105,12 @@ def simclr(
             image = jnp.clip(blurring.random_blur(blur_key, image, radius=radius), 0, 1)
         return image
 
-    return _per_view(view, num_views=2)
+    return _random_crops(view, size=size, num_views=2, min_area=min_area)
 
 
 def simclr_cifar(
     *, size: int, color_strength: float = 0.5, min_area: float = 0.08, flip: bool = True
-) -> Augment:
+) -> Policy:
     """Returns SimCLR's policy for images of about 32 pixels: weaker colours and no blur.
 
     The crop is that of `simclr`, with no padding before it.
@@ -113,7 +128,7 @@ def simclr_cifar(
     )
 
 
-def finetune(*, size: int, min_area: float = 0.08, flip: bool = True) -> Augment:
+def finetune(*, size: int, min_area: float = 0.08, flip: bool = True) -> Policy:
     """Returns one view by random crop and mirror, for training with labels.
 
     Args:
@@ -123,15 +138,15 @@ def finetune(*, size: int, min_area: float = 0.08, flip: bool = True) -> Augment
     """
     _check_crop(size, min_area)
 
-    def view(key: PRNGKey, canvas: Canvas, valid: Size) -> View:
-        image = _random_cut(key, canvas, valid, size=size, min_area=min_area, flip=flip)
-        return jnp.clip(image, 0, 1)
+    def view(key: PRNGKey, cut: Cut, valid: Size) -> View:
+        mirror = jax.random.bernoulli(key) if flip else False
+        return jnp.clip(geometry.resize(cut, valid, shape=(size, size), mirror=mirror), 0, 1)
 
-    return _per_view(view, num_views=1)
+    return _random_crops(view, size=size, num_views=1, min_area=min_area)
 
 
-def evaluation(*, size: int) -> Augment:
-    """Returns one view that is always the same; the key is ignored.
+def evaluation(*, size: int) -> Policy:
+    """Returns one view that is always the same; key and random words are ignored.
 
     Args:
       size: height and width of the view in pixels. Above 32, the view is the central square
@@ -140,16 +155,17 @@ def evaluation(*, size: int) -> Augment:
         is resized here, and loses its aspect ratio if it is not square.
     """
     _check_size(size)
-    box = geometry.center_crop_box if size > MAX_UNCROPPED else geometry.whole_box
+    box = crop.center_crop_box if size > MAX_UNCROPPED else crop.whole_box
 
-    def view(key: PRNGKey, canvas: Canvas, valid: Size) -> View:
+    def view(key: PRNGKey, cut: Cut, valid: Size) -> View:
         del key
-        return jnp.clip(geometry.crop_resize(canvas, box(valid), shape=(size, size)), 0, 1)
+        return jnp.clip(geometry.resize(cut, valid, shape=(size, size)), 0, 1)
 
-    return _per_view(view, num_views=1)
+    cuts = Cuts(size, 1, lambda bits, whole: box(whole)[None])
+    return Policy(cuts, _per_view(view))
 
 
-POLICIES: dict[str, Callable[..., Augment]] = {
+POLICIES: dict[str, Callable[..., Policy]] = {
     "simclr": simclr,
     "simclr_cifar": simclr_cifar,
     "finetune": finetune,
@@ -157,37 +173,30 @@ POLICIES: dict[str, Callable[..., Augment]] = {
 }
 
 
-def _random_cut(
-    key: PRNGKey,
-    canvas: Canvas,
-    valid: Size,
-    *,
-    size: int,
-    min_area: float,
-    flip: bool,
-    dtype: DTypeLike = jnp.float32,
-) -> View:
-    crop_key, flip_key = jax.random.split(key)
-    box = geometry.random_crop_box(crop_key, valid, min_area=min_area)
-    mirror = jax.random.bernoulli(flip_key) if flip else False
-    return geometry.crop_resize(canvas, box, shape=(size, size), mirror=mirror, dtype=dtype)
+def _random_crops(
+    view: Callable[[PRNGKey, Cut, Size], View], *, size: int, num_views: int, min_area: float
+) -> Policy:
+    def boxes(bits: np.random.Philox, whole: tuple[int, int]) -> Int32[np.ndarray, "v 4"]:
+        return crop.random_crop_boxes(bits, whole, num_views, min_area=min_area)
+
+    return Policy(Cuts(size, num_views, boxes), _per_view(view))
 
 
-def _per_view(view: Callable[[PRNGKey, Canvas, Size], View], *, num_views: int) -> Augment:
-    """Lifts a function of one image to all views of a batch."""
+def _per_view(view: Callable[[PRNGKey, Cut, Size], View]) -> Augment:
+    """Lifts a function of one view to all views of a batch."""
 
     def augment(key: PRNGKey, batch: Batch) -> Views:
         images, sizes = batch["image"], batch["size"]
-        if images.dtype != jnp.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+        if images.dtype != jnp.uint8 or images.ndim != 5 or images.shape[-1] != 3:
             raise ValueError(
-                f"Augmentation needs uint8 images of shape [b, height, width, 3], got "
+                f"Augmentation needs uint8 images of shape [b, v, height, width, 3], got "
                 f"{images.dtype} {list(images.shape)}."
             )
         fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
         keys = jax.vmap(fold, in_axes=(0, None))(
-            per_example(key, images.shape[0]), jnp.arange(num_views)
+            per_example(key, images.shape[0]), jnp.arange(images.shape[1])
         )  # [b, v]
-        views = jax.vmap(jax.vmap(view, in_axes=(0, None, None)))(keys, images, sizes)
+        views = jax.vmap(jax.vmap(view))(keys, images, sizes)
         return views.transpose(0, 1, 3, 4, 2)
 
     return augment

@@ -12,7 +12,7 @@ import optax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from simclr_jax.augment.policies import POLICIES
+from simclr_jax.augment.policies import POLICIES, Policy
 from simclr_jax.build.network import Network, network
 from simclr_jax.build.resolve import frozen_networks, num_classes_of, resolve
 from simclr_jax.core import rng
@@ -45,6 +45,7 @@ class Experiment:
       config: the resolved config, as it stands in D/config.json.
       source: images to train on.
       test_source: images to judge on, None if the config names none.
+      policy: how views are made of an image in training.
       num_steps: optimizer steps of the whole run.
       init: () -> the state of step 0, unjitted, before the warm starts.
       warm_starts: checkpoints that replace parts of that state, in order.
@@ -59,6 +60,7 @@ class Experiment:
     source: Source
     test_source: Source | None
     network: Network
+    policy: Policy
     method: Method
     tx: optax.GradientTransformation
     schedule: optax.Schedule
@@ -100,7 +102,9 @@ def build_experiment(
         num_classes=len(source.class_names),
         batch_size=dataset.batch_size,
     )
-    method, warm_starts = _method(config, net, facts)
+    build_policy, settings = lookup("config.augment", POLICIES, config["augment"])
+    policy = build_section("config.augment", build_policy, settings)
+    method, warm_starts = _method(config, net, policy, facts)
     _check_batch(dataset.batch_size, source, mesh, method)
     schedule = build_section("config.schedule", recipe_schedule, config["schedule"], facts)
     optimizer, settings = lookup("config.optim", OPTIMIZERS, config["optim"])
@@ -111,10 +115,10 @@ def build_experiment(
     )
 
     def batch() -> dict[str, Any]:
-        b, canvas = dataset.batch_size, dataset.canvas
+        b, v, side = dataset.batch_size, policy.cuts.num_views, policy.cuts.size
         return {
-            "image": jnp.zeros((b, canvas, canvas, 3), jnp.uint8),
-            "size": jnp.full((b, 2), canvas, jnp.int32),
+            "image": jnp.zeros((b, v, side, side, 3), jnp.uint8),
+            "size": jnp.full((b, v, 2), side, jnp.int32),
             "label": jnp.full((b,), -1, jnp.int32),
             "id": jnp.full((b,), -1, jnp.int32),
         }
@@ -136,6 +140,7 @@ def build_experiment(
         source=source,
         test_source=test_source,
         network=net,
+        policy=policy,
         method=method,
         tx=tx,
         schedule=schedule,
@@ -162,18 +167,16 @@ def train_step(experiment: Experiment) -> TrainStep:
 
 
 def _method(
-    config: Mapping[str, Any], net: Network, facts: RunFacts
+    config: Mapping[str, Any], net: Network, policy: Policy, facts: RunFacts
 ) -> tuple[Method, tuple[WarmStart, ...]]:
     """Returns the method, and the checkpoints that it starts from."""
-    policy, settings = lookup("config.augment", POLICIES, config["augment"])
-    augment = build_section("config.augment", policy, settings)
     start = build_section("config.warm_start", WarmStart, config["warm_start"])
     starts = [start] if start.checkpoint else []
     method, settings = lookup("config.method", METHODS, config["method"])
     for key in frozen_networks(config["method"]["name"]):
         settings[key], start = _frozen_network(key, settings[key], config)
         starts.append(start)
-    built = build_section("config.method", method, settings, net.model, augment, facts)
+    built = build_section("config.method", method, settings, net.model, policy.augment, facts)
     return built, tuple(starts)
 
 
@@ -236,7 +239,9 @@ def augmented_views(experiment: Experiment, num_images: int) -> np.ndarray:
     )  # a batch that the mesh can split
     dataset = dataclasses.replace(experiment.dataset, batch_size=rows)
     first = dataset.eval_batches(
-        experiment.source, indices=range(min(num_images, len(experiment.source)))
+        experiment.source,
+        experiment.policy.cuts,
+        indices=range(min(num_images, len(experiment.source))),
     )
     (batch,) = place_batches(first, experiment.mesh)
     key = rng.stream(jax.random.key(experiment.run.seed), "augment", 0)

@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from simclr_jax.augment.policies import POLICIES
+from simclr_jax.augment.policies import POLICIES, Policy
 from simclr_jax.core import rng
 from simclr_jax.core.sections import Section, build_section, config_errors_at, lookup
 from simclr_jax.core.types import Batch
@@ -28,7 +28,7 @@ class Network:
 
     Attributes:
       model: encoder and heads, without their variables.
-      size_px: side of the square that evaluation cuts from each image.
+      evaluation: how the view that is judged is made of an image.
       shapes: of its variables, {"params": ..., "batch_stats": ...}.
       encode: (variables, batch) -> representations [b, d].
       classify: (variables, batch) -> logits [b, k], if the model has a classifier.
@@ -36,7 +36,7 @@ class Network:
     """
 
     model: SSLModel
-    size_px: int
+    evaluation: Policy
     shapes: dict[str, Any]
     encode: Apply
     classify: Apply
@@ -44,7 +44,9 @@ class Network:
 
     def random_variables(self, seed: int) -> dict[str, Any]:
         """Returns the variables that training from scratch with this seed starts from."""
-        return _init(self.model, self.size_px, rng.stream(jax.random.key(seed), "init", 0))
+        return _init(
+            self.model, self.evaluation.cuts.size, rng.stream(jax.random.key(seed), "init", 0)
+        )
 
 
 def network(config: Mapping[str, Any]) -> Network:
@@ -58,13 +60,13 @@ def network(config: Mapping[str, Any]) -> Network:
     model = build_section("config.heads", build_heads, config["heads"], encoder)
     size_px = config["augment"]["size"]
     with config_errors_at("config.augment"):
-        eval_views = POLICIES["eval"](size=size_px)
+        evaluation = POLICIES["eval"](size=size_px)
     with config_errors_at("config.augment.size and config.encoder"):
         init = lambda: _init(model, size_px, jax.random.key(0))
         shapes = jax.eval_shape(init)
 
     def images(batch: Batch) -> jax.Array:
-        return jax.tree.leaves(eval_views(jax.random.key(0), batch))[0][:, 0]
+        return jax.tree.leaves(evaluation.augment(jax.random.key(0), batch))[0][:, 0]
 
     def apply(method: str) -> Apply:
         def run(variables: Mapping[str, Any], batch: Batch) -> jax.Array:
@@ -76,7 +78,7 @@ def network(config: Mapping[str, Any]) -> Network:
 
     return Network(
         model=model,
-        size_px=size_px,
+        evaluation=evaluation,
         shapes=shapes,
         encode=apply("encode"),
         classify=apply("classify"),

@@ -48,7 +48,7 @@ def _embed() -> None:
         dataset = dataclasses.replace(dataset, labels_from_folders=None)
     source = dataset.open(dataset.split)
     unreadable = Quarantine()
-    batches = dataset.eval_batches(source, quarantine=unreadable)
+    batches = dataset.eval_batches(source, run.network.evaluation.cuts, quarantine=unreadable)
     features = extract_features(run.encode, batches, run.mesh)
     names = np.array([source[int(i)].name for i in features.ids])
     unfinished = output.with_suffix(".tmp")

@@ -110,7 +110,8 @@ def _evaluate_classifier(run: Restored, dataset: Dataset) -> list[dict[str, Any]
             f"apart, and {test.name} has {len(test.class_names)}: judge it on its own classes."
         )
     log.info("classifier: %d images of %s ...", len(test), test.name)
-    accuracy = classifier_accuracy(run.classify, dataset.eval_batches(test), run.mesh)
+    batches = dataset.eval_batches(test, run.network.evaluation.cuts)
+    accuracy = classifier_accuracy(run.classify, batches, run.mesh)
     what = {"protocol": "classifier", "features": "encoder", **_labels_used(run, fitted_on)}
     return [{**what, "test_data": test.name, "num_classes": len(test.class_names), **accuracy}]
 
@@ -163,7 +164,11 @@ def _evaluate_features(
             kind, len(train), train.name, len(test), test.name,
         )  # fmt: skip
         train_features, test_features = (
-            extract_features(encoders[kind], dataset.eval_batches(source), run.mesh)
+            extract_features(
+                encoders[kind],
+                dataset.eval_batches(source, run.network.evaluation.cuts),
+                run.mesh,
+            )
             for source in (train, test)
         )
         judged = label_efficiency(

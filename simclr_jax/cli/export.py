@@ -65,6 +65,6 @@ def _encoder(run: restored.Restored) -> TrainedEncoder:
         network=network,
         params=params["encoder"],
         batch_stats=batch_stats["encoder"],
-        image_size=run.network.size_px,
+        image_size=run.network.evaluation.cuts.size,
         classifier=params["classifier"] if on_representation else None,
     )

@@ -26,7 +26,7 @@ from simclr_jax.core.errors import UserError
 from simclr_jax.core.sections import build_section
 from simclr_jax.parallel.sharding import Layout
 from simclr_jax.plan.aot import Program, TooLarge, compile_step, slice_devices
-from simclr_jax.plan.chips import Slice, find_slice
+from simclr_jax.plan.chips import HOST_LINK, Slice, find_slice
 from simclr_jax.plan.dataset_spec import open_or_describe, without_checkpoints
 from simclr_jax.plan.text import describe, gib
 
@@ -298,6 +298,8 @@ def _estimate(attempt: Attempt, price: float | None) -> dict[str, Any]:
     by_bytes = program.hbm_bytes / slice_.hbm_bandwidth
     seconds = max(by_flops, by_bytes)
     hours = experiment.num_steps * seconds / 3600
+    placed = jax.tree.leaves(experiment.abstract_batch)
+    batch_bytes = sum(x.size * x.dtype.itemsize for x in placed)
     estimate = {
         "basis": BASIS,
         "step_seconds": seconds,
@@ -309,6 +311,12 @@ def _estimate(attempt: Attempt, price: float | None) -> dict[str, Any]:
         "hours_per_epoch": hours / experiment.run.epochs,
         "hours": hours,
         "chip_hours": hours * slice_.num_chips,
+        "hosts": slice_.num_hosts,
+        "images_per_host_second": experiment.dataset.batch_size / slice_.num_hosts / seconds,
+        "host_to_device_bytes": batch_bytes,
+        "host_bytes_per_second": batch_bytes / slice_.num_hosts / seconds,
+        "chip_bytes_per_second": batch_bytes / slice_.num_chips / seconds,
+        "chip_link_bytes_per_second": HOST_LINK,
     }
     if price is not None:
         estimate |= {"usd_per_chip_hour": price, "usd": price * hours * slice_.num_chips}

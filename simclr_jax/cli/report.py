@@ -92,16 +92,23 @@ def _embedding(run: restored.Restored, experiment: Experiment) -> Embedding:
     )  # those that were not trained on, if there are any
     num_shown = min(MAX_IMAGES, len(source))
     chosen = np.arange(num_shown) * len(source) // num_shown
-    batches = experiment.dataset.eval_batches(source, indices=chosen)
+    batches = experiment.dataset.eval_batches(
+        source, experiment.network.evaluation.cuts, indices=chosen
+    )
     features = extract_features(run.encode, batches, experiment.mesh)
-    side_px = min(THUMBNAIL_PX, experiment.dataset.canvas)
     return Embedding(
         features=features.features,
         labels=features.labels,
         names=[source[int(i)].name for i in features.ids],
-        thumbnails=np.stack([_thumbnail(source, int(i), side_px) for i in features.ids]),
+        thumbnails=_thumbnails(source, features.ids),
     )
 
 
-def _thumbnail(source: Source, index: int, side_px: int) -> np.ndarray:
-    return decode(source[index].image, canvas=side_px)[0]
+def _thumbnails(source: Source, indices: np.ndarray) -> np.ndarray:
+    """Returns small images of one size, each at the top left of a black square."""
+    small = [decode(source[int(i)].image, canvas=THUMBNAIL_PX) for i in indices]
+    side = max(max(pixels.shape[:2]) for pixels in small)
+    out = np.zeros((len(small), side, side, 3), np.uint8)
+    for square, pixels in zip(out, small, strict=True):
+        square[: pixels.shape[0], : pixels.shape[1]] = pixels
+    return out

@@ -6,10 +6,12 @@ Dimension letters, used in every docstring and jaxtyping annotation:
   h, w, c  image height, width, channels  k  classes, prototypes or queue slots
 """
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
-from jaxtyping import Array, Float, Int, Key
+import numpy as np
+from jaxtyping import Array, Float, Int, Int32, Key
 
 Scalar: TypeAlias = Float[Array, ""]
 PRNGKey: TypeAlias = Key[Array, ""]
@@ -20,7 +22,24 @@ Labels: TypeAlias = Int[Array, " b"]
 ViewArray: TypeAlias = Float[Array, "b _v _h _w c"]
 Views: TypeAlias = ViewArray | tuple[ViewArray, ...]
 Projections: TypeAlias = Float[Array, "b v d"]
-# "image" uint8 [b, C, C, 3], "size" int32 [b, 2] (valid height and width, at the top left of
-# the canvas), "label" int32 [b] (-1 where unknown), "id" int32 [b] (-1 in rows that only fill up).
+# "image" uint8 [b, v, s, s, 3] (what each view shows), "size" int32 [b, v, 2] (its height and
+# width, at the top left), "label" int32 [b] (-1 where unknown), "id" int32 [b] (-1 in rows that
+# only fill up).
 Batch: TypeAlias = Mapping[str, Array]
 Metrics: TypeAlias = Mapping[str, Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Cuts:
+    """What the views of an image show of it: all that reading images must know of views.
+
+    Attributes:
+      size: height and width of a view in pixels.
+      num_views: v, of each image.
+      boxes: (random words, (height, width) of the image) -> the part that each view shows, as
+        (y, x, height, width) in pixels.
+    """
+
+    size: int
+    num_views: int
+    boxes: Callable[[np.random.Philox, tuple[int, int]], Int32[np.ndarray, "v 4"]]

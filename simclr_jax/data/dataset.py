@@ -8,6 +8,7 @@ import numpy as np
 
 from simclr_jax.core.errors import UserError
 from simclr_jax.core.ranges import Count, Fraction, Seed
+from simclr_jax.core.types import Cuts
 from simclr_jax.data.load import Batches, eval_batches, train_batches
 from simclr_jax.data.quarantine import Quarantine
 from simclr_jax.data.records import Source, count_shared
@@ -22,8 +23,8 @@ class Dataset:
     Attributes:
       name: "digits", "folder" or "tfds/NAME".
       batch_size: images in the global batch, over all devices.
-      canvas: side in px of the square that every image is fitted into on the host, by
-        scaling it down only.
+      canvas: side in px of the square that every image is fitted into, by scaling it down
+        only, before views are cut out of it. What fits keeps the official pixels.
       split: of the images to train on; see `sources.open_source`.
       test_split: of the images to judge on; None if there are none.
       path: the folder, or the directory that holds prepared TFDS data sets.
@@ -102,6 +103,7 @@ class Dataset:
     def train_batches(
         self,
         source: Source,
+        cuts: Cuts,
         *,
         seed: int,
         first_step: int,
@@ -111,6 +113,7 @@ class Dataset:
         """Yields this process's rows of the shuffled global batches; see `load.train_batches`."""
         return train_batches(
             source,
+            cuts,
             batch_size=self.batch_size,
             canvas=self.canvas,
             seed=seed,
@@ -125,6 +128,7 @@ class Dataset:
     def eval_batches(
         self,
         source: Source,
+        cuts: Cuts,
         *,
         indices: Sequence[int] | np.ndarray | None = None,
         quarantine: Quarantine | None = None,
@@ -132,6 +136,7 @@ class Dataset:
         """Yields this process's rows of all, or some, images once; see `load.eval_batches`."""
         return eval_batches(
             source,
+            cuts,
             batch_size=self.batch_size,
             canvas=self.canvas,
             indices=indices,

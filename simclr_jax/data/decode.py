@@ -1,4 +1,4 @@
-"""Encoded images to uint8 canvases: bytes or arrays in, one fixed shape out.
+"""Encoded images to uint8 pixels: bytes or arrays in, RGB out, no larger than asked for.
 
 Pillow only: OpenCV returns a truncated JPEG without an error, half of it grey. The header is
 judged before a pixel is decoded, so that a file of a few kilobytes cannot claim gigabytes.
@@ -44,10 +44,8 @@ class UnreadableImageError(ValueError):
         self.name = name
 
 
-def decode(
-    image: bytes | np.ndarray, *, canvas: int
-) -> tuple[UInt8[np.ndarray, "C C 3"], tuple[int, int]]:
-    """Returns an image at the top left of a black canvas, and its (height, width) there.
+def decode(image: bytes | np.ndarray, *, canvas: int) -> UInt8[np.ndarray, "h w 3"]:
+    """Returns the pixels of an image, in RGB.
 
     An image larger than the canvas is scaled down until its longer side fits, with an
     antialiasing filter; a smaller one is never scaled up. The aspect is kept, save that no side
@@ -57,7 +55,7 @@ def decode(
 
     Args:
       image: an encoded file of one of `FORMATS`, or uint8 of shape [h, w], [h, w, 1] or [h, w, 3].
-      canvas: side of the canvas in pixels.
+      canvas: side in pixels of the square that the image must fit into.
 
     Raises:
       UnreadableImageError: if the bytes are no complete image of a known format, or claim
@@ -72,11 +70,8 @@ def decode(
         if size != pixels.shape[:2]:
             pixels = np.asarray(_resize(Image.fromarray(pixels), size))
         if pixels.ndim == 2:
-            pixels = pixels[:, :, None]  # broadcasts over the canvas's three channels
-    height, width = pixels.shape[:2]
-    out = np.zeros((canvas, canvas, 3), np.uint8)
-    out[:height, :width] = pixels
-    return out, (height, width)
+            pixels = np.broadcast_to(pixels[:, :, None], (*pixels.shape, 3))
+    return pixels
 
 
 def image_size(image: bytes | np.ndarray) -> tuple[int, int]:
@@ -88,7 +83,7 @@ def image_size(image: bytes | np.ndarray) -> tuple[int, int]:
 
 
 def fitted_size(height: int, width: int, canvas: int) -> tuple[int, int]:
-    """Returns the (height, width), in pixels, at which an image lies on its canvas."""
+    """Returns the (height, width), in pixels, at which an image fits its canvas."""
     longer = max(height, width)
     if longer <= canvas:
         return height, width

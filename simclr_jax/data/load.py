@@ -17,8 +17,10 @@ import joblib
 import numpy as np
 
 from simclr_jax.core.errors import UserError
+from simclr_jax.core.types import Cuts
+from simclr_jax.data.cut import cut
 from simclr_jax.data.decode import UnreadableImageError, decode
-from simclr_jax.data.order import Order, process_rows
+from simclr_jax.data.order import Order, process_rows, random_words
 from simclr_jax.data.quarantine import Quarantine, Unreadable
 from simclr_jax.data.records import Record, Source, read_records
 
@@ -31,6 +33,7 @@ MAX_TRIES = 100
 
 def train_batches(
     source: Source,
+    cuts: Cuts,
     *,
     batch_size: int,
     canvas: int,
@@ -44,15 +47,18 @@ def train_batches(
 ) -> Batches:
     """Yields this process's rows of global batches `first_step` to `num_steps` - 1.
 
-    Each is {"image": uint8 [b, canvas, canvas, 3], "size": int32 [b, 2], "label": int32 [b],
-    "id": int64 [b]}, with b = batch_size / process_count. An unreadable image is replaced by
-    the next readable one of the source, by index; which one depends on nothing else.
+    Each is {"image": uint8 [b, v, s, s, 3], "size": int32 [b, v, 2], "label": int32 [b],
+    "id": int64 [b]}, with b = batch_size / process_count and s the side of a view: at the top
+    left what each view shows of the image, and its height and width there (`cut.cut`). Where
+    views are cut depends on seed, step and row of the global batch. An unreadable image is
+    replaced by the next readable one of the source, by index; which one depends on nothing else.
 
     Args:
       source: the data set.
+      cuts: how many views there are, how large, and what they show.
       batch_size: rows of the global batch.
-      canvas: side in pixels of the square that each image is fitted into.
-      seed: of the shuffle.
+      canvas: side in pixels of the square that each image is fitted into before it is cut.
+      seed: of the shuffle and of the cuts.
       first_step: optimizer steps taken already.
       num_steps: optimizer steps of the whole run, counted from step 0.
       quarantine: where unreadable images are noted.
@@ -70,8 +76,9 @@ def train_batches(
 
     def read_chunk(index: int) -> "_Chunk":
         step, rows = layout.rows(index)
-        chunk = _Chunk.empty(rows.stop - rows.start, canvas)
-        ids = order.ids(first_step + step)[rows]
+        step += first_step
+        chunk = _Chunk.empty(_Place(cuts, canvas, seed, step), order.rows[rows])
+        ids = order.ids(step)[rows]
         for row, (i, record) in enumerate(zip(ids, read_records(source, ids), strict=True)):
             _fill_with_readable(chunk, row, source, int(i), record)
         return chunk
@@ -81,6 +88,7 @@ def train_batches(
 
 def eval_batches(
     source: Source,
+    cuts: Cuts,
     *,
     batch_size: int,
     canvas: int,
@@ -94,12 +102,14 @@ def eval_batches(
 
     Batches are those of `train_batches` with "valid", bool [b]. Rows that fill up the last
     batch are not valid and have id -1; unreadable images are not valid and keep their id. Both
-    are black, with label -1. All processes yield the same number of batches.
+    are black, with label -1. All processes yield the same number of batches. Where views are
+    cut at random, the seed is 0.
 
     Args:
       source: the data set.
+      cuts: how many views there are, how large, and what they show.
       batch_size: rows of the global batch.
-      canvas: side in pixels of the square that each image is fitted into.
+      canvas: side in pixels of the square that each image is fitted into before it is cut.
       indices: the examples to read, in this order; all if None.
       quarantine: where unreadable images are noted.
       process_index: this process.
@@ -122,7 +132,7 @@ def eval_batches(
 
     def read_chunk(index: int) -> "_Chunk":
         step, rows = layout.rows(index)
-        chunk = _Chunk.empty(rows.stop - rows.start, canvas)
+        chunk = _Chunk.empty(_Place(cuts, canvas, 0, step), mine[rows])
         chunk.batch["valid"] = np.zeros(rows.stop - rows.start, bool)
         chunk_ids = padded[step * batch_size + mine[rows]]
         chunk_ids = chunk_ids[chunk_ids >= 0]  # padding is at the end
@@ -157,21 +167,44 @@ class _Layout:
 
 
 @dataclasses.dataclass(frozen=True)
+class _Place:
+    """How the images of one batch become views."""
+
+    cuts: Cuts
+    canvas: int
+    seed: int
+    step: int
+
+
+@dataclasses.dataclass(frozen=True)
 class _Chunk:
     """Rows of a batch, and the images that could not be read on the way, in order."""
 
+    place: _Place
+    rows: np.ndarray  # their numbers in the global batch
     batch: HostBatch
     unreadable: list[Unreadable]
 
     @classmethod
-    def empty(cls, num_rows: int, canvas: int) -> "_Chunk":
+    def empty(cls, place: _Place, rows: np.ndarray) -> "_Chunk":
+        b, v, side = len(rows), place.cuts.num_views, place.cuts.size
         batch = {
-            "image": np.zeros((num_rows, canvas, canvas, 3), np.uint8),
-            "size": np.full((num_rows, 2), canvas, np.int32),
-            "label": np.full(num_rows, -1, np.int32),
-            "id": np.full(num_rows, -1, np.int64),
+            "image": np.zeros((b, v, side, side, 3), np.uint8),
+            "size": np.full((b, v, 2), side, np.int32),
+            "label": np.full(b, -1, np.int32),
+            "id": np.full(b, -1, np.int64),
         }
-        return cls(batch, [])
+        return cls(place, rows, batch, [])
+
+    def put(self, row: int, pixels: np.ndarray) -> None:
+        """Cuts what each view of a row shows out of its image."""
+        place = self.place
+        words = random_words(place.seed, place.step, int(self.rows[row]))
+        boxes = place.cuts.boxes(words, (pixels.shape[0], pixels.shape[1]))
+        for view, box in enumerate(boxes):
+            part = cut(pixels, box, place.cuts.size)
+            self.batch["image"][row, view, : part.shape[0], : part.shape[1]] = part
+            self.batch["size"][row, view] = part.shape[:2]
 
 
 class _Chunks:
@@ -251,10 +284,9 @@ def _fill_with_readable(
 
 def _fill(chunk: _Chunk, row: int, source: Source, i: int, record: Record | None) -> bool:
     """Fills a row with image i of the source, or notes why not and returns False."""
-    canvas = chunk.batch["image"].shape[1]
     try:
         record = source[i] if record is None else record
-        image, size = decode(record.image, canvas=canvas)
+        pixels = decode(record.image, canvas=chunk.place.canvas)
     except UnreadableImageError as error:
         name = error.name or (record.name if record else f"{source.name}/{i}")
         chunk.unreadable.append(Unreadable(i, name, error.reason))
@@ -267,8 +299,7 @@ def _fill(chunk: _Chunk, row: int, source: Source, i: int, record: Record | None
             f"Image {i} of {source.name}, {record.name}, has the label {record.label}; the data "
             f"set has {classes} classes, so it must be from 0 to {classes - 1}, or -1: unknown."
         )
-    chunk.batch["image"][row] = image
-    chunk.batch["size"][row] = size
+    chunk.put(row, pixels)
     chunk.batch["label"][row] = record.label
     chunk.batch["id"][row] = i
     return True

@@ -12,6 +12,8 @@ import functools
 import numpy as np
 from jaxtyping import Int64
 
+_ROWS = 2**64 - 1  # in place of an epoch, which no run reaches: no permutation has these words
+
 
 @functools.lru_cache(maxsize=4)
 def permutation(num_examples: int, seed: int, epoch: int) -> Int64[np.ndarray, " n"]:
@@ -24,6 +26,13 @@ def permutation(num_examples: int, seed: int, epoch: int) -> Int64[np.ndarray, "
     order = np.argsort(words, kind="stable")
     order.flags.writeable = False  # shared by all who ask
     return order
+
+
+def random_words(seed: int, step: int, row: int) -> np.random.Philox:
+    """Returns random words that belong to one row of one global batch, whoever reads it."""
+    return np.random.Philox(
+        key=np.array([seed, _ROWS], np.uint64), counter=np.array([0, 0, row, step], np.uint64)
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,9 +60,14 @@ class Order:
             raise ValueError(f"seed must be from 0 to 2**64 - 1, got {self.seed}.")
         process_rows(self.batch_size, self.process_index, self.process_count)
 
+    @property
+    def rows(self) -> Int64[np.ndarray, " b"]:
+        """The rows of the global batch that this process reads."""
+        return process_rows(self.batch_size, self.process_index, self.process_count)
+
     def ids(self, step: int) -> Int64[np.ndarray, " b"]:
         """Returns the example index of each of this process's rows of global batch `step`."""
-        rows = process_rows(self.batch_size, self.process_index, self.process_count)
+        rows = self.rows
         epochs, offsets = np.divmod(step * self.batch_size + rows, self.num_examples)
         ids = np.empty(len(rows), np.int64)
         for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):

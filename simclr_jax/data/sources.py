@@ -5,7 +5,6 @@ downloads, and never shuffles: index i is the same image in every run.
 """
 
 import functools
-import math
 import os
 from collections.abc import Sequence
 
@@ -142,8 +141,10 @@ def suggest_sizes(source: Source, *, sample: int = 64) -> tuple[int, int]:
     """Returns (canvas, size) in pixels that suit a data set, from headers of a few images.
 
     The crop size is the largest of `CROP_SIZES` that the median shorter side reaches, 32 if it
-    reaches none. The canvas is 10/7 of it rounded up to a multiple of 16 (320 for 224, so a 4:3
-    photograph keeps a shorter side of 240), or the longest side seen if that is less.
+    reaches none. The canvas is four times that, or the longest side seen if that is less: up to
+    there, views have the pixels that the official code would give them. It resizes without
+    antialiasing, so of a larger photograph a view would show one pixel in dozens, for which the
+    host would have to decode them all.
 
     Args:
       source: the data set; only the headers of its images are decoded.
@@ -165,5 +166,4 @@ def suggest_sizes(source: Source, *, sample: int = 64) -> tuple[int, int]:
         )
     shorter = float(np.median([min(side) for side in sides]))
     size = max([s for s in CROP_SIZES if s <= shorter], default=CROP_SIZES[0])
-    canvas = math.ceil(size * 10 / 7 / 16) * 16
-    return min(canvas, max(max(side) for side in sides)), size
+    return min(4 * size, max(max(side) for side in sides)), size

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from simclr_jax.core.ranges import Count, Positive
 from simclr_jax.core.state import TrainState
-from simclr_jax.core.types import Batch, Metrics
+from simclr_jax.core.types import Batch, Cuts, Metrics
 from simclr_jax.data.dataset import Dataset
 from simclr_jax.data.records import Source
 from simclr_jax.evals.classifier import classifier_accuracy
@@ -30,12 +30,14 @@ class EvaluationImages:
 
     Attributes:
       dataset: how to read both sources.
+      cuts: what is evaluated of each image.
       train: training images.
       test: labelled images to classify.
       mesh: devices that share the work.
     """
 
     dataset: Dataset
+    cuts: Cuts
     train: Source
     test: Source
     mesh: Mesh
@@ -77,9 +79,11 @@ class OnlineKNN:
         self, apply: Callable[[Batch], jax.Array], images: EvaluationImages
     ) -> dict[str, float]:
         """Returns {"knn_top1"}; `apply` maps a batch to representations."""
-        voters = images.dataset.eval_batches(images.train, indices=self.voters(images.train))
+        indices = self.voters(images.train)
+        voters = images.dataset.eval_batches(images.train, images.cuts, indices=indices)
         train = extract_features(apply, voters, images.mesh)
-        test = extract_features(apply, images.dataset.eval_batches(images.test), images.mesh)
+        tested = images.dataset.eval_batches(images.test, images.cuts)
+        test = extract_features(apply, tested, images.mesh)
         predicted = knn_predict(
             train.features,
             train.labels,
@@ -116,7 +120,7 @@ class OnlineClassifier:
         self, apply: Callable[[Batch], jax.Array], images: EvaluationImages
     ) -> dict[str, float]:
         """Returns the accuracies; `apply` maps a batch to logits."""
-        batches = images.dataset.eval_batches(images.test)
+        batches = images.dataset.eval_batches(images.test, images.cuts)
         accuracy = classifier_accuracy(apply, batches, images.mesh)
         del accuracy["num_test"]
         return {f"test_{name}": value for name, value in accuracy.items()}

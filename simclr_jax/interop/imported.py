@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 # What the official networks with either stem were trained on.
 _IMAGES = {
-    "imagenet": dict(name="tfds/imagenet2012", split="train", test_split="validation", canvas=320),
+    "imagenet": dict(name="tfds/imagenet2012", split="train", test_split="validation", canvas=8192),
     "cifar": dict(name="tfds/cifar10", split="train", test_split="test", canvas=32),
 }
 _IMAGE_SIZE_PX = {"imagenet": 224, "cifar": 32}

@@ -21,6 +21,10 @@ CUBES = (  # and of three
     *((2, 2, 1), (2, 2, 2), (2, 2, 4), (2, 4, 4), (4, 4, 4), (4, 4, 8), (4, 8, 8), (8, 8, 8)),
     *((8, 8, 16), (8, 16, 16), (16, 16, 16), (16, 16, 24)),
 )
+# Recalled, since no data sheet says it: the chips of a host, in a slice of several hosts, and what
+# PCIe 3.0 x16 brings each of them from its host's memory, in bytes a second.
+HOST_CHIPS = 4
+HOST_LINK = 16e9
 SOURCE = "https://cloud.google.com/tpu/docs/"
 
 
@@ -98,6 +102,11 @@ class Slice:
     def num_chips(self) -> int:
         """Of all of them."""
         return math.prod(self.shape) * self.count
+
+    @property
+    def num_hosts(self) -> int:
+        """Of all of them, with `HOST_CHIPS` each."""
+        return math.ceil(math.prod(self.shape) / HOST_CHIPS) * self.count
 
     @property
     def num_devices(self) -> int:

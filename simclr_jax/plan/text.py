@@ -105,6 +105,20 @@ def _time(estimate: dict[str, Any]) -> list[str]:
         _row("rate", f"{estimate['pairs_per_second']:,.0f} pairs of views a second"),
         _row("recipe", recipe),
         _row("cost", cost),
+        "",
+        "Images, at that step; chips of a host and PCIe 3.0 x16 are recalled, not off a data sheet",
+        _row(
+            "decoding",
+            f"{estimate['images_per_host_second']:,.0f} images a second on each of "
+            f"{estimate['hosts']} host(s)",
+        ),
+        _row(
+            "host to devices",
+            f"{_amount(estimate['host_to_device_bytes'])}B a step; "
+            f"{_amount(estimate['host_bytes_per_second'])}B/s from a host, "
+            f"{_amount(estimate['chip_bytes_per_second'])}B/s of "
+            f"{_amount(estimate['chip_link_bytes_per_second'])}B/s to a chip",
+        ),
     ]
 
 

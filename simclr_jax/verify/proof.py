@@ -92,7 +92,9 @@ def _comparisons(shrunk: Shrunk, num_devices: int, num_steps: int) -> list[Compa
     start = perturb_constants(jax.device_get(jax.jit(reference_experiment.init)()))
     optimize = jax.jit(functools.partial(_optimize, reference_experiment))
     num_images = num_steps * reference_experiment.dataset.batch_size
-    images = reference_experiment.dataset.eval_batches(shrunk.source, indices=range(num_images))
+    images = reference_experiment.dataset.eval_batches(
+        shrunk.source, reference_experiment.policy.cuts, indices=range(num_images)
+    )
     names = reference_experiment.abstract_batch
     batches = [{name: batch[name] for name in names} for batch in images]
     views = _views(reference_experiment, batches)

@@ -37,10 +37,10 @@ def main(argv: Sequence[str]) -> None:
     """Prints both times and their ratio."""
     del argv
     b, key = BATCH_SIZE.value, jax.random.key(0)
-    pixels = np.random.default_rng(0).integers(0, 256, (b, 32, 32, 3), np.uint8)
-    sizes, labels = np.full((b, 2), 32, np.int32), np.full(b, -1, np.int32)
+    pixels = np.random.default_rng(0).integers(0, 256, (b, 2, 32, 32, 3), np.uint8)
+    sizes, labels = np.full((b, 2, 2), 32, np.int32), np.full(b, -1, np.int32)
     batch = jax.device_put({"image": pixels, "size": sizes, "label": labels})
-    augment = simclr_cifar(size=32)
+    augment = simclr_cifar(size=32).augment
     model = SSLModel(encoder=ResNet(18, stem="cifar"), projector=MLP())
     method, tx = simclr(model, augment), optax.sgd(0.1)
     state = jax.jit(init_state, static_argnums=(0, 1))(method, tx, key, batch)

@@ -28,12 +28,14 @@ BATCH_SIZE, SIZE_PX, ROUNDS = 32, 64, 15
 def main() -> None:
     """Times both steps and prints the ratio."""
     model = SSLModel(ResNet(50), classifier=classifier(num_classes=1000))
-    augment = POLICIES["finetune"](size=SIZE_PX)
+    augment = POLICIES["finetune"](size=SIZE_PX).augment
     method, tx, root = supervised(model, augment), lars(lambda step: 0.1), jax.random.key(0)
-    pixels = np.random.default_rng(0).integers(0, 256, (BATCH_SIZE, 80, 80, 3), np.uint8)
+    pixels = np.random.default_rng(0).integers(
+        0, 256, (BATCH_SIZE, 1, SIZE_PX, SIZE_PX, 3), np.uint8
+    )
     batch = {
         "image": jnp.asarray(pixels),
-        "size": jnp.full((BATCH_SIZE, 2), 80, jnp.int32),
+        "size": jnp.full((BATCH_SIZE, 1, 2), SIZE_PX, jnp.int32),
         "label": jnp.arange(BATCH_SIZE, dtype=jnp.int32),
     }
     views = jax.jit(augment)(root, batch)[:, 0]

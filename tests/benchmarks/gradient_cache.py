@@ -33,16 +33,18 @@ def main(argv: Sequence[str]) -> None:
     """Times both steps and prints the ratio."""
     del argv
     b, root, tx = BATCH_SIZE.value, jax.random.key(0), optax.sgd(0.1)
-    pixels = np.random.default_rng(0).integers(0, 256, (b, SIZE_PX, SIZE_PX, 3), np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (b, 2, SIZE_PX, SIZE_PX, 3), np.uint8)
     batch = {
         "image": jnp.asarray(pixels),
-        "size": jnp.full((b, 2), SIZE_PX, jnp.int32),
+        "size": jnp.full((b, 2, 2), SIZE_PX, jnp.int32),
         "label": jnp.full((b,), -1, jnp.int32),
     }
     model = SSLModel(ResNet(18, width=0.25), projector=MLP())
     steps, states = {}, {}
     for grad_cache_chunks in (1, CHUNKS.value):
-        method = simclr(model, simclr_cifar(size=SIZE_PX), grad_cache_chunks=grad_cache_chunks)
+        method = simclr(
+            model, simclr_cifar(size=SIZE_PX).augment, grad_cache_chunks=grad_cache_chunks
+        )
         steps[grad_cache_chunks] = jax.jit(make_train_step(method, tx, root), donate_argnums=0)
         states[grad_cache_chunks] = jax.jit(init_state, static_argnums=(0, 1))(
             method, tx, root, batch

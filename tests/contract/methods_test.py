@@ -80,7 +80,8 @@ def build(name, monkeypatch, tiny_encoder):
 def first_batch(experiment):
     """Returns random views of random labels, alike on any number of devices."""
     rng = np.random.default_rng(0)
-    (batch,) = experiment.dataset.eval_batches(experiment.source, indices=range(BATCH_SIZE))
+    cuts = experiment.policy.cuts
+    (batch,) = experiment.dataset.eval_batches(experiment.source, cuts, indices=range(BATCH_SIZE))
     wanted = experiment.abstract_batch.items()
     made = {name: batch[name].astype(like.dtype) for name, like in wanted if name != "views"}
     views = jax.tree.map(

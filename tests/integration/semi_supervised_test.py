@@ -94,9 +94,8 @@ def test_pretrain_fine_tune_distil(tiny_config, supervised_config, pretrained, t
     (tmp_path / "finetuned").rename(tmp_path / "elsewhere")
     student = restored.load(str(tmp_path / "student"))
     test = student.dataset.open("test")
-    accuracy = classifier_accuracy(
-        student.classify, student.dataset.eval_batches(test), student.mesh
-    )
+    batches = student.dataset.eval_batches(test, student.network.evaluation.cuts)
+    accuracy = classifier_accuracy(student.classify, batches, student.mesh)
     last = read_metrics(str(tmp_path / "student"))[-1]
     assert accuracy["top1"] == pytest.approx(last["test_top1"])
     assert accuracy["num_test"] == 1000

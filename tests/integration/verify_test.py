@@ -1,5 +1,6 @@
 """verify: what is right agrees in every layout, and each kind of mistake is seen and named."""
 
+import dataclasses
 import functools
 import importlib
 import json
@@ -123,8 +124,12 @@ def test_a_mistake_is_seen_and_named(tiny_config, monkeypatch, room, name, broke
 
 def test_an_augmentation_that_knows_its_devices_is_seen(tiny_config, monkeypatch):
     def lighter(*, size: int):
-        augment = POLICIES["simclr"](size=size, blur=False)
-        return lambda key, batch: augment(key, batch) + 1e-3 * (mesh_size(batch["image"]) > 1)
+        policy = POLICIES["simclr"](size=size, blur=False)
+
+        def augment(key, batch):
+            return policy.augment(key, batch) + 1e-3 * (mesh_size(batch["image"]) > 1)
+
+        return dataclasses.replace(policy, augment=augment)
 
     monkeypatch.setitem(POLICIES, "simclr_cifar", lighter)
     groups = [[Variant(1), Variant(8)]]

@@ -12,21 +12,22 @@ from simclr_jax.augment import policies
 SIZE = 24
 
 
-def make_batch(num_images: int = 16, canvas: int = 32) -> dict[str, jax.Array]:
+def make_batch(num_views: int, num_images: int = 16) -> dict[str, jax.Array]:
     rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (num_images, canvas, canvas, 3), dtype=np.uint8)
-    sizes = rng.integers(20, canvas + 1, (num_images, 2), dtype=np.int32)
-    return {"image": jnp.asarray(images), "size": jnp.asarray(sizes)}
+    shape = (num_images, num_views, SIZE, SIZE, 3)
+    sizes = rng.integers(SIZE // 2, SIZE + 1, (num_images, num_views, 2), dtype=np.int32)
+    cuts = rng.integers(0, 256, shape, dtype=np.uint8)
+    return {"image": jnp.asarray(cuts), "size": jnp.asarray(sizes)}
 
 
 @pytest.fixture(scope="module")
 def batch():
-    return make_batch()
+    return make_batch(num_views=2)
 
 
 @pytest.fixture(scope="module")
 def simclr():
-    return jax.jit(policies.simclr(size=SIZE))
+    return jax.jit(policies.simclr(size=SIZE).augment)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ def test_gives_two_views_in_the_unit_range(views):
 
 
 def test_bfloat16_moves_pixels_by_a_few_grey_levels(batch, views):
-    augment = jax.jit(policies.simclr(size=SIZE, dtype=jnp.bfloat16))
+    augment = jax.jit(policies.simclr(size=SIZE, dtype=jnp.bfloat16).augment)
     rounded = augment(jax.random.key(0), batch)
     assert rounded.dtype == jnp.bfloat16
     difference = np.abs(np.asarray(rounded, np.float32) - views)
@@ -56,10 +57,10 @@ def test_one_key_gives_one_result_and_another_key_another(simclr, batch, views):
 
 
 def test_every_image_and_view_has_its_own_draw(simclr, batch):
-    same = {name: jnp.broadcast_to(rows[:1], rows.shape) for name, rows in batch.items()}
+    same = {name: jnp.broadcast_to(rows[:1, :1], rows.shape) for name, rows in batch.items()}
     rows = np.asarray(simclr(jax.random.key(0), same)).reshape(32, -1)
-    difference = np.abs(rows[:, None] - rows[None]).max(-1)
-    assert (difference + np.eye(32)).min() > 0.1
+    # One in ten keeps colours and sharpness (0.2 * 0.8 * 0.5), and can only be mirrored or not.
+    assert len(np.unique(rows.round(3), axis=0)) >= 28
 
 
 def test_a_row_depends_on_its_own_image_and_index_only(simclr, batch, views):
@@ -68,8 +69,8 @@ def test_a_row_depends_on_its_own_image_and_index_only(simclr, batch, views):
 
 
 def test_sees_nothing_outside_the_valid_size(simclr, batch, views):
-    row, column = np.indices((32, 32))
-    height, width = np.asarray(batch["size"]).T[:, :, None, None]
+    row, column = np.indices((SIZE, SIZE))
+    height, width = np.moveaxis(np.asarray(batch["size"]), -1, 0)[..., None, None]
     outside = ((row >= height) | (column >= width))[..., None]
     changed = {**batch, "image": jnp.where(outside, 255 - batch["image"], batch["image"])}
     assert outside.any()
@@ -90,12 +91,12 @@ def test_eight_devices_agree_with_one_and_do_not_communicate(simclr, batch, view
 
 @pytest.fixture(scope="module")
 def finetune():
-    return jax.jit(policies.finetune(size=8))
+    return jax.jit(policies.finetune(size=8).augment)
 
 
 def test_finetune_is_one_crop_with_unchanged_colours(finetune):
-    flat = jnp.broadcast_to(jnp.array([10, 100, 200], jnp.uint8), (2000, 32, 32, 3))
-    got = finetune(jax.random.key(0), {"image": flat, "size": jnp.full((2000, 2), 32)})
+    flat = jnp.broadcast_to(jnp.array([10, 100, 200], jnp.uint8), (2000, 1, 8, 8, 3))
+    got = finetune(jax.random.key(0), {"image": flat, "size": jnp.full((2000, 1, 2), 6)})
     assert got.shape == (2000, 1, 8, 8, 3)
     want = np.broadcast_to(np.array([10, 100, 200]) / 255, got.shape)
     np.testing.assert_allclose(got, want, atol=1e-6)
@@ -103,8 +104,9 @@ def test_finetune_is_one_crop_with_unchanged_colours(finetune):
 
 def brighter_right(num_images: int) -> dict[str, jax.Array]:
     """Images that grow brighter from left to right, whatever the crop."""
-    ramp = jnp.broadcast_to(jnp.arange(32, dtype=jnp.uint8)[:, None] * 8, (num_images, 32, 32, 3))
-    return {"image": ramp, "size": jnp.full((num_images, 2), 32)}
+    ramp = jnp.arange(8, dtype=jnp.uint8)[:, None] * 32
+    ramp = jnp.broadcast_to(ramp, (num_images, 1, 8, 8, 3))
+    return {"image": ramp, "size": jnp.full((num_images, 1, 2), 8)}
 
 
 def test_mirrors_half_of_the_views(finetune):
@@ -114,33 +116,35 @@ def test_mirrors_half_of_the_views(finetune):
 
 
 def test_does_not_mirror_when_told_not_to():
-    augment = jax.jit(policies.finetune(size=8, flip=False))
+    augment = jax.jit(policies.finetune(size=8, flip=False).augment)
     views = np.asarray(augment(jax.random.key(0), brighter_right(200)))
     assert (views[..., 0, 0] < views[..., -1, 0]).all()
 
 
 def test_color_strength_zero_leaves_the_colours_alone():
-    flat = jnp.broadcast_to(jnp.array([10, 100, 200], jnp.uint8), (64, 16, 16, 3))
-    augment = jax.jit(policies.simclr(size=16, color_strength=0.0, blur=False))
-    got = augment(jax.random.key(0), {"image": flat, "size": jnp.full((64, 2), 16)})
+    flat = jnp.broadcast_to(jnp.array([10, 100, 200], jnp.uint8), (64, 2, 16, 16, 3))
+    augment = jax.jit(policies.simclr(size=16, color_strength=0.0, blur=False).augment)
+    got = augment(jax.random.key(0), {"image": flat, "size": jnp.full((64, 2, 2), 16)})
     want = np.broadcast_to(np.array([10, 100, 200]) / 255, got.shape)
     np.testing.assert_allclose(got, want, atol=1e-6)
 
 
 def test_simclr_cifar_is_half_the_strength_and_no_blur(batch):
-    trace = lambda augment: str(jax.make_jaxpr(augment)(jax.random.key(0), batch))
+    trace = lambda policy: str(jax.make_jaxpr(policy.augment)(jax.random.key(0), batch))
     got = trace(policies.simclr_cifar(size=SIZE))
     assert got == trace(policies.simclr(size=SIZE, color_strength=0.5, blur=False))
     assert got != trace(policies.simclr(size=SIZE, color_strength=1.0, blur=False))
 
 
 def evaluate(image: np.ndarray, *, size: int) -> np.ndarray:
-    """The evaluation view of one image that stands on a larger canvas of white."""
-    height, width = image.shape[:2]
-    canvas = np.full((1, 70, 70, 3), 255, np.uint8)
-    canvas[0, :height, :width] = image
-    batch = {"image": jnp.asarray(canvas), "size": jnp.array([[height, width]])}
-    views = jax.jit(policies.evaluation(size=size))(jax.random.key(0), batch)
+    """The evaluation view of one image; what it does not show of the canvas is white."""
+    policy = policies.evaluation(size=size)
+    (box,) = policy.cuts.boxes(np.random.Philox(0), image.shape[:2])
+    y, x, height, width = box
+    canvas = np.full((1, 1, 64, 64, 3), 255, np.uint8)
+    canvas[0, 0, :height, :width] = image[y : y + height, x : x + width]
+    batch = {"image": jnp.asarray(canvas), "size": jnp.array([[[height, width]]])}
+    views = jax.jit(policy.augment)(jax.random.key(0), batch)
     assert views.shape == (1, 1, size, size, 3)
     return np.asarray(views[0, 0])
 
@@ -193,6 +197,21 @@ def test_refuses_a_blur_that_would_do_nothing():
 
 
 def test_names_images_that_are_not_bytes():
-    batch = {"image": jnp.zeros((2, 8, 8, 3)), "size": jnp.full((2, 2), 8)}
-    with pytest.raises(ValueError, match=r"uint8 images .* got float32 \[2, 8, 8, 3\]"):
-        policies.evaluation(size=8)(jax.random.key(0), batch)
+    batch = {"image": jnp.zeros((2, 1, 8, 8, 3)), "size": jnp.full((2, 1, 2), 8)}
+    with pytest.raises(ValueError, match=r"uint8 images .* got float32 \[2, 1, 8, 8, 3\]"):
+        policies.evaluation(size=8).augment(jax.random.key(0), batch)
+
+
+def test_an_image_has_its_own_crops_and_one_generator_gives_them_again():
+    draw = policies.simclr(size=SIZE).cuts.boxes
+    first = draw(np.random.Philox(1), (300, 400))
+    np.testing.assert_array_equal(first, draw(np.random.Philox(1), (300, 400)))
+    assert first.shape == (2, 4)
+    assert (first[0] != first[1]).any()
+    assert (first != draw(np.random.Philox(2), (300, 400))).any()
+
+
+def test_crops_are_as_large_as_the_policy_asks():
+    draw = policies.finetune(size=8, min_area=0.9).cuts.boxes
+    _, _, height, width = np.concatenate([draw(np.random.Philox(i), (60, 60)) for i in range(99)]).T
+    assert (height * width).min() >= 0.9 * 60 * 60

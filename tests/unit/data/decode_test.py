@@ -23,19 +23,12 @@ def gradient(height: int, width: int) -> np.ndarray:
     return np.stack([255 * x // width, 255 * y // height, 0 * x], -1).astype(np.uint8)
 
 
-def on_canvas(pixels: np.ndarray, canvas: int) -> np.ndarray:
-    out = np.zeros((canvas, canvas, 3), np.uint8)
-    out[: pixels.shape[0], : pixels.shape[1]] = pixels
-    return out
-
-
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "WEBP"])
 def test_small_images_keep_every_pixel_at_the_top_left(kind):
     pixels = gradient(20, 30)
     options = {"lossless": True} if kind == "WEBP" else {}
-    image, size = decode(encode(Image.fromarray(pixels), kind, **options), canvas=48)
-    assert size == (20, 30)
-    np.testing.assert_array_equal(image, on_canvas(pixels, 48))
+    image = decode(encode(Image.fromarray(pixels), kind, **options), canvas=48)
+    np.testing.assert_array_equal(image, pixels)
 
 
 @pytest.mark.parametrize(
@@ -52,15 +45,14 @@ def test_small_images_keep_every_pixel_at_the_top_left(kind):
 )
 def test_scales_down_only_and_keeps_the_aspect(height, width, want):
     assert fitted_size(height, width, 320) == want
-    image, size = decode(encode(Image.new("L", (width, height), 200), "PNG"), canvas=320)
-    assert size == want
-    assert (image[: want[0], : want[1]] == 200).all()
-    assert image.sum() == 3 * 200 * want[0] * want[1]
+    image = decode(encode(Image.new("L", (width, height), 200), "PNG"), canvas=320)
+    assert image.shape == (*want, 3)
+    assert (image == 200).all()
 
 
 def test_scaling_down_averages_instead_of_picking_pixels():
     checkers = (np.indices((256, 256)).sum(0) % 2 * 255).astype(np.uint8)
-    image, _ = decode(checkers, canvas=32)
+    image = decode(checkers, canvas=32)
     assert np.abs(image.astype(int) - 127.5).max() < 4
 
 
@@ -69,8 +61,8 @@ def test_cheap_jpeg_decoding_does_not_go_below_the_canvas():
     large = Image.fromarray(noise).resize((1024, 1024), Image.Resampling.BICUBIC)
     data = encode(large, "JPEG", quality=95)
     exact = large.resize((120, 120), Image.Resampling.HAMMING)
-    image, size = decode(data, canvas=120)
-    assert size == (120, 120)
+    image = decode(data, canvas=120)
+    assert image.shape == (120, 120, 3)
     # A detour below 120 pixels would lose the noise: it then differs by about 20 on average.
     assert np.abs(image.astype(int) - np.asarray(exact)).mean() < 3
 
@@ -94,20 +86,19 @@ def test_applies_exif_orientation(kind, orientation, turn):
     exif[0x0112] = orientation
     pixels = gradient(40, 64)
     options = {"JPEG": {"quality": 95}, "WEBP": {"lossless": True}}.get(kind, {})
-    image, size = decode(encode(Image.fromarray(pixels), kind, exif=exif, **options), canvas=64)
+    image = decode(encode(Image.fromarray(pixels), kind, exif=exif, **options), canvas=64)
     want = turn(pixels)
-    assert size == want.shape[:2]
-    np.testing.assert_allclose(image, on_canvas(want, 64), atol=14 if kind == "JPEG" else 0)
+    np.testing.assert_allclose(image, want, rtol=0, atol=14 if kind == "JPEG" else 0)
 
 
 def test_nonsense_in_exif_does_not_cost_the_image():
     data = encode(Image.fromarray(gradient(8, 8)), "JPEG", exif=b"Exif\0\0nonsense")
-    assert decode(data, canvas=8)[1] == (8, 8)
+    assert decode(data, canvas=8).shape == (8, 8, 3)
 
 
 def test_sixteen_bits_are_scaled_and_not_clipped():
     values = np.array([[0, 128, 257, 32768, 65535]], np.uint16)
-    image, _ = decode(encode(Image.fromarray(values), "PNG"), canvas=5)
+    image = decode(encode(Image.fromarray(values), "PNG"), canvas=5)
     np.testing.assert_array_equal(image[0, :, 0], np.round(values[0] / 257))
 
 
@@ -127,27 +118,27 @@ def test_sixteen_bits_are_scaled_and_not_clipped():
 def test_every_mode_becomes_rgb(mode, kind, want):
     image = Image.new("RGB", (8, 8), (250, 250, 30))
     options = {"palette": Image.Palette.ADAPTIVE, "dither": Image.Dither.NONE}
-    got, _ = decode(encode(image.convert(mode, **options), kind), canvas=8)
+    got = decode(encode(image.convert(mode, **options), kind), canvas=8)
     np.testing.assert_allclose(got, np.broadcast_to(want, (8, 8, 3)), atol=3)
 
 
 def test_alpha_is_dropped():
     image = Image.new("RGBA", (2, 2), (10, 20, 30, 0))
-    got, _ = decode(encode(image, "PNG"), canvas=2)
+    got = decode(encode(image, "PNG"), canvas=2)
     assert (got == (10, 20, 30)).all()
 
 
 def test_transparent_palette_gives_its_colour():
     image = Image.new("P", (2, 2), 1)
     image.putpalette([0, 0, 0, 10, 20, 30])
-    got, _ = decode(encode(image, "PNG", transparency=bytes([0, 128])), canvas=2)
+    got = decode(encode(image, "PNG", transparency=bytes([0, 128])), canvas=2)
     assert (got == (10, 20, 30)).all()
 
 
 def test_animation_gives_its_first_frame():
     frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "lime", "blue")]
     data = encode(frames[0], "GIF", save_all=True, append_images=frames[1:])
-    assert (decode(data, canvas=4)[0] == (255, 0, 0)).all()
+    assert (decode(data, canvas=4) == (255, 0, 0)).all()
 
 
 def png_header(width: int, height: int) -> bytes:
@@ -189,18 +180,16 @@ def test_every_truncation_of_a_jpeg_is_noticed():
 @pytest.mark.parametrize("shape", [(5, 6), (5, 6, 1), (5, 6, 3)])
 def test_arrays_are_taken_as_they_are(shape):
     pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    image, size = decode(pixels, canvas=8)
-    assert size == (5, 6)
+    image = decode(pixels, canvas=8)
     rgb = np.broadcast_to(pixels.reshape(5, 6, -1), (5, 6, 3))
-    np.testing.assert_array_equal(image, on_canvas(rgb, 8))
+    np.testing.assert_array_equal(image, rgb)
 
 
 @pytest.mark.parametrize("shape", [(64, 32), (64, 32, 1), (64, 32, 3)])
 def test_large_arrays_are_scaled_down(shape):
-    image, size = decode(np.full(shape, 9, np.uint8), canvas=16)
-    assert size == (16, 8)
-    assert (image[:, :8] == 9).all()
-    assert not image[:, 8:].any()
+    image = decode(np.full(shape, 9, np.uint8), canvas=16)
+    assert image.shape == (16, 8, 3)
+    assert (image == 9).all()
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,17 @@ import pytest
 from PIL import Image
 
 from simclr_jax.core.errors import UserError
+from simclr_jax.core.types import Cuts
 from simclr_jax.data.decode import UnreadableImageError
 from simclr_jax.data.load import eval_batches, train_batches
-from simclr_jax.data.order import Order
+from simclr_jax.data.order import Order, random_words
 from simclr_jax.data.quarantine import Quarantine
 from simclr_jax.data.sources import Record, open_source
+
+
+def whole(size: int = 4) -> Cuts:
+    """One view that shows the whole image."""
+    return Cuts(size, 1, lambda bits, shape: np.array([[0, 0, *shape]], np.int32))
 
 
 @dataclasses.dataclass
@@ -39,10 +45,13 @@ class Numbers:
         return Record(np.full((2, 3), index % 251, np.uint8), index % 3, f"image {index}")
 
 
-def train(source, *, batch_size=8, canvas=4, seed=0, first_step=0, num_steps=6, **options):
+def train(
+    source, *, cuts=None, batch_size=8, canvas=4, seed=0, first_step=0, num_steps=6, **options
+):
     return list(
         train_batches(
             source,
+            cuts or whole(),
             batch_size=batch_size,
             canvas=canvas,
             seed=seed,
@@ -68,12 +77,42 @@ def test_train_batches_hold_the_images_of_the_global_order():
         ids = order.ids(step)
         np.testing.assert_array_equal(batch["id"], ids)
         np.testing.assert_array_equal(batch["label"], ids % 3)
-        np.testing.assert_array_equal(batch["size"], np.tile([2, 3], (8, 1)))
-        want = np.zeros((8, 4, 4, 3))
-        want[:, :2, :3] = ids[:, None, None, None]
+        np.testing.assert_array_equal(batch["size"], np.tile([2, 3], (8, 1, 1)))
+        want = np.zeros((8, 1, 4, 4, 3))
+        want[:, :, :2, :3] = ids[:, None, None, None, None]
         np.testing.assert_array_equal(batch["image"], want)
     dtypes = {key: str(rows.dtype) for key, rows in batches[0].items()}
     assert dtypes == {"image": "uint8", "size": "int32", "label": "int32", "id": "int64"}
+
+
+def corner(words, shape) -> np.ndarray:
+    """Three boxes of one pixel each, anywhere in the image."""
+    y, x = words.random_raw(6).reshape(2, 3)
+    return np.stack([y % shape[0], x % shape[1], *np.ones((2, 3))], axis=1).astype(np.int32)
+
+
+@dataclasses.dataclass
+class Places(Numbers):
+    """Every pixel of an image says where it stands: (row, column, number of the image)."""
+
+    def __getitem__(self, index: int, /) -> Record:
+        record = super().__getitem__(index)
+        pixels = np.dstack([*np.indices((40, 50)), np.full((40, 50), index)])
+        return dataclasses.replace(record, image=pixels.astype(np.uint8))
+
+
+def test_where_views_are_cut_depends_on_seed_step_and_row_alone():
+    options = {"cuts": Cuts(1, 3, corner), "canvas": 50, "batch_size": 8}
+    whole = train(Places(20, frozenset({7})), num_steps=4, **options)
+    for step, batch in enumerate(whole):
+        want = [corner(random_words(0, step, row), (40, 50))[:, :2] for row in range(8)]
+        np.testing.assert_array_equal(batch["image"][:, :, 0, 0, :2], want)
+        number = np.broadcast_to(batch["id"][:, None], (8, 3))
+        np.testing.assert_array_equal(batch["image"][:, :, 0, 0, 2], number)
+    drawn = np.concatenate([batch["image"][:, :, 0, 0, :2].reshape(-1, 2) for batch in whole])
+    assert len(np.unique(drawn, axis=0)) > 0.9 * len(drawn)
+    other = train(Places(20, frozenset({7})), num_steps=4, seed=1, **options)
+    assert (other[0]["image"][..., :2] != whole[0]["image"][..., :2]).any(-1).mean() > 0.9
 
 
 @pytest.mark.parametrize("num_threads", [0, 1, 7])
@@ -146,14 +185,14 @@ def test_an_array_of_floats_ends_the_run_by_name():
 
 
 def test_every_example_is_evaluated_once_in_batches_of_one_shape():
-    batches = list(eval_batches(Numbers(70, frozenset({9})), batch_size=64, canvas=4))
-    assert [batch["image"].shape for batch in batches] == [(64, 4, 4, 3)] * 2
+    batches = list(eval_batches(Numbers(70, frozenset({9})), whole(), batch_size=64, canvas=4))
+    assert [batch["image"].shape for batch in batches] == [(64, 1, 4, 4, 3)] * 2
     valid = np.concatenate([batch["valid"] for batch in batches])
     ids = np.concatenate([batch["id"] for batch in batches])
     assert ids.tolist() == list(range(70)) + [-1] * 58
     assert ids[~valid].tolist() == [9] + [-1] * 58
     images = np.concatenate([batch["image"] for batch in batches])
-    np.testing.assert_array_equal(images[valid][:, 0, 0, 0], ids[valid])
+    np.testing.assert_array_equal(images[valid][:, 0, 0, 0, 0], ids[valid])
     assert not images[~valid].any()
     labels = np.concatenate([batch["label"] for batch in batches])
     np.testing.assert_array_equal(labels[valid], ids[valid] % 3)
@@ -167,6 +206,7 @@ def test_evaluation_takes_chosen_examples_in_their_order(process_count):
         list(
             eval_batches(
                 Numbers(10),
+                whole(),
                 batch_size=4,
                 canvas=4,
                 indices=chosen,
@@ -182,18 +222,19 @@ def test_evaluation_takes_chosen_examples_in_their_order(process_count):
 
 def test_evaluation_of_nothing_readable_is_an_error_and_of_nothing_is_empty():
     with pytest.raises(UserError, match=r"None of 3 images of numbers .*image 2: broken on"):
-        list(eval_batches(Numbers(3, frozenset(range(3))), batch_size=2, canvas=4))
-    assert list(eval_batches(Numbers(3), batch_size=2, canvas=4, indices=[])) == []
+        list(eval_batches(Numbers(3, frozenset(range(3))), whole(), batch_size=2, canvas=4))
+    assert list(eval_batches(Numbers(3), whole(), batch_size=2, canvas=4, indices=[])) == []
 
 
 def test_names_bad_arguments_at_the_call_not_at_the_first_batch():
     options = {"batch_size": 4, "canvas": 4}
     with pytest.raises(ValueError, match="first_step must be from 0 to num_steps=2, got 3"):
-        train_batches(Numbers(3), seed=0, first_step=3, num_steps=2, **options)
-    with pytest.raises(ValueError, match="multiple of the 3 processes"):
-        train_batches(Numbers(3), seed=0, first_step=0, num_steps=2, process_count=3, **options)
+        train_batches(Numbers(3), whole(), seed=0, first_step=3, num_steps=2, **options)
     with pytest.raises(ValueError, match="indices must be from 0 to 2, got 1 to 3"):
-        eval_batches(Numbers(3), indices=[1, 3], **options)
+        eval_batches(Numbers(3), whole(), indices=[1, 3], **options)
+    options |= {"seed": 0, "first_step": 0, "num_steps": 2}
+    with pytest.raises(ValueError, match="multiple of the 3 processes"):
+        train_batches(Numbers(3), whole(), process_count=3, **options)
 
 
 def grain_threads() -> list[threading.Thread]:
@@ -203,9 +244,8 @@ def grain_threads() -> list[threading.Thread]:
 def test_closing_early_ends_all_threads():
     for old in grain_threads():
         old.join(timeout=10)
-    batches = train_batches(
-        Numbers(50), batch_size=8, canvas=4, seed=0, first_step=0, num_steps=10**6, num_threads=3
-    )
+    options = {"batch_size": 8, "canvas": 4, "seed": 0, "first_step": 0, "num_steps": 10**6}
+    batches = train_batches(Numbers(50), whole(), num_threads=3, **options)
     next(batches)
     threads = grain_threads()
     assert len(threads) > 0
@@ -248,11 +288,11 @@ def test_a_folder_of_troublesome_files_is_read_to_its_end(tmp_path):
     source = open_source("folder", split="all", path=tmp_path)
     path = tmp_path / "quarantine.jsonl"
     (batch,) = eval_batches(
-        source, batch_size=16, canvas=32, quarantine=Quarantine(path), num_threads=2
+        source, whole(32), batch_size=16, canvas=32, quarantine=Quarantine(path), num_threads=2
     )
     names = sorted({**good, **bad})
     assert [names[i] for i in batch["id"][batch["valid"]]] == sorted(good)
-    sizes = dict(zip(names, batch["size"].tolist(), strict=False))
+    sizes = dict(zip(names, batch["size"][:, 0].tolist(), strict=False))
     assert (sizes["rotated.jpg"], sizes["cmyk.jpg"]) == ([32, 24], [24, 32])
     assert (sizes["1x20000.png"], sizes["1x1.png"]) == ([32, 1], [1, 1])
     entries = [json.loads(line) for line in path.read_text().splitlines()]

@@ -5,9 +5,12 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
+from simclr_jax.core.types import Cuts
 from simclr_jax.data.load import train_batches
 from simclr_jax.data.place import place_batches
 from simclr_jax.data.sources import Record
+
+PIXEL = Cuts(2, 1, lambda bits, shape: np.array([[0, 0, *shape]], np.int32))
 
 
 class Blank:
@@ -85,8 +88,8 @@ def test_closes_its_source(how):
 
 def test_labels_and_pixels_survive_the_way_to_the_devices():
     options = {"batch_size": 16, "canvas": 2, "seed": 0, "first_step": 0, "num_steps": 3}
-    placed = list(place_batches(train_batches(Blank(), **options), make_mesh(8)))
-    for got, want in zip(placed, train_batches(Blank(), **options), strict=True):
+    placed = list(place_batches(train_batches(Blank(), PIXEL, **options), make_mesh(8)))
+    for got, want in zip(placed, train_batches(Blank(), PIXEL, **options), strict=True):
         for key in ("image", "size", "label"):
             np.testing.assert_array_equal(got[key], want[key])
             assert got[key].dtype == want[key].dtype

@@ -42,7 +42,7 @@ def test_the_config_describes_network_and_images(tmp_path):
             "test_split": "validation",
             "path": None,
             "batch_size": 256,
-            "canvas": 320,
+            "canvas": 8192,
         },
         "augment": {"name": "eval", "size": 224},
         "encoder": {

@@ -18,7 +18,12 @@ from simclr_jax.train.step import init_state, make_train_step
 
 ROOT = jax.random.key(0)
 FACTS = RunFacts(num_steps=100, num_images=64, num_classes=3, batch_size=16)
-AUGMENT = POLICIES["finetune"](size=16)
+AUGMENT = POLICIES["finetune"](size=16).augment
+
+
+@pytest.fixture
+def batch(batch):
+    return {name: rows[:, :1] if rows.ndim > 1 else rows for name, rows in batch.items()}
 
 
 @pytest.fixture

@@ -22,8 +22,8 @@ ROOT = jax.random.key(0)
 FACTS = RunFacts(num_steps=100, num_images=64, num_classes=3, batch_size=16)
 ORDER = ("stem", "stage1", "stage2", "stage3", "stage4", "projector", "classifier")
 BATCH = {
-    "image": jnp.asarray(np.random.default_rng(0).integers(0, 256, (8, 17, 17, 3), np.uint8)),
-    "size": jnp.full((8, 2), 17, jnp.int32),
+    "image": jnp.asarray(np.random.default_rng(0).integers(0, 256, (8, 1, 17, 17, 3), np.uint8)),
+    "size": jnp.full((8, 1, 2), 17, jnp.int32),
     "label": jnp.asarray([0, 1, 2, 0, 1, 2, 0, -1], jnp.int32),
 }
 
@@ -59,7 +59,7 @@ MODEL = SSLModel(
 @functools.cache
 def one_step(train_from):
     """Returns the state before and after one step with momentum and decay on everything."""
-    method = supervised(MODEL, POLICIES["finetune"](size=17), FACTS, train_from=train_from)
+    method = supervised(MODEL, POLICIES["finetune"](size=17).augment, FACTS, train_from=train_from)
     build = functools.partial(sgd, weight_decay=0.1)
     tx = with_frozen(build, lambda step: 0.1, method.frozen_params)
     before = jax.jit(functools.partial(init_state, method, tx, ROOT))(BATCH)
@@ -105,7 +105,7 @@ def test_statistics_rest_in_linear_evaluation_and_move_in_fine_tuning(train_from
 
 def test_linear_evaluation_sees_the_features_of_inference():
     state, _, metrics = one_step("classifier")
-    images = supervised(MODEL, POLICIES["finetune"](size=17), FACTS).augment(
+    images = supervised(MODEL, POLICIES["finetune"](size=17).augment, FACTS).augment(
         jax.random.fold_in(ROOT, 0), BATCH
     )
     method = supervised(MODEL, lambda key, batch: images, FACTS, train_from="classifier")
@@ -126,9 +126,9 @@ def test_only_the_projector_layers_below_the_classifier_exist():
 
 def test_an_unknown_part_is_told_what_there_is():
     with pytest.raises(ValueError, match=r"train_from='head' must be one of \['stem', 'stage1'"):
-        supervised(MODEL, POLICIES["finetune"](size=17), FACTS, train_from="head")
+        supervised(MODEL, POLICIES["finetune"](size=17).augment, FACTS, train_from="head")
 
 
 def test_a_network_without_a_classifier_is_refused():
     with pytest.raises(ValueError, match=r"needs config\.heads.classifier"):
-        supervised(SSLModel(Staged()), POLICIES["finetune"](size=17), FACTS)
+        supervised(SSLModel(Staged()), POLICIES["finetune"](size=17).augment, FACTS)

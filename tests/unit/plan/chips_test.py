@@ -68,3 +68,10 @@ def test_a_device_may_use_its_share_of_the_chip_at_most(chip):
     assert find_slice(f"{chip.name}:{'x'.join(map(str, chip.shapes[-1]))}").usable_hbm_bytes == int(
         chip.usable_hbm_gib * GIB
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "hosts"), [("v5e:1x1", 1, 1), ("v5e:8x8", 1, 16), ("v4-32", 2, 8)]
+)
+def test_hosts_have_four_chips_each(name, count, hosts):
+    assert find_slice(name, count).num_hosts == hosts

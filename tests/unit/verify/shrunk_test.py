@@ -40,7 +40,7 @@ def test_each_change_of_a_large_recipe_is_told():
     assert small.changes == [
         "data.batch_size 4096 -> 32",
         "augment.size 224 -> 33",
-        "data.canvas 320 -> 48",
+        "data.canvas 8192 -> 48",
         "encoder.depth 152 -> 50 (the same blocks, fewer of them)",
         "encoder.width 3.0 -> 0.125",
         "method.memory.size 65536 -> 128 (two batches)",
@@ -77,7 +77,7 @@ def test_a_recipe_builds_without_data_and_without_checkpoints(name, variant, num
     assert len(small.source.class_names) == num_classes
     with jax.enable_x64(True):
         built = build_experiment(small.config, jax.devices(), train_source=small.source)
-    first = next(built.dataset.eval_batches(small.source))
+    first = next(built.dataset.eval_batches(small.source, built.policy.cuts))
     assert first["image"].shape == built.abstract_batch["image"].shape
     assert set(first["label"]) <= set(range(num_classes))
     assert len(set(first["label"])) > 1
