@@ -48,9 +48,13 @@ def _band(sigma: Scalar | float, radius: int, num_pixels: int) -> Float[Array, "
 
 
 def random_blur(
-    key: PRNGKey, image: Float[Array, "c h w"], *, radius: int
+    key: PRNGKey,
+    image: Float[Array, "c h w"],
+    *,
+    radius: int,
+    probability: Scalar | float = BLUR_PROBABILITY,
 ) -> Float[Array, "c h w"]:
-    """Blurs one view with p = 0.5 and sigma uniform in [0.1, 2.0] pixels.
+    """Blurs one view at random, with sigma uniform in [0.1, 2.0] pixels.
 
     Source: Chen et al. 2020, https://arxiv.org/abs/2002.05709, Appendix A. The official code
     (google-research/simclr, tf2/data_util.py) draws one sigma for all images of a device;
@@ -60,4 +64,4 @@ def random_blur(
     unit = jax.random.uniform(key, (2,))
     low, high = SIGMA_RANGE
     blurred = gaussian_blur(image, low + unit[0] * (high - low), radius=radius)
-    return jnp.where(unit[1] < BLUR_PROBABILITY, blurred, image)
+    return jnp.where(unit[1] < probability, blurred, image)

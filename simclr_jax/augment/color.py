@@ -17,6 +17,7 @@ Plane: TypeAlias = Float[Array, "h w"]
 Planes: TypeAlias = tuple[Plane, Plane, Plane]
 Image: TypeAlias = Float[Array, "3 h w"]
 Factor: TypeAlias = Scalar | float
+Widths: TypeAlias = tuple[float, float, float, float]
 
 JITTERS = ("v2", "v1")
 # Half-widths at strength 1 of the ranges of brightness, contrast, saturation and hue.
@@ -114,14 +115,17 @@ class Jitter(NamedTuple):
     amounts: Float[Array, "4"]
 
 
-def draw_jitter(key: PRNGKey, *, strength: float, jitter: str = "v2") -> Jitter:
+def draw_jitter(
+    key: PRNGKey, *, strength: float, jitter: str = "v2", widths: Widths = WIDTHS
+) -> Jitter:
     """Draws one view's jitter: a uniform order, and an amount for each operation.
 
-    At strength s: contrast and saturation in 1 -/+ 0.8 s, hue in -/+ 0.2 s turns, brightness
-    in 1 -/+ 0.8 s ("v2", a factor) or in -/+ 0.8 s ("v1", a summand). 0 < s <= 1.25.
+    At strength s and with SimCLR's widths: contrast and saturation in 1 -/+ 0.8 s, hue in
+    -/+ 0.2 s turns, brightness in 1 -/+ 0.8 s ("v2", a factor) or in -/+ 0.8 s ("v1", a summand).
+    0 < s <= 1.25.
     """
     center = jnp.array([1.0 if jitter == "v2" else 0.0, 1.0, 1.0, 0.0])
-    width = strength * jnp.array(WIDTHS)
+    width = strength * jnp.array(widths)
     unit = jax.random.uniform(key, (2, 4))  # one call: each costs 0.4 s of compile time
     return Jitter(jnp.argsort(unit[0]), center + width * (2 * unit[1] - 1))
 
@@ -163,7 +167,19 @@ def _clip(planes: Planes) -> Planes:
     return red, green, blue
 
 
-def random_color(key: PRNGKey, image: Image, *, strength: float, jitter: str = "v2") -> Image:
+def solarize(image: Image) -> Image:
+    """Inverts the pixels of 0.5 and above."""
+    return jnp.where(image >= 0.5, 1 - image, image)
+
+
+def random_color(
+    key: PRNGKey,
+    image: Image,
+    *,
+    strength: float,
+    jitter: str = "v2",
+    widths: Widths = WIDTHS,
+) -> Image:
     """Jitters the colours of one view (p = 0.8) and turns it grey (p = 0.2), independently.
 
     On a grey image saturation and hue change nothing: brightness and contrast remain.
@@ -173,6 +189,7 @@ def random_color(key: PRNGKey, image: Image, *, strength: float, jitter: str = "
       image: planar floats, nominally in [0, 1]; a bicubic overshoot is welcome.
       strength: scales all four ranges, in (0, 1.25]; 1 on ImageNet, 0.5 on CIFAR-10.
       jitter: "v2" multiplies for brightness, as the released pipeline does; "v1" adds.
+      widths: half-widths at strength 1 of the ranges of brightness, contrast, saturation and hue.
 
     Returns:
       The view, not yet clipped where it was not jittered.
@@ -182,7 +199,7 @@ def random_color(key: PRNGKey, image: Image, *, strength: float, jitter: str = "
     """
     chance_key, draw_key = jax.random.split(key)
     chance = jax.random.uniform(chance_key, (2,))
-    draw = draw_jitter(draw_key, strength=strength, jitter=jitter)
+    draw = draw_jitter(draw_key, strength=strength, jitter=jitter, widths=widths)
     planes = (image[0], image[1], image[2])
     jittered = color_jitter(planes, draw, jitter=jitter)
     planes = _where(chance[0] < JITTER_PROBABILITY, jittered, planes)

@@ -20,12 +20,14 @@ from jaxtyping import Array, Float, Int, Int32, UInt8
 from simclr_jax.augment import blur as blurring
 from simclr_jax.augment import color, crop, geometry
 from simclr_jax.core.rng import per_example
-from simclr_jax.core.types import Batch, Cuts, PRNGKey, Views
+from simclr_jax.core.types import Batch, Cuts, PRNGKey, Scalar, Views
 
 Augment: TypeAlias = Callable[[PRNGKey, Batch], Views]
 Cut: TypeAlias = UInt8[Array, "size size 3"]
 Size: TypeAlias = Int[Array, "2"]
 View: TypeAlias = Float[Array, "3 h w"]
+Index: TypeAlias = Int[Array, ""]
+ViewFunction: TypeAlias = Callable[[PRNGKey, Cut, Size, Index], View]
 
 # The official code neither crops nor resizes test images up to this size in pixels.
 MAX_UNCROPPED = 32
@@ -75,7 +77,6 @@ def simclr(
     Source: Chen et al. 2020, https://arxiv.org/abs/2002.05709, Appendix A, and the official
     code (google-research/simclr, tf2/data_util.py). Deviation: `blur.random_blur`.
     """
-    _check_crop(size, min_area)
     if not 0 <= color_strength <= color.MAX_STRENGTH:
         raise ValueError(
             f"color_strength={color_strength} must be between 0 (no colour change) and "
@@ -87,25 +88,62 @@ def simclr(
             f"jitter={jitter!r} is unknown; it must be 'v2' (brightness is a factor) or 'v1' "
             f"(brightness is added)."
         )
-    radius = size // 20  # half of the official kernel_size, a tenth of the view
-    if blur and radius < 1:
-        raise ValueError(
-            f"blur=True does nothing to views of size={size}: the kernel spans a tenth of the "
-            f"view, which is less than 2 pixels. Use blur=False, or a size of at least 20."
-        )
+    return _two_views(
+        size=size,
+        min_area=min_area,
+        flip=flip,
+        color_strength=color_strength,
+        widths=color.WIDTHS,
+        jitter=jitter,
+        blur=(0.5, 0.5) if blur else (0.0, 0.0),
+        solarize=(0.0, 0.0),
+        dtype=dtype,
+    )
 
-    def view(key: PRNGKey, cut: Cut, valid: Size) -> View:
-        flip_key, color_key, blur_key = jax.random.split(key, 3)
-        mirror = jax.random.bernoulli(flip_key) if flip else False
-        image = geometry.resize(cut, valid, shape=(size, size), mirror=mirror, dtype=dtype)
-        if color_strength > 0:
-            image = color.random_color(color_key, image, strength=color_strength, jitter=jitter)
-        image = jnp.stack([jnp.clip(plane, 0, 1) for plane in image])  # see `apply_separably`
-        if blur:
-            image = jnp.clip(blurring.random_blur(blur_key, image, radius=radius), 0, 1)
-        return image
 
-    return _random_crops(view, size=size, num_views=2, min_area=min_area)
+def byol(
+    *,
+    size: int,
+    color_strength: float = 1.0,
+    blur: bool = True,
+    solarize: bool = True,
+    min_area: float = 0.08,
+    flip: bool = True,
+    dtype: DTypeLike = jnp.float32,
+) -> Policy:
+    """Returns BYOL's policy: two views that differ in how often they are blurred and solarised.
+
+    The first view is always blurred and never solarised, the second one blurred with p = 0.1 and
+    solarised with p = 0.2. The jitter is half of SimCLR's, a quarter for saturation, and
+    brightness is added. MoCo v3, Barlow Twins, VICReg and DINO take the same two views.
+
+    Args:
+      size: height and width of a view in pixels; at least 20 with blur.
+      color_strength: scales the colour jitter, in [0, 1.25]; at 0 there is neither jitter
+        nor grayscale.
+      blur: whether views are blurred at all.
+      solarize: whether views are solarised at all.
+      min_area: smallest crop as a fraction of the image, in (0, 1].
+      flip: whether to mirror half of the views; not for digits or text.
+      dtype: in which pixels are kept between operations; see `simclr`.
+
+    Raises:
+      ValueError: if an argument is out of range.
+
+    Source: Grill et al. 2020, https://arxiv.org/abs/2006.07733, Appendix B. Deviations: crops are
+    sampled as in `simclr`, and pixels are not normalised.
+    """
+    return _two_views(
+        size=size,
+        min_area=min_area,
+        flip=flip,
+        color_strength=color_strength,
+        widths=(0.4, 0.4, 0.2, 0.1),
+        jitter="v1",
+        blur=(1.0, 0.1) if blur else (0.0, 0.0),
+        solarize=(0.0, 0.2) if solarize else (0.0, 0.0),
+        dtype=dtype,
+    )
 
 
 def simclr_cifar(
@@ -138,7 +176,8 @@ def finetune(*, size: int, min_area: float = 0.08, flip: bool = True) -> Policy:
     """
     _check_crop(size, min_area)
 
-    def view(key: PRNGKey, cut: Cut, valid: Size) -> View:
+    def view(key: PRNGKey, cut: Cut, valid: Size, index: Index) -> View:
+        del index
         mirror = jax.random.bernoulli(key) if flip else False
         return jnp.clip(geometry.resize(cut, valid, shape=(size, size), mirror=mirror), 0, 1)
 
@@ -157,8 +196,8 @@ def evaluation(*, size: int) -> Policy:
     _check_size(size)
     box = crop.center_crop_box if size > MAX_UNCROPPED else crop.whole_box
 
-    def view(key: PRNGKey, cut: Cut, valid: Size) -> View:
-        del key
+    def view(key: PRNGKey, cut: Cut, valid: Size, index: Index) -> View:
+        del key, index
         return jnp.clip(geometry.resize(cut, valid, shape=(size, size)), 0, 1)
 
     cuts = Cuts(size, 1, lambda bits, whole: box(whole)[None])
@@ -168,22 +207,72 @@ def evaluation(*, size: int) -> Policy:
 POLICIES: dict[str, Callable[..., Policy]] = {
     "simclr": simclr,
     "simclr_cifar": simclr_cifar,
+    "byol": byol,
     "finetune": finetune,
     "eval": evaluation,
 }
 
 
-def _random_crops(
-    view: Callable[[PRNGKey, Cut, Size], View], *, size: int, num_views: int, min_area: float
+def _two_views(
+    *,
+    size: int,
+    min_area: float,
+    flip: bool,
+    color_strength: float,
+    widths: color.Widths,
+    jitter: str,
+    blur: tuple[float, float],
+    solarize: tuple[float, float],
+    dtype: DTypeLike,
 ) -> Policy:
+    """Returns two views by crop, mirror, colour, blur and solarisation, in this order.
+
+    `blur` and `solarize` are the probabilities for the first and the second view.
+    """
+    _check_crop(size, min_area)
+    radius = size // 20  # half of the official kernel_size, a tenth of the view
+    if any(blur) and radius < 1:
+        raise ValueError(
+            f"blur=True does nothing to views of size={size}: the kernel spans a tenth of the "
+            f"view, which is less than 2 pixels. Use blur=False, or a size of at least 20."
+        )
+
+    def view(key: PRNGKey, cut: Cut, valid: Size, index: Index) -> View:
+        flip_key, color_key, blur_key = jax.random.split(key, 3)
+        mirror = jax.random.bernoulli(flip_key) if flip else False
+        image = geometry.resize(cut, valid, shape=(size, size), mirror=mirror, dtype=dtype)
+        if color_strength > 0:
+            image = color.random_color(
+                color_key, image, strength=color_strength, jitter=jitter, widths=widths
+            )
+        image = jnp.stack([jnp.clip(plane, 0, 1) for plane in image])  # see `apply_separably`
+        if any(blur):
+            chance = _of_view(blur, index)
+            blurred = blurring.random_blur(blur_key, image, radius=radius, probability=chance)
+            image = jnp.clip(blurred, 0, 1)
+        if any(solarize):
+            solarize_key = jax.random.fold_in(key, 1)
+            inverts = jax.random.bernoulli(solarize_key, _of_view(solarize, index))
+            image = jnp.where(inverts, color.solarize(image), image)
+        return image
+
+    return _random_crops(view, size=size, num_views=2, min_area=min_area)
+
+
+def _of_view(chances: tuple[float, float], index: Index) -> Scalar | float:
+    first, second = chances
+    return first if first == second else jnp.asarray(chances)[index]
+
+
+def _random_crops(view: ViewFunction, *, size: int, num_views: int, min_area: float) -> Policy:
     def boxes(bits: np.random.Philox, whole: tuple[int, int]) -> Int32[np.ndarray, "v 4"]:
         return crop.random_crop_boxes(bits, whole, num_views, min_area=min_area)
 
     return Policy(Cuts(size, num_views, boxes), _per_view(view))
 
 
-def _per_view(view: Callable[[PRNGKey, Cut, Size], View]) -> Augment:
-    """Lifts a function of one view to all views of a batch."""
+def _per_view(view: ViewFunction) -> Augment:
+    """Lifts a function of one view, and of its number, to all views of a batch."""
 
     def augment(key: PRNGKey, batch: Batch) -> Views:
         images, sizes = batch["image"], batch["size"]
@@ -193,10 +282,9 @@ def _per_view(view: Callable[[PRNGKey, Cut, Size], View]) -> Augment:
                 f"{images.dtype} {list(images.shape)}."
             )
         fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
-        keys = jax.vmap(fold, in_axes=(0, None))(
-            per_example(key, images.shape[0]), jnp.arange(images.shape[1])
-        )  # [b, v]
-        views = jax.vmap(jax.vmap(view))(keys, images, sizes)
+        indices = jnp.arange(images.shape[1])
+        keys = jax.vmap(fold, in_axes=(0, None))(per_example(key, images.shape[0]), indices)
+        views = jax.vmap(jax.vmap(view), in_axes=(0, 0, 0, None))(keys, images, sizes, indices)
         return views.transpose(0, 1, 3, 4, 2)
 
     return augment

@@ -215,3 +215,17 @@ def test_crops_are_as_large_as_the_policy_asks():
     draw = policies.finetune(size=8, min_area=0.9).cuts.boxes
     _, _, height, width = np.concatenate([draw(np.random.Philox(i), (60, 60)) for i in range(99)]).T
     assert (height * width).min() >= 0.9 * 60 * 60
+
+
+def test_the_second_view_of_byol_alone_is_solarised_and_seldom_blurred():
+    dark = np.full((64, 2, 24, 24, 3), 255, np.uint8)
+    dark[..., ::2, :, :] = 0  # stripes, which a blur takes the contrast from
+    batch = {"image": jnp.asarray(dark), "size": jnp.full((64, 2, 2), 24, jnp.int32)}
+    policy = POLICIES["byol"](size=24, color_strength=0.0, flip=False)
+    views = np.asarray(jax.jit(policy.augment)(jax.random.key(0), batch))
+    inverted = views[:, :, 0, 12, 0] > views[:, :, 1, 12, 0]
+    contrast = np.abs(views[:, :, 11, 12, 0] - views[:, :, 12, 12, 0])
+    assert not inverted[:, 0].any()
+    assert 5 <= inverted[:, 1].sum() <= 25  # 64 draws of 0.2
+    assert (contrast[:, 0] < 1).mean() > 0.6  # a sigma below 0.3 changes nothing
+    assert (contrast[:, 1] < 1).mean() < 0.3
