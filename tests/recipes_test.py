@@ -74,6 +74,7 @@ DOWNSTREAM = ("linear_probe", "finetune", "supervised", "distill")
 PRETRAINING = [
     ("simclr_digits", ""),
     ("simclr_digits", "smoke"),
+    ("simclr_digits", "vit"),
     *(("simclr_cifar10", variant) for variant in ("r18", "r50", "small")),
     ("simclr_folder", ""),
     ("simclr_folder", "laptop"),

@@ -112,10 +112,10 @@ def simclr(
     num_negatives = num_keys - 2 + (memory.size if memory else 0)
 
     def project(
-        params: Params, batch_stats: Collection, views: Views
+        params: Params, batch_stats: Collection, views: Views, key: PRNGKey | None
     ) -> tuple[Projections, Collection]:
         out, stats = apply_model(
-            model, params, batch_stats, views, grad_cache_chunks=grad_cache_chunks
+            model, params, batch_stats, views, key=key, grad_cache_chunks=grad_cache_chunks
         )
         if "projection" not in out:
             raise ValueError("method simclr needs heads.projector, and no heads.classifier.")
@@ -124,7 +124,7 @@ def simclr(
     def init(key: PRNGKey, views: Views) -> Variables:
         variables = init_model(model, key, views)
         network = (variables.params, variables.batch_stats)
-        keys, _ = jax.eval_shape(functools.partial(project, *network), views)
+        keys, _ = jax.eval_shape(functools.partial(project, *network, key=None), views)
         if memory is None:
             return variables
         slots = memory.ring.num_slots(num_keys, "memory.size")
@@ -136,12 +136,12 @@ def simclr(
     def loss(
         params: Params, state: TrainState, views: Views, batch: Batch, key: PRNGKey
     ) -> tuple[Scalar, StepOutput]:
-        del batch, key
-        z, batch_stats = project(params, state.batch_stats, views)
+        del batch
+        z, batch_stats = project(params, state.batch_stats, views, key)
         keys, queue, carry = None, None, ()
         if memory is not None:
             network, queue = state.method_state["target"], ring_rows(state.method_state["queue"])
-            keys, target_stats = project(network["params"], network["batch_stats"], views)
+            keys, target_stats = project(network["params"], network["batch_stats"], views, key=None)
             carry = (keys, target_stats)
         value = nt_xent(z, temperature=temperature, keys=keys, queue=queue, tile=tile)
         metrics = {

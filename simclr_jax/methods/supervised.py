@@ -78,12 +78,12 @@ def supervised(
     def loss(
         params: Params, state: TrainState, views: Views, batch: Batch, key: PRNGKey
     ) -> tuple[Scalar, StepOutput]:
-        del key
         out, batch_stats = apply_model(
             model,
             stop_gradient_at(frozen, params),
             state.batch_stats,
             first_view(views),
+            key=key,
             train=train_batch_norm,
             grad_cache_chunks=grad_cache_chunks,
         )

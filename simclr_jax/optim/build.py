@@ -13,7 +13,8 @@ from simclr_jax.core.tree import not_matching, path_name
 NORM = r".*norm[^/]*/(scale|bias)"
 # The official code takes biases and BatchNorm out of both weight decay and LARS, and the
 # classifier out of LARS only: its L2 term is in the loss (google-research/simclr, tf2/model.py).
-NO_DECAY = rf"{NORM}|.*/bias"
+# A ViT's LayerNorms, class token and learned positions are treated alike, as timm does.
+NO_DECAY = rf"{NORM}|.*/(bias|class_token|positions)"
 NO_LARS = rf"{NO_DECAY}|.*classifier/.*"
 # Pairs (pattern, factor): the learning rate of the parameters whose whole path matches the
 # pattern is multiplied by the factor. The first pattern that matches counts.
@@ -83,7 +84,7 @@ def adamw(
     b2: Decay = 0.999,
     rates: Rates = (),
 ) -> optax.GradientTransformation:
-    """AdamW (Loshchilov & Hutter 2019); BatchNorm and biases do not decay.
+    """AdamW (Loshchilov & Hutter 2019); what `NO_DECAY` matches does not decay.
 
     Not used in the SimCLR papers; it reaches a good encoder sooner on small data.
 

@@ -5,7 +5,7 @@ import pytest
 from simclr_jax.build.schema import NAMED, SECTIONS
 from simclr_jax.core.errors import UserError
 from simclr_jax.core.run_facts import RunFacts
-from simclr_jax.core.sections import build_section, settings_of
+from simclr_jax.core.sections import REQUIRED, build_section, settings_of
 from simclr_jax.methods.base import FrozenNetwork
 from simclr_jax.models import heads
 from simclr_jax.models.resnet import ResNet
@@ -64,7 +64,11 @@ def numbers():
 @pytest.mark.parametrize(("path", "key", "takes_fractions"), [*numbers()])
 def test_a_number_without_sense_is_refused(path, key, takes_fractions):
     fn, given = CALLABLES[path]
-    settings = {name: NEEDED[name] for name in settings_of(fn) if name in NEEDED}
+    settings = {
+        name: NEEDED[name]
+        for name, setting in settings_of(fn).items()
+        if name in NEEDED and setting.default in (REQUIRED, None)
+    }
     for value in (-1, *([float("nan"), -1e-9] if takes_fractions else [])):
         with pytest.raises(UserError, match=key):
             build_section(f"config.{path}", fn, settings | {key: value}, *given)

@@ -87,6 +87,23 @@ def test_adamw_decays_only_weights():
     np.testing.assert_allclose(got["norm1"]["scale"], [0.9], rtol=1e-5)
 
 
+@pytest.mark.parametrize("optimizer", [adamw, lars])
+def test_class_token_and_positions_neither_decay_nor_scale_with_their_norm(optimizer):
+    """As LayerNorm and biases do: one step with decay is one without."""
+    names = ("class_token", "positions", "norm1/scale", "norm/bias", "qkv/bias", "qkv/kernel")
+    params = {f"encoder/block0/{name}": jnp.full((2, 4), 3.0) for name in names}
+    grads = jax.tree.map(lambda x: 0.5 + jnp.arange(8.0).reshape(2, 4), params)
+    plain, decayed = (
+        one_step(optimizer(lambda _: 0.1, weight_decay=decay), params, grads)
+        for decay in (0.0, 0.5)
+    )
+    changed = {path for path in params if np.any(plain[path] != decayed[path])}
+    assert changed == {"encoder/block0/qkv/kernel"}
+    if optimizer is lars:  # plain momentum at the full rate
+        token = "encoder/block0/class_token"
+        np.testing.assert_allclose(plain[token], params[token] - 0.1 * grads[token], rtol=1e-6)
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_keeps_the_structure_of_its_state(name):
     tx = OPTIMIZERS[name](lambda _: 0.1)
