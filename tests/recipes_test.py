@@ -171,6 +171,14 @@ def test_published_recipes_have_the_official_length_and_rate(name, variant, step
     assert_length_and_rate(built(name, variant), steps, peak)
 
 
+@pytest.mark.parametrize(("name", "variant"), PRETRAINING)
+def test_recipes_with_official_rates_take_the_official_gradient(name, variant):
+    """And these are those with LARS."""
+    config = recipe(name).get_config(variant).to_dict()
+    scale = {"gradient_scale": 1.0, **config["method"]}["gradient_scale"]
+    assert scale == (2.0 if config["optim"]["name"] == "lars" else 1.0)
+
+
 @pytest.mark.parametrize(
     ("name", "variant", "steps", "peak"),
     [

@@ -50,14 +50,15 @@ class Method:
     Attributes:
       init: (key, views) -> Variables; only the shapes of `views` matter.
       augment: (key, batch) -> views, run on the device inside the train step.
-      loss: (params, state, views, labels, key) -> (loss, StepOutput). Only `params`
-        is differentiated; `state.params` is the same tree without a gradient.
+      loss: (params, state, views, labels, key) -> (value, StepOutput). `value` is what is
+        minimised, and may be a multiple of the metric "loss" (`simclr`'s gradient_scale). Only
+        `params` is differentiated; `state.params` is the same tree without a gradient.
       after_update: (state, carry) -> method_state, called with the *new* params,
         such as to move an EMA target or rotate a queue.
       frozen: regular expression for whole paths below params, such as "encoder/.*"; what it
         matches is not updated. "" freezes nothing.
       grad_cache_chunks: parts of the batch that go through the network one after the other.
-      moves_statistics: whether BatchNorm normalises with the batch and moves its statistics.
+      train_batch_norm: whether BatchNorm normalises with the batch and moves its statistics.
     """
 
     init: Callable[[PRNGKey, Views], Variables]

@@ -5,6 +5,7 @@ Chen et al. 2020, https://arxiv.org/abs/2006.10029 (v2: 3-layer projector, SK-Re
 """
 
 import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -34,6 +35,7 @@ def simclr(
     *,
     temperature: float = 0.1,
     memory: Mapping[str, Any] | None = None,
+    gradient_scale: float = 1.0,
     loss_tile: int | None = None,
     grad_cache_chunks: int = 1,
 ) -> Method:
@@ -44,17 +46,28 @@ def simclr(
       augment: (key, batch) -> two views of each image.
       temperature: of NT-Xent, > 0.
       memory: settings of `Memory`, SimCLRv2's; None to contrast the views of one batch only.
+      gradient_scale: multiplies the gradient, > 0; the loss that is logged stays the mean over
+        views, in nats. The official code sums the losses of an image's two views
+        (tf2/objective.py), and its rates and weight decays were tuned with that: 2 goes with
+        them in LARS recipes, where another rate would not do. The trust ratio cancels a factor
+        of the gradient alone, not of the sum with the decay, and BatchNorm has none.
       loss_tile: candidates that the loss compares with at a time; memory grows with it. None
         or 0: all at once, or tiles of a good size for a batch above 4096 images.
       grad_cache_chunks: parts of the batch that go through the network one after the other, so
         that more fits; the loss sees all of it. See `base.apply_model`.
 
     Raises:
-      ValueError: if the temperature is not positive, the tile or the chunks are out of range, or
-        a setting of the memory is wrong; `init` raises one if the model has no projection.
+      ValueError: if temperature or gradient_scale is not positive, the tile or the chunks are
+        out of range, or a setting of the memory is wrong; `init` raises one if the model has no
+        projection.
     """
     if not temperature > 0:
         raise ValueError(f"temperature={temperature}; it must be > 0. The papers use 0.1 to 0.5.")
+    if not 0 < gradient_scale < math.inf:
+        raise ValueError(
+            f"gradient_scale={gradient_scale}; it must be > 0: 1 for the gradient of the loss, "
+            "2 for the official one."
+        )
     if loss_tile is not None and loss_tile < 0:
         raise ValueError(
             f"loss_tile={loss_tile}; it must be at least 1, or 0 or None to choose by size."
@@ -100,7 +113,7 @@ def simclr(
             "loss_chance": jnp.log(2.0 * z.shape[0] - 1.0 + num_past),
             **contrastive_metrics(z, temperature=temperature, tile=tile),
         }
-        return value, StepOutput(batch_stats, metrics, carry)
+        return gradient_scale * value, StepOutput(batch_stats, metrics, carry)
 
     after_update = momentum_memory.after_update if momentum_memory else keep_method_state
     return Method(init, augment, loss, after_update, grad_cache_chunks=grad_cache_chunks)
