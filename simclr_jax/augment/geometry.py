@@ -6,6 +6,8 @@ weights too (none outside the box), and so is the mirror (rows in reverse order)
 images of any size share one canvas shape and nothing is gathered.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
@@ -15,7 +17,8 @@ from simclr_jax.augment.separable import apply_separably
 from simclr_jax.core.types import PRNGKey
 
 ASPECT_RANGE = (3 / 4, 4 / 3)
-NUM_ATTEMPTS = 100
+# How often TensorFlow and torchvision draw before they give up.
+TF_ATTEMPTS, AREA_ATTEMPTS = 100, 10
 # The sampler of the official code also rejects a crop that shows less than this part of
 # the object, and its object is the whole image: no crop below 10 %, whatever `min_area`.
 MIN_OBJECT_COVERED = 0.1
@@ -23,40 +26,82 @@ CENTER_FRACTION = 0.875
 
 
 def random_crop_box(
-    key: PRNGKey, size: Int[Array, "2"], *, min_area: float = 0.08
+    key: PRNGKey,
+    size: Int[Array, "2"],
+    *,
+    min_area: float = 0.08,
+    max_area: float = 1.0,
+    sampler: str = "tf",
 ) -> Int[Array, "4"]:
-    """Samples the crop of one view, as TensorFlow's `sample_distorted_bounding_box` does.
+    """Samples the crop of one view.
 
-    The aspect ratio (width / height) is uniform in [3/4, 4/3], and the height is a uniform
+    "tf" is TensorFlow's `sample_distorted_bounding_box`, which the official code uses. The
+    aspect ratio (width / height) is uniform in [3/4, 4/3], and the height is a uniform
     integer between those that give the smallest and the largest area. Small crops are
     therefore more frequent than under a uniform area (mean 0.42 of a square image, not
     0.54), and a crop below a tenth of the image is drawn again. A crop that is not as
     high as the image never holds its last row: the bound of the offset is exclusive.
     The same is true of columns. After 100 rejected draws the crop is the whole image.
 
+    "area" is torchvision's `RandomResizedCrop`, which most PyTorch recipes use. The area is
+    uniform, and so is the logarithm of the aspect ratio in the same range. After 10 draws that
+    do not fit into the image the crop is the largest central one of an allowed aspect ratio.
+
     Args:
       key: one key per image and view.
       size: height and width of the image in pixels, at least 1.
       min_area: smallest area, as a fraction of the image, in (0, 1].
+      max_area: largest area, in [min_area, 1]; with "tf" above 0.1.
+      sampler: one of `SAMPLERS`.
 
     Returns:
       (y, x, height, width) in pixels, int32.
 
     Source: Chen et al. 2020, https://arxiv.org/abs/2002.05709, Appendix A, and the official
-    code (google-research/simclr, tf2/data_util.py). All 100 attempts are drawn at once and
+    code (google-research/simclr, tf2/data_util.py). All attempts are drawn at once and
     the first good one is taken; the distribution is the same.
     """
-    unit = jax.random.uniform(key, (2, NUM_ATTEMPTS + 1))  # the last pair places the crop
-    shapes, accepted = _crop_shapes(unit[:, :-1], size, min_area)
-    first = jnp.arange(NUM_ATTEMPTS) == jnp.argmax(accepted)
-    shape = jnp.sum(shapes * first[None], axis=1)  # a masked sum: TPUs gather slowly
-    shape = jnp.where(jnp.any(accepted), shape, size)
+    return SAMPLERS[sampler](key, size, min_area, max_area)
+
+
+def _tf_box(
+    key: PRNGKey, size: Int[Array, "2"], min_area: float, max_area: float
+) -> Int[Array, "4"]:
+    unit = jax.random.uniform(key, (2, TF_ATTEMPTS + 1))  # the last pair places the crop
+    shapes, accepted = _tf_shapes(unit[:, :-1], size, min_area, max_area)
+    shape = jnp.where(jnp.any(accepted), _first(shapes, accepted), size)
     offset = (unit[:, -1] * (size - shape)).astype(jnp.int32)
     return jnp.concatenate([offset, shape])
 
 
-def _crop_shapes(
-    unit: Float[Array, "2 n"], size: Int[Array, "2"], min_area: float
+def _area_box(
+    key: PRNGKey, size: Int[Array, "2"], min_area: float, max_area: float
+) -> Int[Array, "4"]:
+    unit = jax.random.uniform(key, (2, AREA_ATTEMPTS + 1))
+    low, high = ASPECT_RANGE
+    area = (size[0] * size[1]) * (min_area + unit[0, :-1] * (max_area - min_area))
+    aspect = jnp.exp(math.log(low) + unit[1, :-1] * math.log(high / low))
+    shapes = jnp.rint(jnp.sqrt(jnp.stack([area / aspect, area * aspect]))).astype(jnp.int32)
+    accepted = jnp.all((shapes > 0) & (shapes <= size[:, None]), axis=0)
+    shape = _first(shapes, accepted)
+    offset = (unit[:, -1] * (size - shape + 1)).astype(jnp.int32)
+    fitting = jnp.rint(jnp.stack([size[1] / low, size[0] * high])).astype(jnp.int32)
+    central = jnp.minimum(size, fitting)
+    instead = jnp.concatenate([(size - central) // 2, central])
+    return jnp.where(jnp.any(accepted), jnp.concatenate([offset, shape]), instead)
+
+
+SAMPLERS = {"tf": _tf_box, "area": _area_box}
+
+
+def _first(shapes: Int[Array, "2 n"], accepted: Bool[Array, " n"]) -> Int[Array, "2"]:
+    """Returns the first shape that is accepted, or any if none is."""
+    first = jnp.arange(accepted.size) == jnp.argmax(accepted)
+    return jnp.sum(shapes * first[None], axis=1)  # a masked sum: TPUs gather slowly
+
+
+def _tf_shapes(
+    unit: Float[Array, "2 n"], size: Int[Array, "2"], min_area: float, max_area: float
 ) -> tuple[Int[Array, "2 n"], Bool[Array, " n"]]:
     """Turns pairs of uniform numbers in [0, 1) into (height, width), and says which may be used."""
     image_height, image_width = size[0], size[1]
@@ -67,7 +112,7 @@ def _crop_shapes(
     def width_of(height):
         return jnp.rint(height * aspect).astype(jnp.int32)
 
-    largest = jnp.rint(jnp.sqrt(area / aspect)).astype(jnp.int32)
+    largest = jnp.rint(jnp.sqrt(max_area * area / aspect)).astype(jnp.int32)
     fitting = jnp.floor((image_width + (0.5 - 1e-7)) / aspect).astype(jnp.int32)
     fitting = fitting - (width_of(fitting) > image_width)
     largest = jnp.where(width_of(largest) > image_width, fitting, largest)
@@ -78,11 +123,12 @@ def _crop_shapes(
 
     # Rounding may have left the range of areas by less than one row.
     height = height + (height * width_of(height) < min_area * area)
-    height = height - (height * width_of(height) > area)
+    height = height - (height * width_of(height) > max_area * area)
     width = width_of(height)
     covered = (height * width).astype(jnp.float32)
     accepted = (
         (covered >= min_area * area)
+        & (covered <= max_area * area)
         & (covered / area >= MIN_OBJECT_COVERED)
         & (height <= image_height)
         & (width <= image_width)
