@@ -7,6 +7,12 @@ from jaxtyping import Array, Float
 
 from simclr_jax.models.layers import at_least_float32, norm
 
+# Standard deviation 0.01, and PyTorch's: uniform between -/+ 1 / sqrt(inputs).
+KERNEL_INITS = {
+    "normal": nn.initializers.normal(0.01),
+    "torch": nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
+}
+
 
 class Projector(nn.Module):
     """The MLP between the representation and the contrastive loss; dropped after pretraining.
@@ -19,6 +25,8 @@ class Projector(nn.Module):
       hidden_dim: width of all layers but the last; as wide as the representation if None.
       output_dim: width of the projection.
       dtype: type of matrix products and activations.
+      kernel_init: how the dense layers start: "normal", from N(0, 0.01) as in the official code,
+        or "torch", as PyTorch's do.
 
     Source: Chen et al. 2020, https://arxiv.org/abs/2006.10029, Section 2. The papers give
     neither BatchNorm nor initialisation: both are the official code's.
@@ -28,6 +36,7 @@ class Projector(nn.Module):
     hidden_dim: int | None = None
     output_dim: int = 128
     dtype: DTypeLike = jnp.float32
+    kernel_init: str = "normal"
 
     def __post_init__(self):
         if self.num_layers < 1:
@@ -39,6 +48,10 @@ class Projector(nn.Module):
             raise ValueError(
                 f"Projector widths must be at least 1 (hidden_dim=None, output_dim=128 are "
                 f"SimCLR's), got hidden_dim={self.hidden_dim}, output_dim={self.output_dim}."
+            )
+        if self.kernel_init not in KERNEL_INITS:
+            raise ValueError(
+                f"Projector kernel_init must be one of {[*KERNEL_INITS]}, got {self.kernel_init!r}."
             )
         super().__post_init__()
 
@@ -61,7 +74,7 @@ class Projector(nn.Module):
                 self.output_dim if last else self.hidden_dim or representation.shape[-1],
                 use_bias=False,
                 dtype=self.dtype,
-                kernel_init=nn.initializers.normal(0.01),
+                kernel_init=KERNEL_INITS[self.kernel_init],
                 name=f"dense{i}",
             )(x)
             x = norm(train=train, dtype=self.dtype, use_bias=not last, name=f"norm{i}")(x)
