@@ -17,6 +17,8 @@ measured here: README.md, from `launch/results_table.py`.
       --config.method.teacher=gs://bucket/self --workdir=gs://...
   python -m simclr_jax train --config=configs/distill.py:cifar10,fraction=0.01 \
       --config.method.teacher=runs/cifar10_finetuned --workdir=runs/cifar10_student
+  python -m simclr_jax train --config=configs/distill.py:folder --config.data.path=DIR \
+      --config.method.teacher=runs/mine_finetuned --workdir=runs/mine_student
 """
 
 from ml_collections import ConfigDict, config_dict
@@ -28,6 +30,7 @@ VARIANTS = {
     **dict.fromkeys((name for name in NETWORKS if name.startswith("v2")), ("self", *OPTIONS)),
     "cifar10": OPTIONS,
     "digits": OPTIONS,
+    "folder": (*OPTIONS, "laptop"),
 }
 PUBLISHED = {
     f"{name}{',self' if name == 'v2_r152_3x_sk' else ''},{option}": top1
@@ -38,11 +41,13 @@ MEASURED: dict[str, float] = {}  # variant -> top-1 in %
 
 
 def get_config(variant: str = "v2_r50_1x,fraction=0.01") -> ConfigDict:
-    """Returns the recipe for a student on ImageNet, or for a small one on two cores.
+    """Returns the recipe for a student on ImageNet, on a small data set or on one's own images.
 
     Args:
       variant: "NETWORK[,self][,fraction=0.01|0.1]". NETWORK is the student, a v2 network, or
-        "cifar10" or "digits" for one of half the width of what configs/finetune.py trains.
+        "cifar10" or "digits" for one of half the width of what configs/finetune.py trains, or
+        "folder" for a ResNet-18 that learns from all images in DIR/train, ",laptop" for one of a
+        quarter of its width.
         fraction is the share of the labels that the teacher has seen. The student uses none, so
         it only says which published number to compare with; on the small data sets the other
         labels are hidden, too.
@@ -55,6 +60,7 @@ def get_config(variant: str = "v2_r50_1x,fraction=0.01") -> ConfigDict:
         split="train",
         test_split="validation",
         path=config_dict.placeholder(str),
+        labels_from_folders=False,
         batch_size=4096,
         canvas=320,
         fraction=1.0,
@@ -91,4 +97,10 @@ def get_config(variant: str = "v2_r50_1x,fraction=0.01") -> ConfigDict:
     if name == "digits":  # which must not be mirrored
         config.data.update(name="digits", canvas=28)
         config.augment = dict(name="finetune", size=28, min_area=0.35, flip=False)
+    if name == "folder":
+        config.data.update(dict(name="folder", labels_from_folders=True))
+        config.data.update({key: config_dict.placeholder(int) for key in ("batch_size", "canvas")})
+        size = config_dict.placeholder(int)  # as the teacher has it
+        config.augment = dict(name="finetune", size=size, min_area=0.3)
+        config.encoder.update(width=0.25 if "laptop" in options else 1.0)
     return config

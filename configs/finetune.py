@@ -19,6 +19,8 @@ numbers and those measured here: README.md, from `launch/results_table.py`.
       --config.warm_start.checkpoint=PRETRAINED --workdir=gs://...
   python -m simclr_jax train --config=configs/finetune.py:cifar10,fraction=0.01 \
       --config.warm_start.checkpoint=runs/cifar10 --workdir=runs/cifar10_finetuned
+  python -m simclr_jax train --config=configs/finetune.py:folder --config.data.path=DIR \
+      --config.warm_start.checkpoint=runs/mine --workdir=runs/mine_finetuned
 """
 
 from ml_collections import ConfigDict, config_dict
@@ -26,7 +28,8 @@ from ml_collections import ConfigDict, config_dict
 from simclr_jax.models.published import IMAGENET, NETWORKS, split_variant
 
 OPTIONS = tuple(f"fraction={fraction}" for fraction in IMAGENET)
-VARIANTS = dict.fromkeys((*NETWORKS, "cifar10", "digits"), (*OPTIONS, "select=0", "select=1"))
+SMALL = ("cifar10", "digits", "folder")
+VARIANTS = dict.fromkeys((*NETWORKS, *SMALL), (*OPTIONS, "select=0", "select=1"))
 PUBLISHED = {
     f"{name},{option}": top1
     for name, network in NETWORKS.items()
@@ -36,13 +39,15 @@ MEASURED: dict[str, float] = {}  # variant -> top-1 in %
 
 
 def get_config(variant: str = "v2_r50_1x,fraction=0.01") -> ConfigDict:
-    """Returns the recipe for a published network on ImageNet, or for a small one on two cores.
+    """Returns the recipe for a published network on ImageNet, a small one, or one's own images.
 
     Args:
-      variant: "NETWORK[,fraction=0.01|0.1|1][,select=0|1]". NETWORK is one of `NETWORKS`, or
+      variant: "NETWORK[,fraction=0.01|0.1|1][,select=0|1]". NETWORK is one of `NETWORKS`;
         "cifar10" or "digits" for what configs/simclr_cifar10.py:small and
-        configs/simclr_digits.py pretrain. The classifier is on the encoder (select=0) or on the
-        first projector layer (1), if not said as published for that share of the labels.
+        configs/simclr_digits.py pretrain; or "folder" for class folders in DIR/train and
+        DIR/test and whatever network the checkpoint has. The classifier is on the encoder
+        (select=0) or on the first projector layer (1), if not said as published for that share of
+        the labels.
     """
     name, options = split_variant(variant, VARIANTS)
     fraction = options.get("fraction", "1")
@@ -55,6 +60,7 @@ def get_config(variant: str = "v2_r50_1x,fraction=0.01") -> ConfigDict:
         split="train",
         test_split="validation",
         path=config_dict.placeholder(str),
+        labels_from_folders=False,
         batch_size=4096 if v1 else 1024,
         canvas=320,
         fraction=1.0,
@@ -77,7 +83,9 @@ def get_config(variant: str = "v2_r50_1x,fraction=0.01") -> ConfigDict:
         trees += ["params/projector/dense1", "params/projector/norm1"]
         trees += ["batch_stats/projector/norm1"]
     config.warm_start = dict(
-        checkpoint=config_dict.placeholder(str), trees={tree: tree for tree in trees}
+        checkpoint=config_dict.placeholder(str),
+        trees={tree: tree for tree in trees},
+        required=True,
     )
     if name in NETWORKS:
         net = NETWORKS[name]
@@ -98,4 +106,10 @@ def get_config(variant: str = "v2_r50_1x,fraction=0.01") -> ConfigDict:
     if name == "digits":  # which must not be mirrored; 1 % of the labels are 40
         config.data.update(name="digits", batch_size=20 if fraction == "0.01" else 100, canvas=28)
         config.augment = dict(name="finetune", size=28, min_area=0.35, flip=False)
+    if name == "folder":
+        config.data.update(dict(name="folder", labels_from_folders=True))
+        config.data.update({key: config_dict.placeholder(int) for key in ("batch_size", "canvas")})
+        config.augment = dict(name="finetune", size=config_dict.placeholder(int))
+        config.encoder = dict(name=config_dict.placeholder(str))  # as the checkpoint has it
+        config.heads = dict(classifier=classifier, select=select)
     return config

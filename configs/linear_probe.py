@@ -13,6 +13,8 @@ papers have none for fraction=0.01 and 0.1.
       --config.warm_start.checkpoint=PRETRAINED --workdir=gs://...
   python -m simclr_jax train --config=configs/linear_probe.py:cifar10,fraction=0.01 \
       --config.warm_start.checkpoint=runs/cifar10 --workdir=runs/cifar10_probe
+  python -m simclr_jax train --config=configs/linear_probe.py:folder --config.data.path=DIR \
+      --config.warm_start.checkpoint=runs/mine --workdir=runs/mine_probe
 """
 
 from ml_collections import ConfigDict, config_dict
@@ -20,17 +22,19 @@ from ml_collections import ConfigDict, config_dict
 from simclr_jax.models.published import IMAGENET, NETWORKS, split_variant
 
 OPTIONS = tuple(f"fraction={fraction}" for fraction in IMAGENET)
-VARIANTS = dict.fromkeys((*NETWORKS, "cifar10", "digits"), OPTIONS)
+VARIANTS = dict.fromkeys((*NETWORKS, "cifar10", "digits", "folder"), OPTIONS)
 PUBLISHED = {name: network.linear for name, network in NETWORKS.items()}
 MEASURED: dict[str, float] = {}  # variant -> top-1 in %
 
 
 def get_config(variant: str = "v2_r50_1x") -> ConfigDict:
-    """Returns the recipe for a published network on ImageNet, or for a small one on two cores.
+    """Returns the recipe for a published network on ImageNet, a small one, or one's own images.
 
     Args:
-      variant: "NETWORK[,fraction=0.01|0.1|1]". NETWORK is one of `NETWORKS`, or "cifar10" or
-        "digits" for what configs/simclr_cifar10.py:small and configs/simclr_digits.py pretrain.
+      variant: "NETWORK[,fraction=0.01|0.1|1]". NETWORK is one of `NETWORKS`; "cifar10" or
+        "digits" for what configs/simclr_cifar10.py:small and configs/simclr_digits.py pretrain;
+        or "folder" for class folders in DIR/train and DIR/test and whatever network the
+        checkpoint has.
     """
     name, options = split_variant(variant, VARIANTS)
     fraction = options.get("fraction", "1")
@@ -41,6 +45,7 @@ def get_config(variant: str = "v2_r50_1x") -> ConfigDict:
         split="train",
         test_split="validation",
         path=config_dict.placeholder(str),
+        labels_from_folders=False,
         batch_size=4096,
         canvas=320,
         fraction=1.0,
@@ -59,6 +64,7 @@ def get_config(variant: str = "v2_r50_1x") -> ConfigDict:
             "params/encoder": "params/encoder",
             "batch_stats/encoder": "batch_stats/encoder",
         },
+        required=True,
     )
     if name in NETWORKS:
         net = NETWORKS[name]
@@ -75,4 +81,9 @@ def get_config(variant: str = "v2_r50_1x") -> ConfigDict:
     if name == "digits":  # which must not be mirrored; 1 % of the labels are 40
         config.data.update(name="digits", batch_size=20 if fraction == "0.01" else 100, canvas=28)
         config.augment = dict(name="finetune", size=28, min_area=0.35, flip=False)
+    if name == "folder":
+        config.data.update(dict(name="folder", labels_from_folders=True))
+        config.data.update({key: config_dict.placeholder(int) for key in ("batch_size", "canvas")})
+        config.augment = dict(name="finetune", size=config_dict.placeholder(int))
+        config.encoder = dict(name=config_dict.placeholder(str))  # as the checkpoint has it
     return config

@@ -37,7 +37,13 @@ def get_config(variant: str = "r18") -> ConfigDict:
     )
     config.augment = dict(name="simclr_cifar", size=32, color_strength=0.5)
     config.encoder = dict(
-        name="resnet", depth=18, width=1.0, stem="cifar", dtype="float32", remat="none"
+        name="resnet",
+        depth=18,
+        width=1.0,
+        stem="cifar",
+        dtype="float32",
+        geometry="official",
+        remat="none",
     )
     config.heads = dict(projector=dict(num_layers=3, output_dim=128))
     config.method = dict(name="simclr", temperature=0.5, gradient_scale=2.0)
@@ -45,6 +51,7 @@ def get_config(variant: str = "r18") -> ConfigDict:
     config.optim = dict(name="lars", weight_decay=1e-4)
     # Peak 1.0 * 512 / 256 = 2.0.
     config.schedule = dict(base_lr=1.0, scaling="linear", warmup_epochs=10.0)
+    config.warm_start = dict(checkpoint=config_dict.placeholder(str))
     config.parallel = dict(preset="replicated", fsdp=8)
     config.evals = dict(knn=dict(every_epochs=50.0, k=200, temperature=0.1))
     if variant == "r50":

@@ -7,7 +7,7 @@ to watch. There is no published number. What this recipe reaches stands in READM
   python -m simclr_jax train --config=configs/simclr_digits.py:smoke --workdir=runs/smoke
 """
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -19,11 +19,14 @@ def get_config(variant: str = "") -> ConfigDict:
     config.augment = dict(
         name="simclr", size=28, min_area=0.35, flip=False, color_strength=0.5, blur=False
     )
-    config.encoder = dict(name="resnet", depth=18, width=0.25, stem="imagenet", remat="none")
+    config.encoder = dict(
+        name="resnet", depth=18, width=0.25, stem="imagenet", geometry="official", remat="none"
+    )
     config.heads = dict(projector=dict(num_layers=2, hidden_dim=128, output_dim=64))
     config.method = dict(name="simclr", temperature=0.3, loss_tile=0, grad_cache_chunks=1)
     config.optim = dict(name="adamw", weight_decay=1e-4)
     config.schedule = dict(base_lr=4e-3, scaling="none", warmup_epochs=3.0)
+    config.warm_start = dict(checkpoint=config_dict.placeholder(str))
     config.parallel = dict(preset="replicated", fsdp=8)
     config.evals = dict(knn=dict(every_epochs=10.0, k=200, temperature=0.1))
     if variant == "smoke":

@@ -34,13 +34,20 @@ def get_config(variant: str = "") -> ConfigDict:
         name="simclr", size=config_dict.placeholder(int), color_strength=1.0, blur=True
     )
     config.encoder = dict(
-        name="resnet", depth=50, width=1.0, stem="imagenet", dtype="bfloat16", remat="none"
+        name="resnet",
+        depth=50,
+        width=1.0,
+        stem="imagenet",
+        dtype="bfloat16",
+        geometry="official",
+        remat="none",
     )
     config.heads = dict(projector=dict(num_layers=3, output_dim=128))
     config.method = dict(name="simclr", temperature=0.2, gradient_scale=2.0)
     config.method.update(loss_tile=0, grad_cache_chunks=1)
     config.optim = dict(name="lars", weight_decay=1e-4)
     config.schedule = dict(base_lr=0.075, scaling="sqrt", warmup_epochs=10.0)
+    config.warm_start = dict(checkpoint=config_dict.placeholder(str))
     config.parallel = dict(preset="replicated", fsdp=8)
     config.evals = dict()
     if variant == "laptop":

@@ -56,6 +56,7 @@ def get_config(variant: str = "v1_r50_1x") -> ConfigDict:
         width=network.width,
         sk_ratio=network.sk_ratio,
         dtype="bfloat16",
+        geometry="official",
         remat=network.remat,
     )
     config.heads = dict(projector=dict(num_layers=3 if v2 else 2, output_dim=128))
@@ -67,6 +68,7 @@ def get_config(variant: str = "v1_r50_1x") -> ConfigDict:
         config.schedule = dict(base_lr=0.1, scaling="sqrt", warmup_epochs=40.0)
     else:  # peak 0.3 * 4096 / 256 = 4.8
         config.schedule = dict(base_lr=0.3, scaling="linear", warmup_epochs=10.0)
+    config.warm_start = dict(checkpoint=config_dict.placeholder(str))
     config.parallel = dict(preset=network.preset, fsdp=8)
     config.evals = dict(knn=dict(every_epochs=10.0, k=200, temperature=0.07, max_train=50_000))
     if variant == "smoke":

@@ -9,6 +9,8 @@ Published numbers and those measured here: README.md, from `launch/results_table
 
   python -m simclr_jax train --config=configs/supervised.py:v2_r50_1x --workdir=gs://...
   python -m simclr_jax train --config=configs/supervised.py:cifar10,fraction=0.01 --workdir=D
+  python -m simclr_jax train --config=configs/supervised.py:folder,laptop \
+      --config.data.path=DIR --workdir=runs/mine_supervised
 """
 
 from ml_collections import ConfigDict, config_dict
@@ -16,17 +18,23 @@ from ml_collections import ConfigDict, config_dict
 from simclr_jax.models.published import IMAGENET, NETWORKS, split_variant
 
 OPTIONS = tuple(f"fraction={fraction}" for fraction in IMAGENET)
-VARIANTS = {**dict.fromkeys(NETWORKS, ()), "cifar10": OPTIONS, "digits": OPTIONS}
+VARIANTS = {
+    **dict.fromkeys(NETWORKS, ()),
+    "cifar10": OPTIONS,
+    "digits": OPTIONS,
+    "folder": (*OPTIONS, "laptop"),
+}
 PUBLISHED = {name: n.supervised for name, n in NETWORKS.items() if n.supervised is not None}
 MEASURED: dict[str, float] = {}  # variant -> top-1 in %
 
 
 def get_config(variant: str = "v2_r50_1x") -> ConfigDict:
-    """Returns the recipe for a published network on ImageNet, or for a small one on two cores.
+    """Returns the recipe for a published network on ImageNet, a small one, or one's own images.
 
     Args:
       variant: one of `NETWORKS`; or "cifar10[,fraction=0.01|0.1|1]", or the same with "digits",
-        to compare with configs/finetune.py.
+        to compare with configs/finetune.py; or with "folder", for class folders in DIR/train and
+        DIR/test, and the network of configs/simclr_folder.py, ",laptop" that of its variant.
     """
     name, options = split_variant(variant, VARIANTS)
     fraction = options.get("fraction", "1")
@@ -37,6 +45,7 @@ def get_config(variant: str = "v2_r50_1x") -> ConfigDict:
         split="train",
         test_split="validation",
         path=config_dict.placeholder(str),
+        labels_from_folders=False,
         batch_size=4096,
         canvas=320,
         fraction=1.0,
@@ -67,4 +76,13 @@ def get_config(variant: str = "v2_r50_1x") -> ConfigDict:
     if name == "digits":  # which must not be mirrored; 1 % of the labels are 40
         config.data.update(name="digits", batch_size=20 if fraction == "0.01" else 100, canvas=28)
         config.augment = dict(name="finetune", size=28, min_area=0.35, flip=False)
+    if name == "folder":
+        config.data.update(dict(name="folder", labels_from_folders=True))
+        config.data.update({key: config_dict.placeholder(int) for key in ("batch_size", "canvas")})
+        config.augment = dict(name="finetune", size=config_dict.placeholder(int))
+        config.encoder.update(depth=50, width=1.0, dtype="bfloat16")
+        if "laptop" in options:
+            config.data.update(canvas=96)
+            config.augment = dict(name="finetune", size=64)
+            config.encoder.update(depth=18, width=0.5, dtype="float32")
     return config

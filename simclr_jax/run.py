@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -10,14 +11,28 @@ import jax
 from clu import parameter_overview
 from etils import epath
 
-from simclr_jax.build.experiment import Experiment, augmented_views, build_experiment, train_step
+from simclr_jax.build.experiment import (
+    Experiment,
+    augmented_views,
+    build_experiment,
+    evaluated_variables,
+    train_step,
+)
+from simclr_jax.build.schema import complete
 from simclr_jax.core.errors import UserError
-from simclr_jax.core.sections import build_section
+from simclr_jax.core.sections import build_section, config_errors_at
 from simclr_jax.core.state import TrainState
 from simclr_jax.core.types import Batch
+from simclr_jax.data.folder import quote
 from simclr_jax.data.place import place_batches
 from simclr_jax.data.quarantine import Quarantine
-from simclr_jax.evals.online import Apply, OnlineClassifier, OnlineKNN
+from simclr_jax.evals.online import (
+    Apply,
+    EvaluationImages,
+    OnlineEvaluation,
+    OnlineProtocol,
+    OnlineProtocols,
+)
 from simclr_jax.parallel import hosts
 from simclr_jax.train import workdir as workdirs
 from simclr_jax.train.checkpoint import Checkpoints, SaveCheckpoint
@@ -53,15 +68,24 @@ def open_run(config: Mapping[str, Any], workdir: str) -> Iterator[Run]:
     writer = MetricsWriter(workdir, writes=hosts.is_primary())
     with hosts.check_hosts_agree() as facts:
         experiment = build_experiment(config)
-        online_evaluation = build_section(
-            "config.evals", _online_evaluation, experiment.config["evals"], experiment, writer
-        )
+        evaluations = online_evaluation(experiment, writer)
         facts.update(hosts.flatten(experiment.config), code=hosts.code_version(), workdir=workdir)
         facts["list of images"] = experiment.source.fingerprint
+        with Checkpoints(workdir, read_only=True) as checkpoints:
+            step = checkpoints.latest_step() or 0
+            workdirs.continued(workdir, experiment.config, complete=complete, step=step)
+            checkpoints.require_listing(experiment.source.fingerprint)
+    _tell_images(experiment)
     for primary_turn in (True, False):
         with hosts.check_hosts_agree():
             if hosts.is_primary() == primary_turn:
-                workdirs.claim(workdir, experiment.config, is_primary=primary_turn)
+                workdirs.claim(
+                    workdir,
+                    experiment.config,
+                    complete=complete,
+                    step=step,
+                    is_primary=primary_turn,
+                )
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(
             Checkpoints(workdir, keep=experiment.run.keep_checkpoints)
@@ -100,6 +124,7 @@ def open_run(config: Mapping[str, Any], workdir: str) -> Iterator[Run]:
             num_steps=experiment.num_steps,
             batch_size=experiment.dataset.batch_size,
             listing=experiment.source.fingerprint,
+            evaluated=experiment.method.evaluated,
         )
         stop_on_sigterm = StopOnSigterm(save_checkpoint)
         stack.enter_context(contextlib.closing(stop_on_sigterm))
@@ -110,7 +135,7 @@ def open_run(config: Mapping[str, Any], workdir: str) -> Iterator[Run]:
             num_steps=experiment.num_steps,
             hooks=[
                 StopOnNonFinite(),
-                *online_evaluation,
+                *evaluations,
                 log_metrics,
                 save_checkpoint,
                 stop_on_sigterm,
@@ -122,11 +147,17 @@ def _initial_state(experiment: Experiment, checkpoints: Checkpoints, first_step:
     if experiment.method.grad_cache_chunks > 1:
         _explain_chunks(experiment)
     if first_step:
-        state = checkpoints.restore(
-            experiment.abstract_state, listing=experiment.source.fingerprint
-        )
-        outcome = "complete" if first_step == experiment.num_steps else "resumed"
-        log.info("The run is %s: step %d of %d.", outcome, first_step, experiment.num_steps)
+        state = checkpoints.restore(experiment.abstract_state)
+        if first_step == experiment.num_steps:
+            log.info(
+                "The run is complete: step %d of %d. To train on, raise --config.run.epochs.",
+                first_step, experiment.num_steps,
+            )  # fmt: skip
+        else:
+            log.info(
+                "The run is resumed: step %d of %d, learning rate %.3g.",
+                first_step, experiment.num_steps, experiment.schedule(first_step),
+            )  # fmt: skip
         return state
     # Before the first compilation, so that a wrong checkpoint costs no wait.
     restored = [start.restore(experiment.abstract_state) for start in experiment.warm_starts]
@@ -138,6 +169,17 @@ def _initial_state(experiment: Experiment, checkpoints: Checkpoints, first_step:
         state = replace_parts(state, trees)
         log.info("From %s: %s.", start.checkpoint, ", ".join(trees))
     return state
+
+
+def _tell_images(experiment: Experiment) -> None:
+    source, test = experiment.source, experiment.test_source
+    log.info(
+        "Trains on %s, %d images, %s; %s.",
+        source.name,
+        len(source),
+        f"classes {quote(source.class_names)}" if source.class_names else "without labels",
+        f"judged on {test.name}, {len(test)} images" if test is not None else "nothing is judged",
+    )
 
 
 def _explain_chunks(experiment: Experiment) -> None:
@@ -156,56 +198,51 @@ def _explain_chunks(experiment: Experiment) -> None:
     )
 
 
-def _online_evaluation(
-    experiment: Experiment,
-    writer: MetricsWriter,
-    *,
-    knn: dict[str, Any] | None = None,
-    classifier: dict[str, Any] | None = None,
-) -> list[Hook]:
-    """Is what the section `evals` calls: nothing to judge if it is empty."""
-    hooks: list[Hook] = []
-    if knn is not None:
-        arguments = _evaluation_arguments(
-            experiment, writer, "knn", experiment.network.encode, needs_train_labels=True
-        )
-        hooks.append(build_section("config.evals.knn", OnlineKNN, knn, *arguments))
-    if classifier is not None:
-        if experiment.network.model.classifier is None:
+def online_evaluation(experiment: Experiment, writer: MetricsWriter) -> list[Hook]:
+    """Returns the hooks of the section `evals`; none if it is empty.
+
+    Raises:
+      UserError: if the images or the network are not what a protocol needs.
+    """
+    protocols = build_section("config.evals", OnlineProtocols, experiment.config["evals"])
+    network, hooks = experiment.network, []
+    if protocols.knn is not None:
+        images = _evaluation_images(experiment, "knn", needs_train_labels=True)
+        with config_errors_at("config.evals.knn"):
+            protocols.knn.voters(images.train)
+        hooks.append(_hook(experiment, writer, protocols.knn, network.encode, images))
+    if protocols.classifier is not None:
+        if network.model.classifier is None:
             raise UserError("config.evals.classifier needs config.heads.classifier.")
-        arguments = _evaluation_arguments(
-            experiment, writer, "classifier", experiment.network.classify, needs_train_labels=False
-        )
-        hooks.append(
-            build_section("config.evals.classifier", OnlineClassifier, classifier, *arguments)
-        )
+        images = _evaluation_images(experiment, "classifier", needs_train_labels=False)
+        hooks.append(_hook(experiment, writer, protocols.classifier, network.classify, images))
     return hooks
 
 
-def _evaluation_arguments(
+def _hook(
     experiment: Experiment,
     writer: MetricsWriter,
-    name: str,
+    protocol: OnlineProtocol,
     apply: Apply,
-    *,
-    needs_train_labels: bool,
-) -> tuple[Any, ...]:
-    """Returns the first arguments of an online evaluation, after a check of the images."""
+    images: EvaluationImages,
+) -> Hook:
+    variables = functools.partial(evaluated_variables, experiment.method)
+    return OnlineEvaluation(
+        writer, protocol, apply, images, variables, num_steps=experiment.num_steps
+    )
+
+
+def _evaluation_images(
+    experiment: Experiment, name: str, *, needs_train_labels: bool
+) -> EvaluationImages:
     test = experiment.test_source
     labelled = experiment.source.class_names or not needs_train_labels
     if test is None or not test.class_names or not labelled:
         lacking = "config.data.test_split" if test is None else "labels"
         raise UserError(
             f"config.evals.{name} needs {lacking}: it judges labelled test images. Remove it from "
-            "the config, or for a folder of class folders, set data.labels_from_folders=True "
-            "and data.test_split."
+            "the recipe, or say which images, such as --config.data.split=train "
+            "--config.data.test_split=test, and for class folders in them "
+            "--config.data.labels_from_folders=True."
         )
-    return (
-        writer,
-        apply,
-        experiment.dataset,
-        experiment.source,
-        test,
-        experiment.mesh,
-        experiment.num_steps,
-    )
+    return EvaluationImages(experiment.dataset, experiment.source, test, experiment.mesh)

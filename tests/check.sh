@@ -20,7 +20,7 @@ case "${1:-all}" in
     plan)
         python -m pip install --quiet --disable-pip-version-check -r requirements-tpu.txt
         python -m simclr_jax plan --config=configs/simclr_digits.py --topology=v5litepod-4
-        exec python -m pytest -rs tests/unit/parallel tests/integration/plan_test.py
+        exec python -m pytest -rs tests/unit/plan tests/integration/plan_test.py
         ;;
     *)
         echo "usage: tests/check.sh [fast|interop|plan]" >&2

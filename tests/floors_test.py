@@ -18,7 +18,7 @@ FLOORS = (
     {"evals", "interop"},
     {"report"},
     {"build"},
-    {"run", "verify"},
+    {"run", "verify", "plan"},
     {"cli"},
     {"__main__"},
 )

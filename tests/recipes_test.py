@@ -14,6 +14,8 @@ import pytest
 
 from simclr_jax.build import resolve
 from simclr_jax.build.experiment import build_experiment
+from simclr_jax.build.schema import complete
+from simclr_jax.core.errors import UserError
 from simclr_jax.core.sections import build_section, lookup
 from simclr_jax.core.tree import select
 from simclr_jax.data.dataset import Dataset
@@ -22,7 +24,7 @@ from simclr_jax.models.published import NETWORKS
 from simclr_jax.models.resnet import ResNet
 from simclr_jax.models.ssl import ENCODERS
 from simclr_jax.parallel.sharding import PRESETS
-from simclr_jax.run import _online_evaluation
+from simclr_jax.run import online_evaluation
 from simclr_jax.train.metrics import MetricsWriter
 
 ROOT = Path(__file__).parents[1]
@@ -79,7 +81,13 @@ PRETRAINING = [
 ]
 FINETUNED = {
     "encoder": {"name": "resnet", "depth": 18, "width": 0.25},
-    "heads": {"classifier": {"num_classes": 10}, "select": 0},
+    "heads": {
+        "classifier": {"num_classes": 10},
+        "projector": {"num_layers": 2, "output_dim": 8},
+        "select": 0,
+    },
+    "data": {"class_names": tuple("0123456789"), "canvas": 96},
+    "augment": {"size": 64},
 }
 
 
@@ -87,7 +95,7 @@ def build(name, variant):
     """Builds a variant on four devices, over which the smallest batch, 20, can be split."""
     config = recipe(name).get_config(variant)
     if "warm_start" in config:
-        config.warm_start.checkpoint = "pretrained"
+        config.warm_start.checkpoint = "pretrained"  # not read before the run starts
     if "teacher" in config.method:
         config.method.teacher = "finetuned"
     opened = lambda self, split: Images(self.name, SIZES[self.name])
@@ -105,11 +113,8 @@ def assert_complete(experiment):
     assert experiment.num_steps > 1
     assert experiment.config["parallel"]["preset"] in PRESETS
     assert "encoder" in experiment.abstract_state.params
-    evals = experiment.config["evals"]
-    online = build_section(
-        "config.evals", _online_evaluation, evals, experiment, MetricsWriter("unused")
-    )
-    assert len(online) == len(evals)
+    online = online_evaluation(experiment, MetricsWriter("unused"))
+    assert len(online) == sum(value is not None for value in experiment.config["evals"].values())
 
 
 @pytest.mark.parametrize(("name", "variant"), PRETRAINING)
@@ -128,8 +133,16 @@ class Light(nn.Module):
 
 @pytest.fixture
 def light_encoders(monkeypatch):
-    def light(depth, width=1, sk_ratio=0.0, stem="imagenet", dtype="float32", remat="none"):
-        ResNet(depth, width, sk_ratio, stem, dtype, remat=remat)  # checks its arguments
+    def light(
+        depth,
+        width=1,
+        sk_ratio=0.0,
+        stem="imagenet",
+        dtype="float32",
+        geometry="official",
+        remat="none",
+    ):
+        ResNet(depth, width, sk_ratio, stem, dtype, geometry, remat)  # checks its arguments
         return Light()
 
     monkeypatch.setitem(ENCODERS, "resnet", light)
@@ -146,8 +159,10 @@ def test_every_variant_builds_under_eval_shape(name, light_encoders):
     seen = set()
     for variant in sorted(variants):
         config = recipe(name).get_config(variant).to_dict()
-        encoder, settings = lookup("config.encoder", ENCODERS, config.pop("encoder"))
-        build_section("config.encoder", encoder, settings)
+        encoder = config.pop("encoder")
+        if encoder["name"] is not None:  # that of the checkpoint
+            fn, settings = lookup("config.encoder", ENCODERS, encoder)
+            build_section("config.encoder", fn, settings)
         if repr(config) not in seen:
             assert_complete(build(name, variant))
         seen.add(repr(config))
@@ -174,9 +189,9 @@ def test_published_recipes_have_the_official_length_and_rate(name, variant, step
 @pytest.mark.parametrize(("name", "variant"), PRETRAINING)
 def test_recipes_with_official_rates_take_the_official_gradient(name, variant):
     """And these are those with LARS."""
-    config = recipe(name).get_config(variant).to_dict()
-    scale = {"gradient_scale": 1.0, **config["method"]}["gradient_scale"]
-    assert scale == (2.0 if config["optim"]["name"] == "lars" else 1.0)
+    config = complete(recipe(name).get_config(variant).to_dict())
+    official = config["optim"]["name"] == "lars"
+    assert config["method"]["gradient_scale"] == (2.0 if official else 1.0)
 
 
 @pytest.mark.parametrize(
@@ -240,6 +255,21 @@ def test_a_classifier_is_where_the_variant_puts_it(variant, select):
     assert config.heads.select == select
     taken_over = {tree for tree in config.warm_start.trees if "projector" in tree}
     assert len(taken_over) == 3 * select
+
+
+@pytest.mark.parametrize("name", ["finetune", "linear_probe"])
+def test_own_images_are_trained_on_with_the_network_and_the_sizes_of_the_checkpoint(name):
+    config = build(name, "folder").config
+    assert config["encoder"].items() >= FINETUNED["encoder"].items()
+    assert (config["augment"]["size"], config["data"]["canvas"]) == (64, 96)
+    with pytest.raises(UserError, match="checkpoint=runs/pretrained"):
+        resolve.take_over_network(complete(recipe(name).get_config("folder").to_dict()))
+
+
+def test_own_images_are_distilled_at_the_sizes_of_the_teacher():
+    config = build("distill", "folder,laptop").config
+    assert (config["augment"]["size"], config["data"]["canvas"]) == (64, 96)
+    assert config["encoder"]["width"] == 0.25
 
 
 def test_a_distilled_student_sees_the_labels_of_its_teacher_at_most(light_encoders):

@@ -51,7 +51,7 @@ def simclr(
       blur: whether to blur half of the views, with 2 * (size // 20) + 1 taps.
       min_area: smallest crop as a fraction of the image, in (0, 1]. Below 0.1 it makes small
         crops more frequent, but with "tf" none is smaller than 0.1 (`geometry.random_crop_box`).
-      max_area: largest crop likewise, at least `min_area`.
+      max_area: largest crop, likewise.
       crop_sampler: "tf", of the official code, or "area", of torchvision: larger crops, on
         average 0.54 instead of 0.42 of a square image.
       flip: whether to mirror half of the views; not for digits or text.
@@ -110,7 +110,15 @@ def simclr_cifar(
 ) -> Augment:
     """Returns SimCLR's policy for images of about 32 pixels: weaker colours and no blur.
 
-    Arguments are those of `simclr`. The crop is the same, with no padding before it.
+    The crop is that of `simclr`, with no padding before it.
+
+    Args:
+      size: height and width of a view in pixels.
+      color_strength: scales the colour jitter, in [0, 1.25].
+      min_area: smallest crop as a fraction of the image, in (0, 1].
+      max_area: largest crop, likewise.
+      crop_sampler: "tf", of the official code, or "area", of torchvision.
+      flip: whether to mirror half of the views; not for digits or text.
 
     Source: Chen et al. 2020, https://arxiv.org/abs/2002.05709, Appendix B.9.
     """
@@ -135,7 +143,12 @@ def finetune(
 ) -> Augment:
     """Returns one view by random crop and mirror, for training with labels.
 
-    Arguments are those of `simclr`.
+    Args:
+      size: height and width of a view in pixels.
+      min_area: smallest crop as a fraction of the image, in (0, 1].
+      max_area: largest crop, likewise.
+      crop_sampler: "tf", of the official code, or "area", of torchvision.
+      flip: whether to mirror half of the views; not for digits or text.
     """
     _check_size(size)
     random_box = _random_box(min_area, max_area, crop_sampler)

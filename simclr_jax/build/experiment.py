@@ -1,15 +1,7 @@
-"""Config -> Experiment. Each section is the keyword arguments of one callable.
-
-run       train.loop.RunLength               optim     optim.build.OPTIMIZERS[name]
-data      data.dataset.Dataset               schedule  optim.schedules.recipe_schedule
-augment   augment.policies.POLICIES[name]    method    methods.METHODS[name]
-encoder   see build.network                  heads     see build.network
-evals     knn: evals.online.OnlineKNN, classifier: OnlineClassifier, judged while training
-warm_start  train.warm_start.WarmStart; may be absent
-parallel  parallel.sharding.Layout; may be absent
-"""
+"""Config -> Experiment: everything that a run is made of, before it touches a device."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -22,18 +14,19 @@ from jax.sharding import Mesh
 
 from simclr_jax.augment.policies import POLICIES
 from simclr_jax.build.network import Network, network
-from simclr_jax.build.resolve import resolve
+from simclr_jax.build.resolve import frozen_networks, num_classes_of, resolve
 from simclr_jax.core import rng
 from simclr_jax.core.errors import UserError
+from simclr_jax.core.run_facts import RunFacts
 from simclr_jax.core.sections import build_section, config_errors_at, lookup
 from simclr_jax.core.state import TrainState
+from simclr_jax.core.tree import select
 from simclr_jax.data.dataset import Dataset
 from simclr_jax.data.place import place_batches
 from simclr_jax.data.records import Source
 from simclr_jax.methods import METHODS
-from simclr_jax.methods.base import Method
-from simclr_jax.methods.distill import Teacher
-from simclr_jax.optim.build import OPTIMIZERS, with_rates
+from simclr_jax.methods.base import FrozenNetwork, Method
+from simclr_jax.optim.build import OPTIMIZERS, with_frozen
 from simclr_jax.optim.schedules import num_train_steps, recipe_schedule
 from simclr_jax.parallel.mesh import check_batch_size
 from simclr_jax.parallel.sharding import Layout, batch_sharding, replicated
@@ -97,18 +90,25 @@ def build_experiment(
     layout = build_section("config.parallel", Layout, config["parallel"])
     with config_errors_at("config.parallel"):
         mesh = layout.mesh(devices)
-    test_split = dataset.test_split if train_source is None else None
-    test_source = dataset.open(test_split) if test_split is not None else None
-    _check_classes(source, test_source, config["heads"])
+    test_source = dataset.open_test(source) if train_source is None else None
+    _check_num_classes(source, test_source, config["heads"])
     run = build_section("config.run", RunConfig, config["run"])
     net = network(config)
-    method, warm_starts = _method(config, net)
+    facts = RunFacts(
+        num_steps=num_train_steps(len(source), dataset.batch_size, run.epochs),
+        num_images=len(source),
+        num_classes=len(source.class_names),
+        batch_size=dataset.batch_size,
+    )
+    method, warm_starts = _method(config, net, facts)
     _check_batch(dataset.batch_size, source, mesh, method)
-    length = (len(source), dataset.batch_size, run.epochs)
-    schedule = build_section("config.schedule", recipe_schedule, config["schedule"], *length)
+    schedule = build_section("config.schedule", recipe_schedule, config["schedule"], facts)
     optimizer, settings = lookup("config.optim", OPTIMIZERS, config["optim"])
-    tx = build_section("config.optim", optimizer, settings, schedule)
-    tx = with_rates(tx, ((method.frozen, 0.0),)) if method.frozen else tx
+    tx = with_frozen(
+        functools.partial(build_section, "config.optim", optimizer, settings),
+        schedule,
+        method.frozen_params,
+    )
 
     def batch() -> dict[str, Any]:
         b, canvas = dataset.batch_size, dataset.canvas
@@ -116,6 +116,7 @@ def build_experiment(
             "image": jnp.zeros((b, canvas, canvas, 3), jnp.uint8),
             "size": jnp.full((b, 2), canvas, jnp.int32),
             "label": jnp.full((b,), -1, jnp.int32),
+            "id": jnp.full((b,), -1, jnp.int32),
         }
 
     def init() -> TrainState:  # only the shapes of the batch matter
@@ -124,7 +125,7 @@ def build_experiment(
     with config_errors_at("config"):
         shapes = jax.eval_shape(init)
     with config_errors_at("config.parallel"):
-        shardings = layout.state_shardings(shapes, mesh)
+        shardings = layout.state_shardings(shapes, mesh, method.state_rules)
     placed = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
     by_rows = batch_sharding(mesh)
     return Experiment(
@@ -138,7 +139,7 @@ def build_experiment(
         method=method,
         tx=tx,
         schedule=schedule,
-        num_steps=num_train_steps(*length),
+        num_steps=facts.num_steps,
         init=init,
         warm_starts=warm_starts,
         abstract_state=jax.tree.map(placed, shapes, shardings),
@@ -160,18 +161,20 @@ def train_step(experiment: Experiment) -> TrainStep:
     )
 
 
-def _method(config: Mapping[str, Any], net: Network) -> tuple[Method, tuple[WarmStart, ...]]:
+def _method(
+    config: Mapping[str, Any], net: Network, facts: RunFacts
+) -> tuple[Method, tuple[WarmStart, ...]]:
     """Returns the method, and the checkpoints that it starts from."""
     policy, settings = lookup("config.augment", POLICIES, config["augment"])
     augment = build_section("config.augment", policy, settings)
-    starts = []
-    if config["warm_start"]:
-        starts.append(build_section("config.warm_start", WarmStart, config["warm_start"]))
+    start = build_section("config.warm_start", WarmStart, config["warm_start"])
+    starts = [start] if start.checkpoint else []
     method, settings = lookup("config.method", METHODS, config["method"])
-    if "teacher" in settings:
-        settings["teacher"], start = _teacher(settings["teacher"], config)
+    for key in frozen_networks(config["method"]["name"]):
+        settings[key], start = _frozen_network(key, settings[key], config)
         starts.append(start)
-    return build_section("config.method", method, settings, net.model, augment), tuple(starts)
+    built = build_section("config.method", method, settings, net.model, augment, facts)
+    return built, tuple(starts)
 
 
 def _check_batch(batch_size: int, source: Source, mesh: Mesh, method: Method) -> None:
@@ -191,43 +194,42 @@ def _check_batch(batch_size: int, source: Source, mesh: Mesh, method: Method) ->
         )
 
 
-def _check_classes(source: Source, test: Source | None, heads: Mapping[str, Any]) -> None:
-    if test and source.class_names and test.class_names != source.class_names:
-        raise UserError(
-            f"{test.name} has the classes {test.class_names[:10]} and {source.name} "
-            f"{source.class_names[:10]}: the same label would mean different things."
-        )
-    classifier = heads.get("classifier")
+def _check_num_classes(source: Source, test: Source | None, heads: Mapping[str, Any]) -> None:
+    classes = num_classes_of(heads)
     for labelled in (source, test):
-        if classifier and labelled and labelled.class_names:
+        if classes and labelled and labelled.class_names:
             num_classes = len(labelled.class_names)
-            if classifier["num_classes"] != num_classes:
+            if classes != num_classes:
                 raise UserError(
-                    f"config.heads.classifier.num_classes={classifier['num_classes']}, but "
+                    f"config.heads.classifier.num_classes={classes}, but "
                     f"{labelled.name} has {num_classes} classes; use {num_classes}, or None."
                 )
 
 
-def _teacher(teacher: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[Teacher, WarmStart]:
-    """Returns the teacher, and where its variables come from; see `resolve.resolve_teacher`."""
-    net = network({**teacher, "augment": config["augment"]})
+def _frozen_network(
+    key: str, section: Mapping[str, Any], config: Mapping[str, Any]
+) -> tuple[FrozenNetwork, WarmStart]:
+    """Returns the network of config.method.KEY, and where its variables come from."""
+    net = network({**section, "augment": config["augment"]})
     trees = module_trees(net.shapes)
     start = WarmStart(
-        checkpoint=teacher["checkpoint"],
-        trees={f"method_state/teacher/{path}": path for path in trees},
+        checkpoint=section["checkpoint"],
+        trees={f"method_state/{key}/{path}": path for path in trees},
     )
-    return Teacher(net.model, net.shapes), start
+    return FrozenNetwork(net.model, net.shapes), start
 
 
-def inference_variables(state: TrainState) -> dict[str, Any]:
-    """Returns what the functions of a `Network` need of a state."""
-    return {"params": state.params, "batch_stats": state.batch_stats}
+def evaluated_variables(method: Method, state: TrainState) -> dict[str, Any]:
+    """Returns the copy of params and batch_stats that is evaluated; see `Method.evaluated`."""
+    fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+    copy = select(fields, method.evaluated) if method.evaluated else fields
+    return {"params": copy["params"], "batch_stats": copy["batch_stats"]}
 
 
 def augmented_views(experiment: Experiment, num_images: int) -> np.ndarray:
-    """Returns the views of the first images as training sees them, uint8 [m, v, h, w, 3].
+    """Returns views of the first images as training sees them, uint8 [m, v, h, w, 3].
 
-    Images that cannot be read are left out.
+    Of views in several sizes, they are those of the first. Images that cannot be read are left out.
     """
     rows = (
         -(-num_images // experiment.mesh.size) * experiment.mesh.size
@@ -238,9 +240,8 @@ def augmented_views(experiment: Experiment, num_images: int) -> np.ndarray:
     )
     (batch,) = place_batches(first, experiment.mesh)
     key = rng.stream(jax.random.key(experiment.run.seed), "augment", 0)
-    pixels = jax.jit(
-        lambda batch: jnp.round(experiment.method.augment(key, batch).astype(jnp.float32) * 255)
-    )(batch)
+    first_size = lambda batch: jax.tree.leaves(experiment.method.augment(key, batch))[0]
+    pixels = jax.jit(lambda batch: jnp.round(first_size(batch).astype(jnp.float32) * 255))(batch)
     shown = multihost_utils.process_allgather((pixels, batch["valid"]), tiled=True)
     pixels, valid = map(np.asarray, shown)
     return pixels[valid].astype(np.uint8)

@@ -1,20 +1,21 @@
 """The network of a config, and what can be done with it once it has weights.
 
 encoder   models.ssl.ENCODERS[name]
-heads     projector: models.heads.Projector; classifier: models.heads.classifier
+heads     build_heads
 augment   its size in px
 """
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from simclr_jax.augment.policies import POLICIES
 from simclr_jax.core import rng
-from simclr_jax.core.sections import build_section, config_errors_at, lookup
+from simclr_jax.core.sections import Section, build_section, config_errors_at, lookup
 from simclr_jax.core.types import Batch
 from simclr_jax.evals.online import Apply
 from simclr_jax.models import heads
@@ -54,7 +55,7 @@ def network(config: Mapping[str, Any]) -> Network:
     """
     encoder, settings = lookup("config.encoder", ENCODERS, config["encoder"])
     encoder = build_section("config.encoder", encoder, settings)
-    model = build_section("config.heads", _model, config["heads"], encoder)
+    model = build_section("config.heads", build_heads, config["heads"], encoder)
     size_px = config["augment"]["size"]
     with config_errors_at("config.augment"):
         eval_views = POLICIES["eval"](size=size_px)
@@ -63,7 +64,7 @@ def network(config: Mapping[str, Any]) -> Network:
         shapes = jax.eval_shape(init)
 
     def images(batch: Batch) -> jax.Array:
-        return eval_views(jax.random.key(0), batch)[:, 0]
+        return jax.tree.leaves(eval_views(jax.random.key(0), batch))[0][:, 0]
 
     def apply(method: str) -> Apply:
         def run(variables: Mapping[str, Any], batch: Batch) -> jax.Array:
@@ -89,21 +90,30 @@ def _init(model: SSLModel, size_px: int, key: jax.Array) -> dict[str, Any]:
     return {name: variables[name] for name in ("params", "batch_stats")}
 
 
-def _model(
-    encoder: Any,
+def build_heads(
+    encoder: nn.Module,
     *,
-    projector: dict[str, Any] | None = None,
-    classifier: dict[str, Any] | None = None,
+    projector: heads.MLP | None = None,
+    classifier: Annotated[nn.Dense | None, Section(heads.classifier)] = None,
     select: int = 0,
+    predictor: heads.MLP | None = None,
+    prototypes: heads.Prototypes | None = None,
 ) -> SSLModel:
-    """Is what the section `heads` calls."""
+    """Returns the model that the sections `encoder` and `heads` describe.
+
+    Args:
+      encoder: maps images to representations.
+      projector: MLP on representations, which the loss of a pretraining method sees.
+      classifier: linear layer to the logits of classes.
+      select: features that the classifier sees; see `models.ssl.SSLModel`.
+      predictor: MLP on projections, of methods that predict one view from another.
+      prototypes: directions that projections are compared with, of methods that cluster.
+    """
     return SSLModel(
         encoder=encoder,
-        projector=build_section("config.heads.projector", heads.Projector, projector)
-        if projector is not None
-        else None,
-        classifier=build_section("config.heads.classifier", heads.classifier, classifier)
-        if classifier is not None
-        else None,
+        projector=projector,
+        classifier=classifier,
         select=select,
+        predictor=predictor,
+        prototypes=prototypes,
     )

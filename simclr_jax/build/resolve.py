@@ -1,28 +1,24 @@
-"""Fills in what a recipe leaves to the images and to the teacher: the values that are None."""
+"""Fills in what a recipe leaves to the images and to checkpoints: the values that are None."""
 
 import dataclasses
 import logging
-import re
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from simclr_jax.core.errors import UserError, did_you_mean
-from simclr_jax.core.sections import build_section
+from simclr_jax.build.schema import complete
+from simclr_jax.core.errors import UserError
+from simclr_jax.core.files import absolute
+from simclr_jax.core.sections import build_section, settings_of
 from simclr_jax.data.dataset import Dataset
 from simclr_jax.data.records import Source
 from simclr_jax.data.sources import suggest_sizes
+from simclr_jax.methods import METHODS
+from simclr_jax.methods.base import FrozenNetwork
 from simclr_jax.train.workdir import load_config
 
 log = logging.getLogger(__name__)
-SECTIONS = ("run", "data", "augment", "encoder", "heads", "method", "optim", "schedule", "evals")
-OPTIONAL = ("warm_start", "parallel")
-# What people call the gradient accumulation that other code bases have.
-ACCUMULATION = re.compile(
-    "(num_)?(grad(ient)?s?_)?acc(um(ulat(e|ion))?)?(_grad(ient)?s?)?(_(steps|batches))?"
-    "|(num_)?micro_?batch(es|_size)?|every_k_schedule|update_freq"
-)
 LARGEST_DEFAULT_BATCH = 256
 
 
@@ -32,64 +28,81 @@ def resolve(
     """Returns the config with every value settled, and the images that settled it.
 
     Args:
-      config: sections, see `build.build_experiment`.
+      config: sections, see `build.schema`.
       train_source: takes the place of the training images; None opens those of the config.
 
     Raises:
-      UserError: if a section is unknown or missing, or the images or the teacher are not there.
+      UserError: if a section or a key is unknown or missing, or the images, a teacher or its
+        classifier are not there.
     """
-    check_sections(config)
-    resolved = {section: dict(config[section]) for section in SECTIONS}
-    for section in OPTIONAL:
-        resolved[section] = dict(config[section]) if section in config else {}
-    dataset, source = _open(resolved["data"], resolved["augment"], train_source)
-    method = resolved["method"]
-    if "teacher" in method:
-        method["teacher"] = _teacher(method["teacher"])
+    resolved = complete(take_over_network(complete(config)))
+    data, method = resolved["data"], resolved["method"]
+    for key in frozen_networks(method["name"]):
+        given = method[key]
+        if not given:
+            raise UserError(
+                f"config.method.{key} is missing: the workdir of a fine-tuned run, as in "
+                f"--config.method.{key}=runs/finetuned."
+            )
+        method[key] = dict(given) if isinstance(given, Mapping) else network_of_run(key, given)
+        data["class_names"] = data["class_names"] or method[key]["class_names"]
+    dataset, source = _open(data, resolved["augment"], train_source)
     _settle_classes(resolved["heads"], method, source)
     return resolved, dataset, source
 
 
-def check_sections(config: Mapping[str, Any]) -> None:
-    """Checks that a config has the sections that it must have, and no others.
+def frozen_networks(method: str) -> list[str]:
+    """Returns the settings of a method that are networks of other runs, such as a teacher."""
+    settings = settings_of(METHODS[method])
+    return [key for key, setting in settings.items() if setting.hint is FrozenNetwork]
+
+
+def take_over_network(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a complete config with what it leaves to the run or the import that it starts from.
+
+    An encoder without a name is that of `config.warm_start.checkpoint`; so are then a projector
+    that the classifier is on, and canvas and view size where they are None. A student takes these
+    two from its teacher.
 
     Raises:
-      UserError: if a section is unknown or missing, or accumulates gradients.
+      UserError: if there is no such checkpoint.
     """
-    known = SECTIONS + OPTIONAL
-    for section in config:
-        if section not in known:
+    config = {section: dict(values) for section, values in config.items()}
+    data, augment, heads, method = (config[k] for k in ("data", "augment", "heads", "method"))
+    teachers = [method[key] for key in frozen_networks(method["name"])]
+    if config["encoder"]["name"] is None:
+        start = config["warm_start"]["checkpoint"]
+        if not start:
             raise UserError(
-                f"config.{section} does not exist.{did_you_mean(section, known)} "
-                f"Known sections: {', '.join(known)}."
+                "config.encoder.name is not set, so the encoder is that of a checkpoint, and "
+                "config.warm_start.checkpoint is missing: the workdir of a trained run, as in "
+                "--config.warm_start.checkpoint=runs/pretrained."
             )
-    missing = [section for section in SECTIONS if section not in config]
-    if missing:
-        raise UserError(f"config.{missing[0]} is missing.")
-    for section, values in config.items():
-        for key in values:
-            if advice := instead_of_accumulation(key):
-                raise UserError(f"config.{section}.{key} does not exist: {advice}")
-
-
-def instead_of_accumulation(key: str) -> str:
-    """Returns what to do in place of accumulating gradients if that is what a key means, or ""."""
-    if not ACCUMULATION.fullmatch(key):
-        return ""
-    return (
-        "gradients added up over small batches are not those of the large one where a loss "
-        "compares the images of a batch. config.method.grad_cache_chunks=8 puts the batch through "
-        "the network in 8 parts, and the loss sees all of it."
-    )
+        there = load_config(start)
+        config["encoder"] = there["encoder"]
+        log.info("Encoder of %s: %s.", start, there["encoder"])
+        if heads["select"] and heads["projector"] is None:
+            heads["projector"] = there["heads"]["projector"]
+    elif teachers and isinstance(teachers[0], str):
+        there = load_config(teachers[0])
+    else:
+        return config
+    if augment["size"] is None:
+        augment["size"] = there["augment"]["size"]
+    if data["canvas"] is None:
+        data["canvas"] = there["data"]["canvas"]
+    return config
 
 
 def _open(
     data: dict[str, Any], augment: dict[str, Any], train_source: Source | None
 ) -> tuple[Dataset, Source]:
-    unsettled = {name: 2 for name in ("canvas", "batch_size") if data.get(name, 2) is None}
+    if data["path"] is not None:
+        data["path"] = absolute(data["path"])
+    unsettled = {name: 2 for name in ("canvas", "batch_size") if data[name] is None}
     dataset = build_section("config.data", Dataset, data | unsettled)
     source: Source = dataset.open_train() if train_source is None else train_source
-    if data["canvas"] is None or augment.get("size", 0) is None:
+    if data["canvas"] is None or augment["size"] is None:
         canvas, size = suggest_sizes(source)
         data["canvas"] = data["canvas"] or canvas
         augment["size"] = augment["size"] or size
@@ -98,34 +111,57 @@ def _open(
         largest = 2 ** int(np.log2(max(len(source) // 2, 2)))
         data["batch_size"] = min(LARGEST_DEFAULT_BATCH, largest)
         log.info("From %d images: batch size %d.", len(source), data["batch_size"])
-    dataset = dataclasses.replace(dataset, canvas=data["canvas"], batch_size=data["batch_size"])
-    return dataset, source
+    data["class_names"] = source.class_names or dataset.class_names
+    settled = {name: data[name] for name in ("canvas", "batch_size", "class_names")}
+    return dataclasses.replace(dataset, **settled), source
 
 
-def _teacher(teacher: Any) -> dict[str, Any]:
-    """Returns a teacher's checkpoint and network, so that only a fresh start needs its workdir."""
-    if isinstance(teacher, Mapping):
-        return dict(teacher)
-    if not teacher:
+def network_of_run(key: str, workdir: str) -> dict[str, Any]:
+    """Returns a run's checkpoint and network, so that only a fresh start needs its workdir.
+
+    Args:
+      key: setting of the method that it is for, such as "teacher".
+      workdir: of the run.
+
+    Raises:
+      UserError: if there is none, or it has no classifier.
+    """
+    config = load_config(workdir)
+    if not num_classes_of(config["heads"]):
         raise UserError(
-            "config.method.teacher is missing: the workdir of a fine-tuned run, as in "
-            "--config.method.teacher=runs/finetuned."
-        )
-    config = load_config(teacher)
-    if not _num_classes(config["heads"]):
-        raise UserError(
-            f"config.method.teacher={teacher!r} has no classifier to learn from. Fine-tune it "
+            f"config.method.{key}={workdir!r} has no classifier to learn from. Fine-tune it "
             "first: python -m simclr_jax train --config=configs/finetune.py:... "
-            f"--config.warm_start.checkpoint={teacher} --workdir=..."
+            f"--config.warm_start.checkpoint={workdir} --workdir=..."
         )
-    return {"checkpoint": teacher, "encoder": config["encoder"], "heads": config["heads"]}
+    data = {"class_names": None, **config["data"]}
+    return {
+        "checkpoint": workdir,
+        "encoder": config["encoder"],
+        "heads": config["heads"],
+        "class_names": data["class_names"],  # of an import nobody knows them
+    }
+
+
+def network_to_assume(config: Mapping[str, Any], num_classes: int) -> dict[str, Any]:
+    """Returns a network as large as the one that is trained, for a setting that names none.
+
+    Raises:
+      UserError: if that one has no classifier.
+    """
+    heads = dict(config["heads"])
+    if not heads["classifier"]:
+        raise UserError("config.heads has no classifier, which this method needs.")
+    heads["classifier"] = {**heads["classifier"], "num_classes": num_classes}
+    encoder = dict(config["encoder"])
+    return {"checkpoint": "(none)", "encoder": encoder, "heads": heads, "class_names": None}
 
 
 def _settle_classes(heads: dict[str, Any], method: Mapping[str, Any], source: Source) -> None:
     """Gives the classifier as many classes as the labels, or else the teacher, have."""
-    if "classifier" not in heads or heads["classifier"] is None:
+    if heads["classifier"] is None:
         return
-    taught = _num_classes(method["teacher"]["heads"]) if "teacher" in method else None
+    teachers = [method[key] for key in frozen_networks(method["name"])]
+    taught = num_classes_of(teachers[0]["heads"]) if teachers else None
     classifier = dict(heads["classifier"])
     if "num_classes" not in classifier or classifier["num_classes"] is None:
         classifier["num_classes"] = len(source.class_names) or taught
@@ -136,12 +172,13 @@ def _settle_classes(heads: dict[str, Any], method: Mapping[str, Any], source: So
         )
     if taught not in (None, classifier["num_classes"]):
         raise UserError(
-            f"The teacher {method['teacher']['checkpoint']} tells {taught} classes apart and the "
+            f"The teacher {teachers[0]['checkpoint']} tells {taught} classes apart and the "
             f"student {classifier['num_classes']} ({source.name}); they must be the same classes."
         )
     heads["classifier"] = classifier
 
 
-def _num_classes(heads: Mapping[str, Any]) -> int | None:
-    classifier = heads.get("classifier")
-    return classifier["num_classes"] if classifier else None
+def num_classes_of(heads: Mapping[str, Any]) -> int | None:
+    """Returns how many classes the classifier of a section `heads` tells apart, if it has one."""
+    classifier = {"classifier": None, **heads}["classifier"]
+    return {"num_classes": None, **classifier}["num_classes"] if classifier else None

@@ -10,7 +10,7 @@ from absl import flags
 from absl import logging as absl_logging
 from etils import epath
 
-from simclr_jax.build.resolve import instead_of_accumulation
+from simclr_jax.cli import recipe
 from simclr_jax.core.errors import UserError
 from simclr_jax.train.health import NonFiniteError
 from simclr_jax.train.hooks import Terminated
@@ -33,8 +33,8 @@ def run(main: Callable[[], None], argv: Sequence[str], *, required: Sequence[str
     _set_up_logging()
     _set_up_compilation_cache()
     try:
-        _parse(argv, required)
-        main()
+        if _parse(argv, required):
+            main()
     except UserError as error:
         return _complain(error, USER_MISTAKE)
     except NonFiniteError as error:
@@ -45,30 +45,25 @@ def run(main: Callable[[], None], argv: Sequence[str], *, required: Sequence[str
     return DONE
 
 
-def _parse(argv: Sequence[str], required: Sequence[str]) -> None:
+def _parse(argv: Sequence[str], required: Sequence[str]) -> bool:
+    """Parses the flags; returns whether there is anything left to do."""
+    takes_recipe = "config" in required
+    argv, overrides = recipe.split(argv) if takes_recipe else (argv, [])
     try:
         rest = flags.FLAGS(argv)
-    except (flags.Error, ValueError, TypeError, LookupError, AttributeError, OSError) as error:
-        # Besides unknown flags: a config file that is not there, an unknown variant, a key or
-        # a type that does not fit its config. All are told by the message.
-        raise UserError(_readable(error)) from error
+    except flags.Error as error:
+        raise UserError(str(error)) from error
     if rest[1:]:
         raise UserError(f"Unexpected arguments {rest[1:]}; every option starts with --.")
-    for name in required:
+    asks = takes_recipe and flags.FLAGS["help_config"].value
+    for name in ("config",) if asks else required:
         if not flags.FLAGS[name].value:
             raise UserError(f"--{name} is missing: {flags.FLAGS[name].help}")
-
-
-def _readable(error: Exception) -> str:
-    """Returns what an error of config_flags says, without the wrapping that it comes in."""
-    message = str(error.args[0] if error.args else error)
-    if "Traceback" in message:  # of a recipe that refused its variant: its last line says why
-        message = message.strip().splitlines()[-1]
-    if isinstance(error, KeyError | AttributeError):  # a key, quoted once or twice over
-        message = message.strip("\"'").replace("\\n", " ").replace("\\'", "'")
-        advice = instead_of_accumulation(message)
-        message = f"the config has no key {message}" + (advice and f": {advice}")
-    return message
+    if takes_recipe:
+        recipe.remember(recipe.load(str(flags.FLAGS["config"].value), overrides))
+    if asks:
+        recipe.print_keys(recipe.loaded())
+    return not asks
 
 
 def _complain(error: Exception, code: int) -> int:

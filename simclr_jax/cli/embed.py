@@ -1,4 +1,7 @@
-"""Writes the features of any images, as the encoder of a run sees them.
+"""Writes the features of any images, as the encoder of a run sees them, with their labels.
+
+The file holds features [n, d], ids, names and labels [n], -1 where unknown, and class_names. The
+images of another folder have labels if each of them is in a class folder.
 
 python -m simclr_jax embed --workdir=runs/mine --data=folder --path=photos --output=photos.npz
 """
@@ -11,6 +14,7 @@ from absl import flags
 from etils import epath
 
 from simclr_jax.cli import app, restored
+from simclr_jax.cli.images import choose_images
 from simclr_jax.core.errors import UserError
 from simclr_jax.data.quarantine import Quarantine
 from simclr_jax.evals.features import extract_features
@@ -18,7 +22,7 @@ from simclr_jax.evals.features import extract_features
 WORKDIR = flags.DEFINE_string("workdir", "", "Directory of the run.")
 DATA = flags.DEFINE_string("data", None, "digits, folder or tfds/NAME; the run's own if left out.")
 PATH = flags.DEFINE_string("path", None, "The folder, or the directory of prepared data sets.")
-SPLIT = flags.DEFINE_string("split", None, "Which images of it; a folder's are 'all'.")
+SPLIT = flags.DEFINE_string("split", None, "Which images; of another folder all.")
 OUTPUT = flags.DEFINE_string("output", "", "The .npz file to write.")
 
 
@@ -32,22 +36,32 @@ def _embed() -> None:
     if output.suffix != ".npz" or not output.parent.exists():
         raise UserError(f"--output={output} must end in .npz, in a directory that exists.")
     run = restored.load(WORKDIR.value)
-    dataset, split = run.dataset, SPLIT.value or run.dataset.split
-    if DATA.value is not None:
-        dataset = dataclasses.replace(
-            dataset, name=DATA.value, path=PATH.value, labels_from_folders=False
-        )
-        split = SPLIT.value or ("all" if DATA.value == "folder" else "test")
-    source = dataset.open(split)
+    is_folder = (DATA.value or run.dataset.name) == "folder"
+    dataset = choose_images(
+        run.dataset,
+        data=DATA.value,
+        path=PATH.value,
+        split=SPLIT.value,
+        needed=() if is_folder else ("split",),
+    )
+    if is_folder and (DATA.value or PATH.value):
+        dataset = dataclasses.replace(dataset, labels_from_folders=None)
+    source = dataset.open(dataset.split)
     unreadable = Quarantine()
     batches = dataset.eval_batches(source, quarantine=unreadable)
     features = extract_features(run.encode, batches, run.mesh)
     names = np.array([source[int(i)].name for i in features.ids])
     unfinished = output.with_suffix(".tmp")
     with unfinished.open("wb") as file:
-        np.savez(file, names=names, **features._asdict())
+        np.savez(
+            file, names=names, class_names=np.array(source.class_names, str), **features._asdict()
+        )
     unfinished.replace(output)
     n, d = features.features.shape
-    print(f"{output}: features [{n}, {d}] of {source.name}; {unreadable.count} unreadable images.")
+    labels = f"labels of {len(source.class_names)} classes" if source.class_names else "no labels"
+    print(
+        f"{output}: features [{n}, {d}] of {source.name}, {labels}; {unreadable.count} unreadable "
+        "images."
+    )
     for entry in unreadable.entries.values():
         print(f"  unreadable: {entry.name}: {entry.reason}")

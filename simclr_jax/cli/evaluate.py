@@ -17,15 +17,21 @@ from etils import epath
 from rich.console import Console
 from rich.table import Table
 
+from simclr_jax.build.resolve import frozen_networks
 from simclr_jax.cli import app, restored
+from simclr_jax.cli.images import choose_images
+from simclr_jax.cli.restored import Restored
 from simclr_jax.core.errors import UserError, did_you_mean
-from simclr_jax.core.sections import build_section
+from simclr_jax.core.ranges import Count, Fraction, Positive
+from simclr_jax.core.sections import checked
 from simclr_jax.core.types import Batch
 from simclr_jax.data.dataset import Dataset
+from simclr_jax.data.records import Source
 from simclr_jax.evals.classifier import classifier_accuracy
 from simclr_jax.evals.features import extract_features
 from simclr_jax.evals.label_efficiency import label_efficiency
 from simclr_jax.evals.representation import effective_rank
+from simclr_jax.evals.results import Row, add_results, by_images
 
 log = logging.getLogger(__name__)
 PROTOCOLS = ("classifier", "knn", "linear")
@@ -59,63 +65,92 @@ def _evaluate() -> None:
     run = restored.load(WORKDIR.value)
     default = ["knn", "linear"] if run.model.classifier is None else ["classifier"]
     protocols = _checked("protocol", PROTOCOL.value or default, PROTOCOLS)
-    if DATA.value is not None:
-        data = {
-            "name": DATA.value,
-            "path": PATH.value,
-            "labels_from_folders": DATA.value == "folder",
-        }
-        run = dataclasses.replace(run, dataset=dataclasses.replace(run.dataset, **data))
-    splits = {"split": SPLIT.value, "test_split": TEST_SPLIT.value}
-    dataset = dataclasses.replace(run.dataset, **{k: v for k, v in splits.items() if v})
-    run = dataclasses.replace(run, dataset=dataset)
-    rows = _evaluate_classifier(run) if "classifier" in protocols else []
-    if features_protocols := [name for name in protocols if name != "classifier"]:
-        rows += _evaluate_features(run, kinds, features_protocols)
+    features_protocols = [name for name in protocols if name != "classifier"]
+    dataset = choose_images(
+        run.dataset,
+        data=DATA.value,
+        path=PATH.value,
+        split=SPLIT.value,
+        test_split=TEST_SPLIT.value,
+        needed=("split", "test_split") if features_protocols else ("test_split",),
+    )
+    dataset = dataclasses.replace(dataset, labels_from_folders=dataset.name == "folder")
+    rows = _evaluate_classifier(run, dataset) if "classifier" in protocols else []
+    if features_protocols:
+        rows += _evaluate_features(run, dataset, kinds, features_protocols)
     rows = [{**row, "step": run.step} for row in rows]
-    path = epath.Path(WORKDIR.value) / "results.json"
-    unfinished = path.with_suffix(".tmp")
-    unfinished.write_text(json.dumps(rows, indent=2) + "\n")
-    unfinished.replace(path)
+    recorded = add_results(WORKDIR.value, rows)
     if JSON.value:
         print(json.dumps({"workdir": WORKDIR.value, "step": run.step, "results": rows}))
     else:
-        Console().print(_table(rows))
-        print(f"Written to {path}")
+        for alike in by_images(recorded):
+            Console().print(_table(alike))
+        print(f"Written to {epath.Path(WORKDIR.value) / 'results.json'}")
 
 
-def _evaluate_classifier(run: restored.Restored) -> list[dict[str, Any]]:
-    if run.model.classifier is None or run.dataset.test_split is None:
-        lacking = "test_split" if run.model.classifier is not None else "classifier"
-        raise UserError(f"--protocol=classifier: {WORKDIR.value} has no {lacking}.")
-    test = run.dataset.open(run.dataset.test_split)
+def _evaluate_classifier(run: Restored, dataset: Dataset) -> list[dict[str, Any]]:
+    if run.model.classifier is None:
+        raise UserError(
+            f"--protocol=classifier: {WORKDIR.value} has no classifier; leave the flag out, and "
+            "its encoder is judged."
+        )
+    names = run.dataset.class_names
+    if names is None and dataset.name != run.dataset.name:
+        raise UserError(
+            f"Nobody knows the names of the classes that the classifier of {WORKDIR.value} tells "
+            f"apart, so it is judged on {run.dataset.name} alone; leave out --data={dataset.name}."
+        )
+    fitted_on = run.training_images()
+    test = dataclasses.replace(dataset, class_names=names).open_test(fitted_on)
+    if test is None:
+        raise UserError(f"{dataset.name} has no test_split: say which images, --test_split=test.")
     if len(test.class_names) != run.model.classifier.features:
         raise UserError(
             f"The classifier of {WORKDIR.value} tells {run.model.classifier.features} classes "
             f"apart, and {test.name} has {len(test.class_names)}: judge it on its own classes."
         )
-    log.info("classifier: %d test images ...", len(test))
-    accuracy = classifier_accuracy(run.classify, run.dataset.eval_batches(test), run.mesh)
-    return [{"protocol": "classifier", "features": "encoder", **_labels_used(run), **accuracy}]
+    log.info("classifier: %d images of %s ...", len(test), test.name)
+    accuracy = classifier_accuracy(run.classify, dataset.eval_batches(test), run.mesh)
+    what = {"protocol": "classifier", "features": "encoder", **_labels_used(run, fitted_on)}
+    return [{**what, "test_data": test.name, "num_classes": len(test.class_names), **accuracy}]
 
 
-def _labels_used(run: restored.Restored) -> dict[str, Any]:
-    if "method" not in run.config:  # of an import nobody knows
-        return {}
-    if "teacher" in run.config["method"]:
-        return {"label_fraction": 0.0, "num_train": 0}
-    dataset = build_section("config.data", Dataset, run.config["data"])
-    return {"label_fraction": dataset.fraction, "num_train": len(dataset.open_train())}
+def _labels_used(run: Restored, fitted_on: Source | None) -> dict[str, Any]:
+    if fitted_on is None:
+        return {"train_data": f"unknown, imported from {run.config['imported']['checkpoint']}"}
+    taught = bool(frozen_networks(run.config["method"]["name"]))  # a teacher gives the labels
+    return {
+        "train_data": fitted_on.name,
+        "label_fraction": 0.0 if taught else run.dataset.fraction,
+        "num_train": 0 if taught else len(fitted_on),
+    }
 
 
-def _evaluate_features(
-    run: restored.Restored, kinds: Sequence[str], protocols: Sequence[str]
-) -> list[dict[str, Any]]:
+def _settings() -> dict[str, Any]:
+    """Returns the flags that `label_efficiency` takes, checked."""
     try:
         fractions = [float(text) for text in FRACTIONS.value]
     except ValueError:
-        raise UserError(f"--fractions={FRACTIONS.value} must be numbers in (0, 1].") from None
-    train, test = run.labelled_sources()
+        raise UserError(f"--fractions={','.join(FRACTIONS.value)} must be numbers.") from None
+    return {
+        "fractions": [checked("--fractions", value, Fraction) for value in fractions],
+        "draws": checked("--draws", DRAWS.value, Count),
+        "k": checked("--knn_k", K.value, Count),
+        "temperature": checked("--knn_temperature", TEMPERATURE.value, Positive),
+    }
+
+
+def _evaluate_features(
+    run: Restored, dataset: Dataset, kinds: Sequence[str], protocols: Sequence[str]
+) -> list[dict[str, Any]]:
+    settings = _settings()
+    train, test, seen = run.open_labelled(dataset)
+    what = {
+        "train_data": train.name,
+        "test_data": test.name,
+        "num_classes": len(train.class_names),
+        **({"pretrained_on_test": seen} if seen else {}),
+    }
     encoders: dict[str, Callable[[Batch], jax.Array]] = {"encoder": run.encode}
     if "pixels" in kinds:
         encoders["pixels"] = run.network.pixels
@@ -123,22 +158,23 @@ def _evaluate_features(
         encoders["random_encoder"] = run.encode_at_random_initialisation()
     rows = []
     for kind in kinds:
-        log.info("%s: %d training and %d test images ...", kind, len(train), len(test))
+        log.info(
+            "%s: %d images of %s to fit on, %d of %s to judge ...",
+            kind, len(train), train.name, len(test), test.name,
+        )  # fmt: skip
         train_features, test_features = (
-            extract_features(encoders[kind], run.dataset.eval_batches(source), run.mesh)
+            extract_features(encoders[kind], dataset.eval_batches(source), run.mesh)
             for source in (train, test)
         )
-        rows += label_efficiency(
+        judged = label_efficiency(
             train_features,
             test_features,
             name=kind,
             num_classes=len(train.class_names),
-            fractions=fractions,
-            draws=DRAWS.value,
             protocols=protocols,
-            k=K.value,
-            temperature=TEMPERATURE.value,
+            **settings,
         )
+        rows += [row | what for row in judged]
         rank = float(effective_rank(test_features.features))
         log.info("%s: effective rank %.1f of %d", kind, rank, test_features.features.shape[1])
     return rows
@@ -153,8 +189,12 @@ def _checked(flag: str, given: Sequence[str], known: Sequence[str]) -> list[str]
     return list(given)
 
 
-def _table(rows: Sequence[dict[str, Any]]) -> Table:
-    table = Table(title="Top-1 accuracy on the test images")
+def _table(rows: Sequence[Row]) -> Table:
+    first = rows[0]
+    table = Table(
+        title=f"Fitted on {first['train_data']}, judged on {first['test_data']}, step "
+        f"{first['step']}"
+    )
     table.add_column("features")
     table.add_column("protocol")
     for column in ("labels", "top-1", "top-5", "std", "draws"):

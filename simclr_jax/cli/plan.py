@@ -17,23 +17,22 @@ from typing import Any
 
 import jax
 from absl import flags
-from ml_collections import config_flags
 
 from simclr_jax.build.experiment import Experiment, build_experiment, train_step
-from simclr_jax.cli import app
-from simclr_jax.cli.dataset_spec import open_or_describe, without_checkpoints
-from simclr_jax.cli.plan_text import describe, gib
+from simclr_jax.build.resolve import take_over_network
+from simclr_jax.build.schema import complete
+from simclr_jax.cli import app, recipe
 from simclr_jax.core.errors import UserError
 from simclr_jax.core.sections import build_section
-from simclr_jax.parallel.aot import Program, TooLarge, compile_step, slice_devices
-from simclr_jax.parallel.chips import Slice, find_slice
 from simclr_jax.parallel.sharding import Layout
+from simclr_jax.plan.aot import Program, TooLarge, compile_step, slice_devices
+from simclr_jax.plan.chips import Slice, find_slice
+from simclr_jax.plan.dataset_spec import open_or_describe, without_checkpoints
+from simclr_jax.plan.text import describe, gib
 
 log = logging.getLogger(__name__)
 
-CONFIG = config_flags.DEFINE_config_file(
-    "config", help_string="Recipe, such as configs/simclr_imagenet.py:v1_r50_1x."
-)
+CONFIG = recipe.define("simclr_imagenet:v1_r50_1x")
 TOPOLOGY = flags.DEFINE_string("topology", "", "Slice, such as v5e:8x8, v5litepod-64 or v4-32.")
 NUM_SLICES = flags.DEFINE_integer("num_slices", 1, "How many such slices.")
 NUM_IMAGES = flags.DEFINE_integer(
@@ -126,13 +125,11 @@ def _plan() -> bool:
     if PRICE.value is not None and not 0 < PRICE.value < math.inf:
         raise UserError(f"--price={PRICE.value} must be a number above 0: USD per chip-hour.")
     slice_ = find_slice(TOPOLOGY.value, NUM_SLICES.value)
-    try:
-        config = CONFIG.value.to_dict()
-    except OSError as error:  # a recipe that is not there is noticed only when it is read
-        raise UserError(str(error)) from error
+    config = CONFIG().config
     jax.config.update("jax_platforms", "cpu")  # a TPU that is here may be at work
     jax.config.update("jax_enable_compilation_cache", False)  # the seconds are to be real
     devices = slice_devices(slice_)
+    config = complete(take_over_network(config))
     source, images = open_or_describe(config, NUM_IMAGES.value)
     config, assumed = without_checkpoints(config, source)
 
@@ -255,11 +252,10 @@ def _answer(attempts: Sequence[Attempt], price: float | None) -> dict[str, Any]:
     first, last = attempts[0], attempts[-1]
     experiment, slice_, chip = last.experiment, last.slice, last.slice.chip
     changed = _differences(first.knobs, last.knobs)
-    flag = flags.FLAGS["config"]
     versions = {name: importlib.metadata.version(name) for name in ("jax", "libtpu")}
     answer: dict[str, Any] = {
-        "config": config_flags.get_config_filename(flag),
-        "overrides": config_flags.get_override_values(flag),
+        "config": CONFIG().path,
+        "overrides": CONFIG().overrides,
         "topology": slice_.name,
         "slices": slice_.count,
         "chips": slice_.num_chips,

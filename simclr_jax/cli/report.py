@@ -3,7 +3,6 @@
 python -m simclr_jax report --workdir=runs/digits
 """
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,11 +12,13 @@ from absl import flags
 from etils import epath
 
 from simclr_jax.build.experiment import Experiment, augmented_views, build_experiment
+from simclr_jax.build.resolve import frozen_networks
 from simclr_jax.cli import app, restored
 from simclr_jax.core.errors import UserError
 from simclr_jax.data.decode import decode
 from simclr_jax.data.records import Source
 from simclr_jax.evals.features import extract_features
+from simclr_jax.evals.results import Row, read_results
 from simclr_jax.report.contents import Embedding, ReportContents
 from simclr_jax.report.page import write_report
 from simclr_jax.train.metrics import read_metrics
@@ -39,7 +40,6 @@ def _report() -> None:
         raise UserError(f"{workdir} holds an import, not a run: there is no training to report.")
     experiment = build_experiment(run.config)
     metrics = read_metrics(WORKDIR.value)
-    results = workdir / "results.json"
     encoder = {"name": experiment.config["encoder"]["name"], **experiment.config["encoder"]}
     encoder.pop("remat", None)  # how it was trained, and not what it is
     path = workdir / "report.html"
@@ -57,7 +57,7 @@ def _report() -> None:
             labels_used=_labels_used(experiment),
             config=experiment.config,
             metrics=metrics,
-            results=json.loads(results.read_text()) if results.exists() else (),
+            results=_own_first(read_results(workdir), experiment),
             class_names=experiment.source.class_names,
             embedding=_embedding(run, experiment),
             views=augmented_views(experiment, 12),
@@ -65,6 +65,11 @@ def _report() -> None:
         path,
     )
     print(f"Written to {path}")
+
+
+def _own_first(rows: Sequence[Row], experiment: Experiment) -> list[Row]:
+    own = experiment.test_source
+    return sorted(rows, key=lambda row: own is None or row["test_data"] != own.name)
 
 
 def _phrase(key: str, value: Any) -> str:
@@ -76,7 +81,7 @@ def _labels_used(experiment: Experiment) -> str:
         return "none"
     return (
         "what its teacher says"
-        if "teacher" in experiment.config["method"]
+        if frozen_networks(experiment.config["method"]["name"])
         else f"{len(experiment.source):,}"
     )
 

@@ -1,6 +1,7 @@
 """A trained network, read back from its workdir: what the verbs after training share."""
 
 import dataclasses
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,15 +11,18 @@ from jax.sharding import Mesh
 from simclr_jax.build.network import Network, network
 from simclr_jax.core.errors import UserError
 from simclr_jax.core.sections import build_section
+from simclr_jax.core.tree import select
 from simclr_jax.core.types import Batch
 from simclr_jax.data.dataset import Dataset
-from simclr_jax.data.records import Source
+from simclr_jax.data.records import Source, count_shared
 from simclr_jax.models.ssl import SSLModel
 from simclr_jax.parallel.mesh import make_mesh
 from simclr_jax.parallel.sharding import replicated
 from simclr_jax.train.checkpoint import Checkpoints
 from simclr_jax.train.loop import RunConfig
 from simclr_jax.train.workdir import load_config
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,22 +49,54 @@ class Restored:
         """The encoder and its heads, without their variables."""
         return self.network.model
 
-    def labelled_sources(self) -> tuple[Source, Source]:
-        """Opens the labelled images to fit on, with all their labels, and those to judge on.
+    def training_images(self) -> Source | None:
+        """Opens what the network was trained on, with the labels that it saw; None of an import.
 
         Raises:
-          UserError: if the config names no test images, or they have no labels.
+          UserError: if they are not there any more.
         """
-        train, test_split = self.dataset.open(self.dataset.split), self.dataset.test_split
-        if test_split is None or not train.class_names:
+        return self.dataset.open_train() if "method" in self.config else None
+
+    def open_labelled(self, dataset: Dataset) -> tuple[Source, Source, int]:
+        """Opens labelled images to fit on, with all their labels, and others to judge on.
+
+        Args:
+          dataset: the run's own, perhaps with other splits, or another one.
+
+        Returns:
+          Both, and how many of the latter the encoder was trained on, without their labels.
+
+        Raises:
+          UserError: if there are none, or the network was trained on some with their labels.
+        """
+        what, lacking = dataset.name, "test_split"
+        train = test = None
+        if dataset.test_split is not None:
+            train = dataset.open(dataset.split)
+            test = dataset.open_test(train)
+            what, lacking = train.name, "labels"
+        if train is None or test is None or not train.class_names:
             raise UserError(
-                f"kNN and linear probe need labelled training and test images, and {train.name} "
-                f"has {'no test_split' if train.class_names else 'no labels'}. Train with "
-                "config.data.test_split, and for a folder of class folders with "
-                "config.data.labels_from_folders=True. Without labels, `report` shows nearest "
-                "neighbours and `embed` writes features."
+                "kNN and linear probe need labelled images to fit on and others to judge, and "
+                f"{what} has no {lacking}: say which, --split=train --test_split=test, with --data "
+                "and --path if they are of another data set; in a folder, the folders of each "
+                "split are the classes. Without labels, `report` shows nearest neighbours and "
+                "`embed` writes features."
             )
-        return train, self.dataset.open(test_split)
+        own = (dataset.name, dataset.path) == (self.dataset.name, self.dataset.path)
+        trained_on = self.training_images() if own else None
+        seen = 0 if trained_on is None else count_shared(trained_on, test)
+        if seen and self.model.classifier is not None:
+            raise UserError(
+                f"{seen} of the {len(test)} test images ({test.name}) are among those that the "
+                "network was trained on with labels; judge it on others, such as --test_split=test."
+            )
+        if seen:
+            log.warning(
+                "The encoder was trained on %d of the %d test images (%s), without their labels.",
+                seen, len(test), test.name,
+            )  # fmt: skip
+        return train, test, seen
 
     def encode(self, batch: Batch) -> jax.Array:
         """Returns the representations [b, d] of a placed batch."""
@@ -92,7 +128,22 @@ def load(workdir: str) -> Restored:
     net = network(config)
     place = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh))
     with Checkpoints(workdir, read_only=True) as checkpoints:
-        variables = checkpoints.restore_variables(jax.tree.map(place, net.shapes))
+        variables = _evaluated_variables(checkpoints, jax.tree.map(place, net.shapes))
         step = checkpoints.latest_step()
     dataset = build_section("config.data", Dataset, config["data"])
     return Restored(config, mesh, dataset, net, variables, step or 0)
+
+
+def _evaluated_variables(checkpoints: Checkpoints, wanted: dict[str, Any]) -> Mapping[str, Any]:
+    """Restores the copy of the network that the method names; heads that it lacks are left out."""
+    path = checkpoints.evaluated()
+    if not path:
+        return checkpoints.restore_variables(wanted)
+    there = select(checkpoints.shapes(), path)
+    part = {
+        name: {module: tree for module, tree in modules.items() if module in there[name]}
+        for name, modules in wanted.items()
+    }
+    for name in reversed(path.split("/")):
+        part = {name: part}
+    return select(checkpoints.restore_variables(part), path)

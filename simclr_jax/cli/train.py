@@ -12,17 +12,13 @@ import logging
 from collections.abc import Sequence
 
 from absl import flags
-from ml_collections import config_flags
 
-from simclr_jax.cli import app
-from simclr_jax.core.errors import UserError
+from simclr_jax.cli import app, recipe
 from simclr_jax.parallel.hosts import init_distributed, is_primary
 from simclr_jax.run import open_run
 from simclr_jax.train.loop import fit
 
-CONFIG = config_flags.DEFINE_config_file(
-    "config", help_string="Recipe, such as configs/simclr_digits.py[:variant]."
-)
+CONFIG = recipe.define("simclr_digits")
 COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "HOST:PORT of process 0; Cloud TPU and SLURM need none of these three."
 )
@@ -40,10 +36,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _train() -> None:
-    try:
-        config = CONFIG.value.to_dict()
-    except OSError as error:  # a recipe that is not there is noticed only when it is read
-        raise UserError(str(error)) from error
+    config = CONFIG().config
     init_distributed(
         COORDINATOR.value,
         NUM_PROCESSES.value,

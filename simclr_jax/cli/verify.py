@@ -10,24 +10,22 @@ from collections.abc import Sequence
 
 import jax
 from absl import flags
-from ml_collections import config_flags
 
-from simclr_jax.build.resolve import check_sections
-from simclr_jax.build.shrunk import shrink
-from simclr_jax.cli import app
+from simclr_jax.build.resolve import take_over_network
+from simclr_jax.build.schema import complete
+from simclr_jax.cli import app, recipe
 from simclr_jax.core.errors import UserError
-from simclr_jax.verify import (
+from simclr_jax.verify.proof import verify
+from simclr_jax.verify.shrunk import shrink
+from simclr_jax.verify.variants import (
     TOLERANCE,
     VIEWS_TOLERANCE,
     Comparison,
     fsdp_size,
     num_chunks,
-    verify,
 )
 
-CONFIG = config_flags.DEFINE_config_file(
-    "config", help_string="Recipe, such as configs/simclr_digits.py[:variant]."
-)
+CONFIG = recipe.define("simclr_digits")
 DEVICES = flags.DEFINE_integer("devices", 8, "Virtual devices to compare with one.")
 STEPS = flags.DEFINE_integer("steps", 3, "Steps that each variant takes.")
 LIMIT = flags.DEFINE_float("tolerance", TOLERANCE, "Largest relative difference of any quantity.")
@@ -37,7 +35,7 @@ HEADERS = {
     "loss": "loss",
     "gradients": "gradients",
     "batch_stats": "statistics",
-    "method_state": "memory",
+    "method_state": "state",
     "update": "update",
 }
 
@@ -59,13 +57,10 @@ def _verify() -> list[str]:
         raise UserError(f"--steps={STEPS.value} must be at least 1.")
     if not 0 < LIMIT.value < math.inf:
         raise UserError(f"--tolerance={LIMIT.value} must be a number above 0.")
-    try:
-        config = CONFIG.value.to_dict()
-    except OSError as error:  # a recipe that is not there is noticed only when it is read
-        raise UserError(str(error)) from error
+    config = CONFIG().config
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", DEVICES.value)
-    check_sections(config)
+    config = complete(take_over_network(config))
     grad_cache_chunks = num_chunks(config)
     shrunk = shrink(config, multiple=grad_cache_chunks * DEVICES.value, num_steps=STEPS.value)
     if not JSON.value:
@@ -123,14 +118,14 @@ def _notes(comparisons: list[Comparison], grad_cache_chunks: int) -> list[str]:
         f"{VIEWS_TOLERANCE:.0e}; all else is in",
         "              float64 and sees the views of one device",
         "  statistics  BatchNorm's, which are moved by the step",
-        "  memory      what the method keeps, such as a queue or an EMA target",
+        "  state       what the method keeps, such as a queue or an EMA target",
         "  update      parameters and optimizer state, beside what one device's optimizer makes of",
         "              the same gradients, relative to how far they move",
         "  negatives   of each row: exp(loss) - 1 where all projections are equal"
         if contrasts
         else "  negatives   this method contrasts nothing",
-        f"  cached      in {grad_cache_chunks} parts, each of which BatchNorm normalises by itself: so "
-        "it is compared",
+        f"  cached      in {grad_cache_chunks} parts, each of which BatchNorm normalises by "
+        "itself: so it is compared",
         "              with cached, with the whole batch where statistics are frozen, and its",
         "              statistics with means of those of each part",
     ]

@@ -1,11 +1,18 @@
 """Files of a run, which may lie in a bucket (gs://), where nothing can be added to a file."""
 
+import os
+
 from etils import epath
 
 
 def in_a_bucket(path: epath.PathLike) -> bool:
     """Whether a path names an object store, such as gs://BUCKET/runs, and not a file system."""
     return "://" in str(path)
+
+
+def absolute(path: str) -> str:
+    """Returns a path that means the same from any directory; "~" is the user's own."""
+    return path if in_a_bucket(path) else os.path.abspath(os.path.expanduser(path))
 
 
 def append_line(path: epath.Path, line: str) -> None:

@@ -16,8 +16,11 @@ PRNGKey: TypeAlias = Key[Array, ""]
 Params: TypeAlias = Mapping[str, Any]
 Collection: TypeAlias = Mapping[str, Any]
 Labels: TypeAlias = Int[Array, " b"]
-Views: TypeAlias = Float[Array, "b v h w c"]
+# All views of one size; views of several sizes are a tuple, one array for each, b the same in all.
+ViewArray: TypeAlias = Float[Array, "b _v _h _w c"]
+Views: TypeAlias = ViewArray | tuple[ViewArray, ...]
+Projections: TypeAlias = Float[Array, "b v d"]
 # "image" uint8 [b, C, C, 3], "size" int32 [b, 2] (valid height and width, at the top left of
-# the canvas), "id" int64 [b] on the host only, "label" int32 [b] (-1 where unknown).
+# the canvas), "label" int32 [b] (-1 where unknown), "id" int32 [b] (-1 in rows that only fill up).
 Batch: TypeAlias = Mapping[str, Array]
 Metrics: TypeAlias = Mapping[str, Array]

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
+from simclr_jax.core.errors import UserError
+from simclr_jax.core.ranges import Count, Fraction, Seed
 from simclr_jax.data.load import Batches, eval_batches, train_batches
 from simclr_jax.data.quarantine import Quarantine
-from simclr_jax.data.records import Source
+from simclr_jax.data.records import Source, count_shared
 from simclr_jax.data.sources import open_source
 from simclr_jax.data.subsets import LabelSubset
 
@@ -25,7 +27,9 @@ class Dataset:
       split: of the images to train on; see `sources.open_source`.
       test_split: of the images to judge on; None if there are none.
       path: the folder, or the directory that holds prepared TFDS data sets.
-      labels_from_folders: whether class subfolders of a folder are its labels.
+      labels_from_folders: whether class subfolders of a folder are its labels; None: if every
+        image is in one.
+      class_names: the classes in the order of their labels; those of the training images if None.
       fraction: share of the training labels to use, in (0, 1]: a class-balanced draw that is
         the same on every machine.
       fraction_seed: which draw.
@@ -34,16 +38,17 @@ class Dataset:
     """
 
     name: str
-    batch_size: int
-    canvas: int
+    batch_size: Count
+    canvas: Count
     split: str
     test_split: str | None = None
     path: str | None = None
-    labels_from_folders: bool = False
-    fraction: float = 1.0
-    fraction_seed: int = 0
+    labels_from_folders: bool | None = False
+    class_names: tuple[str, ...] | None = None
+    fraction: Fraction = 1.0
+    fraction_seed: Seed = 0
     keep_unlabelled: bool = False
-    num_threads: int | None = None
+    num_threads: Count | None = None
 
     def open_train(self) -> Source:
         """Opens the images to train on, with the share of labels that is used.
@@ -58,14 +63,40 @@ class Dataset:
             source, self.fraction, seed=self.fraction_seed, keep_unlabelled=self.keep_unlabelled
         )
 
+    def open_test(self, train: Source | None) -> Source | None:
+        """Opens the images to judge on, None if there are none.
+
+        Args:
+          train: those that the judged was, or will be, fitted on; None if nobody knows.
+
+        Raises:
+          UserError: if they are not there, have other classes, or some are training images.
+        """
+        if self.test_split is None:
+            return None
+        names = self.class_names or (train and train.class_names) or None
+        test = dataclasses.replace(self, class_names=names).open(self.test_split)
+        if train is not None and (shared := count_shared(train, test)):
+            raise UserError(
+                f"{shared} of the {len(test)} test images ({test.name}) are training images "
+                f"({train.name}), too, and would be judged on what was fitted to them. Give splits "
+                "that share none, such as --config.data.split=train --config.data.test_split=test "
+                "(--split and --test_split of `evaluate`)."
+            )
+        return test
+
     def open(self, split: str) -> Source:
         """Opens all of one split.
 
         Raises:
-          UserError: if it is not there.
+          UserError: if it is not there, or has other classes.
         """
         return open_source(
-            self.name, split=split, path=self.path, labels_from_folders=self.labels_from_folders
+            self.name,
+            split=split,
+            path=self.path,
+            labels_from_folders=self.labels_from_folders,
+            class_names=self.class_names,
         )
 
     def train_batches(

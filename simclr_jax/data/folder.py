@@ -4,10 +4,15 @@ import collections
 import os
 from collections.abc import Callable, Sequence
 
+import numpy as np
+from jaxtyping import Int
+
 from simclr_jax.core.errors import UserError, did_you_mean
 from simclr_jax.data.decode import UnreadableImageError
-from simclr_jax.data.records import Record, digest
+from simclr_jax.data.records import Record, digest, image_key
 
+# Names of folders that are parts of a data set rather than classes, in lower case.
+SPLITS = frozenset({"train", "training", "test", "testing", "val", "valid", "validation"})
 EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 )
@@ -21,10 +26,13 @@ class Folder:
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], split: str = "all", labels_from_folders: bool = False
+        self,
+        path: str | os.PathLike[str],
+        split: str = "all",
+        labels_from_folders: bool | None = False,
+        class_names: Sequence[str] | None = None,
     ):
         self._root = os.path.expanduser(path)
-        self.name = f"folder {self._root}"
         if not os.path.isdir(self._root):
             what = "is a file" if os.path.exists(self._root) else "does not exist"
             raise UserError(
@@ -37,7 +45,8 @@ class Folder:
                 f"{self._root} has no folder for split={split!r}; split='all' takes every image "
                 f"in it. Its folders: {_shorten(folders) or 'none'}.{did_you_mean(split, folders)}"
             )
-        self._files, others = _list_images(self._root, top)
+        self.name = f"folder {os.path.join(self._root, top).rstrip('/')}"
+        self._files, self._links, others = _list_images(self._root, top)
         if not self._files:
             seen = [f"{count} {kind}" for kind, count in others.most_common()] or ["no files"]
             raise UserError(
@@ -46,25 +55,55 @@ class Folder:
             )
         self.class_names: tuple[str, ...] = ()
         self.labels = [-1] * len(self._files)
-        if labels_from_folders:
-            self._label_by_folder(top)
+        if labels_from_folders is not False:
+            self._label_by_folder(top, class_names, required=labels_from_folders is True)
         self.fingerprint = digest([*self._files, *self.class_names])
 
-    def _label_by_folder(self, top: str) -> None:
+    def _label_by_folder(
+        self, top: str, class_names: Sequence[str] | None, *, required: bool
+    ) -> None:
         inside = [file.removeprefix(top).rpartition("/")[0] for file in self._files]
-        classes = [folder.partition("/")[0] for folder in inside]
-        if "" in classes:
+        folders = [folder.partition("/")[0] for folder in inside]
+        found, where = sorted(set(folders)), os.path.join(self._root, top)
+        if "" in found or {name.lower() for name in found} <= SPLITS:
+            if not required:
+                return
+            if "" in found:
+                raise UserError(
+                    f"labels_from_folders needs every image in a class folder, but "
+                    f"{self._files[folders.index('')]!r} lies directly in {where}."
+                )
             raise UserError(
-                f"labels_from_folders needs every image in a class folder, but "
-                f"{self._files[classes.index('')]!r} lies directly in "
-                f"{os.path.join(self._root, top)}."
+                f"labels_from_folders takes the folders in {where} for classes, and {quote(found)} "
+                "look like splits: say which of them is which, --config.data.split=train "
+                "--config.data.test_split=test (--split and --test_split of `evaluate`)."
             )
-        self.class_names = tuple(sorted(set(classes)))
+        self.class_names = tuple(found if class_names is None else class_names)
         index = {name: k for k, name in enumerate(self.class_names)}
-        self.labels = [index[name] for name in classes]
+        if strange := [name for name in found if name not in index]:
+            raise UserError(
+                f"{where} has folders for classes, {quote(strange)}, that are none of the "
+                f"{len(index)} expected ones, {quote(self.class_names)}: those of the training "
+                "images, of the run or of its teacher. Rename the folders, or move them away."
+            )
+        self.labels = [index[name] for name in folders]
 
     def __len__(self) -> int:
         return len(self._files)
+
+    def image_keys(self) -> Int[np.ndarray, " n"]:
+        """Returns one number for each image: of its file, whatever links lead to it."""
+        identities: dict[str, str] = {}
+
+        def key(name: str) -> int:
+            path = os.path.join(self._root, name)
+            folder, file = os.path.split(os.path.realpath(path) if name in self._links else path)
+            if folder not in identities:
+                stat = os.stat(folder)
+                identities[folder] = f"{stat.st_dev} {stat.st_ino}"
+            return image_key(f"{identities[folder]}/{file}")
+
+        return np.fromiter(map(key, self._files), np.int64, len(self._files))
 
     def __getitem__(self, index: int, /) -> Record:
         name = self._files[index]
@@ -75,9 +114,10 @@ class Folder:
             raise UnreadableImageError(f"cannot be read: {error.strerror}", name) from error
 
 
-def _list_images(root: str, top: str) -> tuple[list[str], collections.Counter[str]]:
-    """Returns the sorted image paths below root/top, relative to root, and what else is there."""
+def _list_images(root: str, top: str) -> tuple[list[str], frozenset[str], collections.Counter[str]]:
+    """Returns the sorted image paths below root/top, which of them are links, and what else is."""
     files: list[str] = []
+    links: list[str] = []
     others: collections.Counter[str] = collections.Counter()
     pending: list[tuple[str, tuple[tuple[int, int], ...]]] = [(top, ())]
     while pending:
@@ -98,9 +138,11 @@ def _list_images(root: str, top: str) -> tuple[list[str], collections.Counter[st
                 pending.append((f"{prefix}{entry.name}/", (*ancestors, identity)))
             elif _is(entry.is_file) and extension in EXTENSIONS:  # no pipes, no devices
                 files.append(prefix + entry.name)
+                if entry.is_symlink():
+                    links.append(files[-1])
             else:
                 others[extension or "without extension"] += 1
-    return sorted(files), others
+    return sorted(files), frozenset(links), others
 
 
 def _is(test: Callable[[], bool]) -> bool:
@@ -108,6 +150,11 @@ def _is(test: Callable[[], bool]) -> bool:
         return test()
     except OSError:  # a link to itself, or a disk that went away
         return False
+
+
+def quote(names: Sequence[str]) -> str:
+    """Returns names as people list them, at most eight."""
+    return _shorten([repr(name) for name in names])
 
 
 def _shorten(names: Sequence[str], limit: int = 8) -> str:

@@ -10,9 +10,6 @@ from jax.sharding import PartitionSpec as P
 
 from simclr_jax.core.types import Batch
 
-# JAX has no int64 unless asked, and no step reads them.
-HOST_ONLY = frozenset({"id"})
-
 
 def place_batches(
     batches: Iterator[Mapping[str, np.ndarray]], mesh: Mesh, *, depth: int = 2
@@ -43,9 +40,11 @@ def _placed(
         for batch in batches:
             queue.append(
                 {
-                    name: jax.make_array_from_process_local_data(sharding, rows)
+                    # JAX has no int64 unless asked: ids are int32 on the device.
+                    name: jax.make_array_from_process_local_data(
+                        sharding, rows.astype(jax.dtypes.canonicalize_dtype(rows.dtype))
+                    )
                     for name, rows in batch.items()
-                    if name not in HOST_ONLY
                 }
             )
             if len(queue) >= depth:

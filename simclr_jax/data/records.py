@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+from jaxtyping import Int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +29,9 @@ class Source(Protocol):
     """A data set with random access, safe to read from many threads.
 
     It may also have `__getitems__(ids) -> list[Record | None]` where reading many at once is
-    cheaper, with None for those to be read alone, and `labels` where all are known beforehand.
+    cheaper, with None for those to be read alone, `labels` where all are known beforehand, and
+    `image_keys() -> int64 [n]` where two sources may share images: one number for each, equal in
+    both for the same stored image; see `count_shared`.
 
     Attributes:
       name: for people and for messages.
@@ -52,6 +55,27 @@ def read_records(source: Source, ids: np.ndarray) -> Sequence[Record | None]:
     """Reads records at once where the source can, and leaves None where it cannot."""
     read_many = getattr(source, "__getitems__", None)
     return [None] * len(ids) if read_many is None else read_many(ids.tolist())
+
+
+def count_shared(source: Source, other: Source) -> int:
+    """Returns how many images of `other` are stored images of `source`, too.
+
+    Copies of an image under another name are not recognised.
+    """
+    here, there = map(image_keys, (source, other))
+    return 0 if here is None or there is None else int(np.isin(there, here).sum())
+
+
+def image_keys(source: Source) -> Int[np.ndarray, " n"] | None:
+    """Returns one number for each stored image, or None if the source cannot tell them apart."""
+    keys = getattr(source, "image_keys", None)
+    return None if keys is None else keys()
+
+
+def image_key(text: str) -> int:
+    """Returns a 64-bit number for the text that says which stored image is meant."""
+    data = text.encode("utf-8", "surrogateescape")
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little", signed=True)
 
 
 def digest(parts: Iterable[str]) -> str:

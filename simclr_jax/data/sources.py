@@ -7,14 +7,16 @@ downloads, and never shuffles: index i is the same image in every run.
 import functools
 import math
 import os
+from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Int
 
 from simclr_jax.core.errors import UserError, did_you_mean
 from simclr_jax.core.files import in_a_bucket
 from simclr_jax.data.decode import UnreadableImageError, image_size
-from simclr_jax.data.folder import Folder
-from simclr_jax.data.records import Record, Source, digest
+from simclr_jax.data.folder import Folder, quote
+from simclr_jax.data.records import Record, Source, digest, image_key
 
 __all__ = ["Digits", "Record", "Source", "open_source", "suggest_sizes"]
 
@@ -27,7 +29,8 @@ def open_source(
     *,
     split: str,
     path: str | os.PathLike[str] | None = None,
-    labels_from_folders: bool = False,
+    labels_from_folders: bool | None = False,
+    class_names: Sequence[str] | None = None,
 ) -> Source:
     """Opens a data set that is already on this machine, or on a disk it has mounted.
 
@@ -40,11 +43,30 @@ def open_source(
       path: the folder; for TFDS the directory of all data sets (`data_dir`), by default TFDS's
         own: $TFDS_DATA_DIR or ~/tensorflow_datasets.
       labels_from_folders: whether the folders right below the folder's (split's) top are
-        classes, numbered in alphabetical order; otherwise every label is -1.
+        classes; otherwise every label is -1. None: if every image is in one.
+      class_names: the classes in the order of their numbers, so that a label means the same in
+        every split; a folder's own, in alphabetical order, if None.
 
     Raises:
-      UserError: if there is no such data set, split or path, or nothing in it.
+      UserError: if there is no such data set, split or path, nothing in it, or another class.
     """
+    source = _open(name, split, path, labels_from_folders, class_names)
+    if class_names is not None and source.class_names not in ((), tuple(class_names)):
+        raise UserError(
+            f"{source.name} has the {len(source.class_names)} classes {quote(source.class_names)}, "
+            f"and not the {len(class_names)} asked for, {quote(class_names)}: a label would mean "
+            "another thing. Use images of the same classes."
+        )
+    return source
+
+
+def _open(
+    name: str,
+    split: str,
+    path: str | os.PathLike[str] | None,
+    labels_from_folders: bool | None,
+    class_names: Sequence[str] | None,
+) -> Source:
     if path is not None and in_a_bucket(path):
         bucket, _, below = str(path).partition("://")[2].partition("/")
         raise UserError(
@@ -62,7 +84,7 @@ def open_source(
     if name == "folder":
         if path is None:
             raise UserError("name='folder' needs a path: the directory that holds the images.")
-        return Folder(path, split, labels_from_folders)
+        return Folder(path, split, labels_from_folders, class_names)
     if kind == "tfds" and rest:
         # Its import takes half a second that the other sources need not pay.
         from simclr_jax.data.tfds_source import Tfds
@@ -97,6 +119,10 @@ class Digits:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def image_keys(self) -> Int[np.ndarray, " n"]:
+        """Returns one number for each image; see `records.Source`."""
+        return self._numbers + image_key("digits")
 
     def __getitem__(self, index: int, /) -> Record:
         label = int(self.labels[index])

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Int
 
 from simclr_jax.core.errors import UserError
-from simclr_jax.data.records import Record, Source, digest, read_records
+from simclr_jax.data.records import Record, Source, digest, image_keys, read_records
 
 log = logging.getLogger(__name__)
 CHUNK = 1000
@@ -66,6 +66,11 @@ class LabelSubset:
         return [
             record and self._hide(int(i), record) for i, record in zip(ids, records, strict=True)
         ]
+
+    def image_keys(self) -> Int[np.ndarray, " n"] | None:
+        """Returns one number for each image; see `records.Source`."""
+        keys = image_keys(self._source)
+        return None if keys is None else keys[self._ids]
 
     def _hide(self, i: int, record: Record) -> Record:
         if self._labelled is None or i in self._labelled:

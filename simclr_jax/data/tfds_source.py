@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
+from jaxtyping import Int
 from tensorflow_datasets.core import constants
 
 from simclr_jax.core.errors import UserError, did_you_mean
-from simclr_jax.data.records import Record, digest
+from simclr_jax.data.records import Record, digest, image_key
 
 
 class Tfds:
@@ -69,10 +70,21 @@ class Tfds:
                 f"sums of them in TFDS's syntax, such as 'train[:50%]'."
                 f"{did_you_mean(split, splits)}"
             ) from error
+        self._data_set = builder.info.full_name
+        self._shards = builder.info.splits[split].file_instructions
         self.fingerprint = digest([self.name, str(builder.info.version), str(len(self._examples))])
 
     def __len__(self) -> int:
         return len(self._examples)
+
+    def image_keys(self) -> Int[np.ndarray, " n"]:
+        """Returns one number for each image, by shard and place; see `records.Source`."""
+        shards = [
+            image_key(f"{self._data_set}/{os.path.basename(shard.filename)}")
+            + np.arange(shard.skip, shard.skip + shard.take)
+            for shard in self._shards
+        ]
+        return np.concatenate(shards)
 
     def __getitem__(self, index: int, /) -> Record:
         return self._record(index, self._examples[index])

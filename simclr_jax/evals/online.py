@@ -1,14 +1,16 @@
 """Accuracy while training: the first sign that a network learns, or has stopped to."""
 
+import dataclasses
 import functools
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from simclr_jax.core.ranges import Count, Positive
 from simclr_jax.core.state import TrainState
 from simclr_jax.core.types import Batch, Metrics
 from simclr_jax.data.dataset import Dataset
@@ -22,134 +24,155 @@ from simclr_jax.train.metrics import MetricsWriter
 Apply: TypeAlias = Callable[[Mapping[str, Any], Batch], jax.Array]
 
 
+@dataclasses.dataclass(frozen=True)
+class EvaluationImages:
+    """What an online evaluation reads.
+
+    Attributes:
+      dataset: how to read both sources.
+      train: training images.
+      test: labelled images to classify.
+      mesh: devices that share the work.
+    """
+
+    dataset: Dataset
+    train: Source
+    test: Source
+    mesh: Mesh
+
+
+@runtime_checkable  # so that a type checker can be on in tests
+class OnlineProtocol(Protocol):
+    """How a network is evaluated while it trains."""
+
+    @property
+    def every_epochs(self) -> float:
+        """Training epochs from one evaluation to the next, > 0."""
+        ...
+
+    def evaluate(
+        self, apply: Callable[[Batch], jax.Array], images: EvaluationImages
+    ) -> dict[str, float]:
+        """Returns metrics of a network that maps a batch to representations or logits."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
 class OnlineKNN:
-    """Hook: every few epochs, adds "knn_top1" of the test images to the metrics."""
+    """The k-nearest-neighbour accuracy of the encoder, "knn_top1".
 
-    def __init__(
-        self,
-        writer: MetricsWriter,
-        encode: Apply,
-        dataset: Dataset,
-        train: Source,
-        test: Source,
-        mesh: Mesh,
-        num_steps: int,
-        *,
-        every_epochs: float,
-        k: int = 200,
-        temperature: float = 0.1,
-        max_train: int = 50_000,
-    ) -> None:
-        """Sets what is judged, and how often.
+    Attributes:
+      every_epochs: training epochs from one evaluation to the next, > 0.
+      k: neighbours that vote; see `knn.knn_predict`.
+      temperature: of the votes; see `knn.knn_predict`.
+      max_train: at most so many training images, evenly spaced, vote.
+    """
 
-        Args:
-          writer: where the accuracy goes.
-          encode: (variables, batch) -> representations.
-          dataset: how to read both sources.
-          train: labelled images that vote.
-          test: labelled images to classify.
-          mesh: devices that share the work.
-          num_steps: of the run; its last step is always judged.
-          every_epochs: training epochs from one evaluation to the next, > 0.
-          k: neighbours that vote; see `knn.knn_predict`.
-          temperature: of the votes; see `knn.knn_predict`.
-          max_train: at most so many training images, evenly spaced, vote.
-        """
-        num_voters = min(max_train, len(train))
-        if not 1 <= k <= num_voters:
-            raise ValueError(f"k={k}; it must be from 1 to {num_voters}, the images that vote.")
-        self._writer = writer
-        self._encode = encode
-        self._dataset = dataset
-        self._train = train
-        self._test = test
-        self._voters = np.arange(num_voters) * len(train) // num_voters
-        self._mesh = mesh
-        self._every = _interval_steps(every_epochs, train, dataset)
-        self._num_steps = num_steps
-        self._k = k
-        self._temperature = temperature
+    every_epochs: Positive
+    k: Count = 200
+    temperature: Positive = 0.1
+    max_train: Count = 50_000
 
-    def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
-        """Judges the encoder if it is time to."""
-        if step % self._every and step != self._num_steps:
-            return
-        jax.block_until_ready(metrics)  # the step's own time is not the evaluation's
-        start = time.monotonic()
-        encode = functools.partial(self._encode, _variables(state))
-        voters = self._dataset.eval_batches(self._train, indices=self._voters)
-        train = extract_features(encode, voters, self._mesh)
-        test = extract_features(encode, self._dataset.eval_batches(self._test), self._mesh)
+    def evaluate(
+        self, apply: Callable[[Batch], jax.Array], images: EvaluationImages
+    ) -> dict[str, float]:
+        """Returns {"knn_top1"}; `apply` maps a batch to representations."""
+        voters = images.dataset.eval_batches(images.train, indices=self.voters(images.train))
+        train = extract_features(apply, voters, images.mesh)
+        test = extract_features(apply, images.dataset.eval_batches(images.test), images.mesh)
         predicted = knn_predict(
             train.features,
             train.labels,
             test.features,
-            num_classes=len(self._train.class_names),
-            k=self._k,
-            temperature=self._temperature,
+            num_classes=len(images.train.class_names),
+            k=self.k,
+            temperature=self.temperature,
         )
-        self._writer.add(
-            knn_top1=float(np.mean(np.asarray(predicted) == test.labels)),
-            eval_seconds=time.monotonic() - start,
-        )
+        return {"knn_top1": float(np.mean(np.asarray(predicted) == test.labels))}
+
+    def voters(self, train: Source) -> np.ndarray:
+        """Returns the indices of the training images that vote.
+
+        Raises:
+          ValueError: if there are fewer than k.
+        """
+        num = min(self.max_train, len(train))
+        if not 1 <= self.k <= num:
+            raise ValueError(f"k={self.k}; it must be from 1 to {num}, the images that vote.")
+        return np.arange(num) * len(train) // num
 
 
+@dataclasses.dataclass(frozen=True)
 class OnlineClassifier:
-    """Hook: every few epochs, adds "test_top1" and "test_top5" of the classifier to the metrics."""
+    """The accuracy of the classifier, "test_top1" and "test_top5".
+
+    Attributes:
+      every_epochs: training epochs from one evaluation to the next, > 0.
+    """
+
+    every_epochs: Positive
+
+    def evaluate(
+        self, apply: Callable[[Batch], jax.Array], images: EvaluationImages
+    ) -> dict[str, float]:
+        """Returns the accuracies; `apply` maps a batch to logits."""
+        batches = images.dataset.eval_batches(images.test)
+        accuracy = classifier_accuracy(apply, batches, images.mesh)
+        del accuracy["num_test"]
+        return {f"test_{name}": value for name, value in accuracy.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class OnlineProtocols:
+    """What is evaluated while training.
+
+    Attributes:
+      knn: the encoder by its nearest neighbours.
+      classifier: the classifier that is trained.
+    """
+
+    knn: OnlineKNN | None = None
+    classifier: OnlineClassifier | None = None
+
+
+class OnlineEvaluation:
+    """Hook: every few epochs and at the end, adds what a protocol finds to the metrics."""
 
     def __init__(
         self,
         writer: MetricsWriter,
-        classify: Apply,
-        dataset: Dataset,
-        train: Source,
-        test: Source,
-        mesh: Mesh,
-        num_steps: int,
+        protocol: OnlineProtocol,
+        apply: Apply,
+        images: EvaluationImages,
+        variables: Callable[[TrainState], Mapping[str, Any]],
         *,
-        every_epochs: float,
+        num_steps: int,
     ) -> None:
-        """Sets what is judged, and how often.
+        """Sets what is evaluated, and how often.
 
         Args:
-          writer: where the accuracy goes.
-          classify: (variables, batch) -> logits.
-          dataset: how to read the test images.
-          train: training images, for the length of an epoch.
-          test: labelled images to classify.
-          mesh: devices that share the work.
-          num_steps: of the run; its last step is always judged.
-          every_epochs: training epochs from one evaluation to the next, > 0.
+          writer: where the metrics go.
+          protocol: what is found out.
+          apply: (variables, batch) -> representations or logits, as the protocol wants them.
+          images: to learn from and to classify.
+          variables: of the copy of the network that is evaluated, in a state.
+          num_steps: of the run; its last step is always evaluated.
         """
         self._writer = writer
-        self._classify = classify
-        self._dataset = dataset
-        self._test = test
-        self._mesh = mesh
-        self._every = _interval_steps(every_epochs, train, dataset)
+        self._protocol = protocol
+        self._apply = apply
+        self._images = images
+        self._variables = variables
+        per_epoch = len(images.train) / images.dataset.batch_size
+        self._every = max(1, round(protocol.every_epochs * per_epoch))
         self._num_steps = num_steps
 
     def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
-        """Judges the classifier if it is time to."""
+        """Evaluates if it is time to."""
         if step % self._every and step != self._num_steps:
             return
         jax.block_until_ready(metrics)  # the step's own time is not the evaluation's
         start = time.monotonic()
-        classify = functools.partial(self._classify, _variables(state))
-        batches = self._dataset.eval_batches(self._test)
-        accuracy = classifier_accuracy(classify, batches, self._mesh)
-        del accuracy["num_test"]
-        self._writer.add(
-            **{f"test_{name}": value for name, value in accuracy.items()},
-            eval_seconds=time.monotonic() - start,
-        )
-
-
-def _variables(state: TrainState) -> dict[str, Any]:
-    return {"params": state.params, "batch_stats": state.batch_stats}
-
-
-def _interval_steps(every_epochs: float, train: Source, dataset: Dataset) -> int:
-    if not every_epochs > 0:
-        raise ValueError(f"every_epochs={every_epochs}; it must be > 0.")
-    return max(1, round(every_epochs * len(train) / dataset.batch_size))
+        apply = functools.partial(self._apply, self._variables(state))
+        found = self._protocol.evaluate(apply, self._images)
+        self._writer.add(**found, eval_seconds=time.monotonic() - start)

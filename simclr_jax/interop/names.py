@@ -12,7 +12,7 @@ Source: google-research/simclr at 383d414, resnet.py, model_util.py and tf2/.
 import re
 from collections.abc import Iterator
 
-from simclr_jax.models.heads import Projector
+from simclr_jax.models.heads import MLP
 from simclr_jax.models.resnet import BOTTLENECK_DEPTHS, STAGE_SIZES, ResNet
 
 # Our collection and leaf name of each official leaf name, in creation order.
@@ -51,7 +51,7 @@ _LEFTOVERS = {
 
 
 def official_names(
-    encoder: ResNet, projector: Projector | None = None, *, classifier: bool = False
+    encoder: ResNet, projector: MLP | None = None, *, classifier: bool = False
 ) -> dict[str, str]:
     """Returns the TF1 name of every variable of an `SSLModel`, in creation order.
 

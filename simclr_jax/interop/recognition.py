@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from simclr_jax.core.tree import path_name
 from simclr_jax.interop.names import leftover_kind, official_names, tf1_name, tf1_name_of_ema
-from simclr_jax.models.heads import Projector, classifier
+from simclr_jax.models.heads import MLP, classifier
 from simclr_jax.models.resnet import BOTTLENECK_DEPTHS, SMALLEST_IMAGE_PX, STAGE_SIZES, ResNet
 
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
@@ -45,7 +45,7 @@ class Recognised:
     """
 
     encoder: ResNet
-    projector: Projector | None
+    projector: MLP | None
     num_classes: int | None
     names: Mapping[str, str]
     shapes: Shapes
@@ -154,7 +154,7 @@ def _counted_from_zero(found: dict[str, str]) -> dict[str, str]:
     return {renamed(name): own for name, own in found.items()}
 
 
-def _closest(found: Mapping[str, str], shapes: Shapes) -> tuple[ResNet, Projector | None]:
+def _closest(found: Mapping[str, str], shapes: Shapes) -> tuple[ResNet, MLP | None]:
     """Returns the network, of any width, that shares the most convolutions with the checkpoint."""
     kernels = {
         int(match["number"] or 0): shapes[own][:1]
@@ -172,7 +172,7 @@ def _closest(found: Mapping[str, str], shapes: Shapes) -> tuple[ResNet, Projecto
         return sum(sizes.get(k) != kernels.get(k) for k in sizes.keys() | kernels.keys())
 
     layers = {match[0] for name in found if (match := _PROJECTOR_LAYER.match(name))}
-    projector = Projector(num_layers=len(layers)) if layers else None
+    projector = MLP(num_layers=len(layers)) if layers else None
     return min(_candidates(), key=distance), projector
 
 
@@ -197,8 +197,8 @@ def _kernel_sizes(encoder: ResNet) -> list[int]:
 
 
 def _with_widths(
-    encoder: ResNet, projector: Projector | None, shapes: Shapes
-) -> tuple[ResNet, Projector | None]:
+    encoder: ResNet, projector: MLP | None, shapes: Shapes
+) -> tuple[ResNet, MLP | None]:
     """Reads widths off the shapes.
 
     The official code truncates fractions of a channel, so the widest layers decide: from the
@@ -218,7 +218,7 @@ def _with_widths(
     if projector is not None:
         n, representation_dim = projector.num_layers, features * (4 if bottleneck else 1)
         hidden_dim = _width(shapes["params/projector/dense1/kernel"])
-        projector = Projector(
+        projector = MLP(
             num_layers=n,
             hidden_dim=None if n == 1 or hidden_dim == representation_dim else hidden_dim,
             output_dim=_width(shapes[f"params/projector/dense{n}/kernel"]),
@@ -231,7 +231,7 @@ def _width(shape: tuple[int, ...]) -> int:
 
 
 def _expected_shapes(
-    encoder: ResNet, projector: Projector | None, num_classes: int | None, select: int
+    encoder: ResNet, projector: MLP | None, num_classes: int | None, select: int
 ) -> dict[str, tuple[int, ...]]:
     """Returns the shapes that our modules have, all layers of the projector included."""
     size = SMALLEST_IMAGE_PX[encoder.stem]

@@ -1,4 +1,9 @@
-"""The contract between a method and the train step: four functions, no base class."""
+"""The contract between a method and the train step: four functions, no base class.
+
+A builder in `methods.METHODS` is called with the model, the augmentation and the facts of the run,
+and returns a `Method`. Its keyword-only parameters are the section `method` of a config; one that
+is annotated `FrozenNetwork` is a network that is trained already, such as a teacher.
+"""
 
 import dataclasses
 from collections.abc import Callable
@@ -6,19 +11,24 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from simclr_jax.core.placement import replicate
 from simclr_jax.core.state import TrainState
 from simclr_jax.core.types import (
     Batch,
     Collection,
-    Labels,
     Metrics,
     Params,
     PRNGKey,
+    Projections,
     Scalar,
+    ViewArray,
     Views,
 )
+from simclr_jax.models.ssl import SSLModel
+from simclr_jax.parallel.sharding import Rule
 
 
 class Variables(NamedTuple):
@@ -37,10 +47,43 @@ class StepOutput(NamedTuple):
     carry: Any = ()  # for `after_update`, such as the keys that MoCo enqueues
 
 
+class FrozenNetwork(NamedTuple):
+    """A network that is trained already, whose variables a method keeps in its state.
+
+    A parameter `x` of a method with this type is given in a config as the workdir that the network
+    comes from. Its variables belong at `method_state["x"]`: `init` makes zeros of `shapes`, which
+    the run replaces with those of the checkpoint.
+
+    Attributes:
+      model: the network.
+      shapes: of its variables, {"params": ..., "batch_stats": ...}.
+    """
+
+    model: SSLModel
+    shapes: Any
+
+
+class Frozen(NamedTuple):
+    """Parameters that are not updated: no step, no decay and no momentum.
+
+    Attributes:
+      pattern: regular expression for whole paths below params, such as "encoder/.*".
+      until_step: the first optimizer step that updates them; None for never.
+    """
+
+    pattern: str
+    until_step: int | None = None
+
+
 def keep_method_state(state: TrainState, carry: Any) -> Any:
     """Default `after_update`: returns the method's state unchanged."""
     del carry
     return state.method_state
+
+
+def unconstrained(params: Params) -> Params:
+    """Default `constrain`: returns the parameters unchanged."""
+    return params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,22 +93,33 @@ class Method:
     Attributes:
       init: (key, views) -> Variables; only the shapes of `views` matter.
       augment: (key, batch) -> views, run on the device inside the train step.
-      loss: (params, state, views, labels, key) -> (value, StepOutput). `value` is what is
-        minimised, and may be a multiple of the metric "loss" (`simclr`'s gradient_scale). Only
+      loss: (params, state, views, batch, key) -> (value to differentiate, StepOutput). Only
         `params` is differentiated; `state.params` is the same tree without a gradient.
+        `metrics["loss"]` is the loss as it is reported.
       after_update: (state, carry) -> method_state, called with the *new* params,
         such as to move an EMA target or rotate a queue.
-      frozen: regular expression for whole paths below params, such as "encoder/.*"; what it
-        matches is not updated. "" freezes nothing.
+      constrain: params -> params, called on the new params of each step and on the first ones,
+        such as to keep prototypes at unit length.
+      frozen_params: what is not updated, and until when.
+      state_rules: how arrays of the method's state are split over the devices; patterns are of
+        paths below method_state. What no rule matches follows the preset of the run.
+      negatives: rows that each row is contrasted with; None if the method contrasts nothing, or
+        not all of them with the same weight.
+      evaluated: path in the state of the copy of params and batch_stats that evaluations and
+        exports use, such as "method_state/target"; "" for those that are trained.
       grad_cache_chunks: parts of the batch that go through the network one after the other.
       train_batch_norm: whether BatchNorm normalises with the batch and moves its statistics.
     """
 
     init: Callable[[PRNGKey, Views], Variables]
     augment: Callable[[PRNGKey, Batch], Views]
-    loss: Callable[[Params, TrainState, Views, Labels, PRNGKey], tuple[Scalar, StepOutput]]
+    loss: Callable[[Params, TrainState, Views, Batch, PRNGKey], tuple[Scalar, StepOutput]]
     after_update: Callable[[TrainState, Any], Any] = keep_method_state
-    frozen: str = ""
+    constrain: Callable[[Params], Params] = unconstrained
+    frozen_params: tuple[Frozen, ...] = ()
+    state_rules: tuple[Rule, ...] = ()
+    negatives: int | None = None
+    evaluated: str = ""
     grad_cache_chunks: int = 1
     train_batch_norm: bool = True
 
@@ -81,44 +135,48 @@ def apply_model(
 ) -> tuple[Any, Collection]:
     """Applies a network to all views, in parts of the batch if all at once would not fit.
 
-    With several parts, nothing of a part is kept but what it puts out: the backward pass computes each
-    part once more and adds up the gradients. The loss still sees every row, so that, other than
-    with gradient accumulation, a contrastive loss is that of the whole batch. This is the
+    With several parts, nothing of a part is kept but what it puts out: the backward pass computes
+    each part once more and adds up the gradients. The loss still sees every row, so that, other
+    than with gradient accumulation, a contrastive loss is that of the whole batch. This is the
     gradient cache of Gao et al. 2021, https://arxiv.org/abs/2101.06983. It is exact for a network
     without batch statistics. BatchNorm normalises each part with its own statistics, and the
     running ones move towards the mean over the parts.
 
     Args:
-      model: takes (images [n, h, w, c], train); it may have a collection "batch_stats".
+      model: takes (images [n, h, w, c], train); views of several sizes need an `SSLModel`.
       params: parameters; they may be split over the devices, and are gathered here.
       batch_stats: running statistics.
-      views: augmented images.
+      views: augmented images, one array or a tuple of one for each size.
       train: normalise with the statistics of the images and move the running ones.
       grad_cache_chunks: parts of the batch, a divisor of b; with c of them, part i has the images
         i, i + c, and so on, of which every device has equally many.
 
     Returns:
-      What the network puts out, with rows [b * v, ...] ordered as in `views`, and the new
-      running statistics.
+      What the network puts out, with rows [b * v, ...] ordered by image and then by view, the
+      views of a tuple in its order; and the new running statistics.
     """
     params, batch_stats = jax.tree.map(replicate, (params, batch_stats))
 
     def apply(views: Views) -> tuple[Any, Collection]:
-        rows = views.reshape(-1, *views.shape[2:])  # batch-major: no communication
         variables = {"params": params, "batch_stats": batch_stats}
-        out, updated = model.apply(variables, rows, train=train, mutable=["batch_stats"])
+        forward = nn.apply(_forward, model, mutable=["batch_stats"])
+        out, updated = forward(variables, views, train=train)
         return out, {"batch_stats": {}, **updated}["batch_stats"]
 
     if grad_cache_chunks == 1:
         return apply(views)
-    b, v = views.shape[:2]
-    parts = views.reshape(b // grad_cache_chunks, grad_cache_chunks, *views.shape[1:]).swapaxes(
-        0, 1
-    )
+    b = jax.tree.leaves(views)[0].shape[0]
+    num_rows = b // grad_cache_chunks
+
+    def split(x: jax.Array) -> jax.Array:  # [b, ...] -> [parts, b / parts, ...]
+        return x.reshape(num_rows, grad_cache_chunks, *x.shape[1:]).swapaxes(0, 1)
+
+    parts = jax.tree.map(split, views)
     out, stats = jax.lax.map(jax.checkpoint(apply, prevent_cse=False), parts)
 
     def merge(x: jax.Array) -> jax.Array:  # [parts, b / parts * v, ...] -> [b * v, ...]
-        x = x.reshape(grad_cache_chunks, b // grad_cache_chunks, v, *x.shape[2:]).swapaxes(0, 1)
+        v = x.shape[1] // num_rows
+        x = x.reshape(grad_cache_chunks, num_rows, v, *x.shape[2:]).swapaxes(0, 1)
         return x.reshape(b * v, *x.shape[3:])
 
     out = jax.tree.map(merge, out)
@@ -127,8 +185,23 @@ def apply_model(
     return out, jax.tree.map(lambda x: x.mean(axis=0), stats)
 
 
+def _forward(model: Any, views: Views, *, train: bool) -> dict[str, Any]:
+    """Applies the encoder to the views of each size, and the heads once to the rows of all."""
+    if not isinstance(views, tuple):
+        return model(_rows(views), train=train)
+    b = views[0].shape[0]
+    by_size = [model.encoder(_rows(x), train=train) for x in views]
+    by_image = [x.reshape(b, -1, x.shape[-1]) for x in by_size]
+    joined = jnp.concatenate(by_image, axis=1)  # [b, v, d]: no row leaves its device
+    return model.apply_heads(joined.reshape(-1, joined.shape[-1]), train=train)
+
+
+def _rows(views: ViewArray) -> Float[Array, "n h w c"]:
+    return views.reshape(-1, *views.shape[2:])  # batch-major: no communication
+
+
 def check_grad_cache_chunks(grad_cache_chunks: int) -> None:
-    """Checks a number of chunks for `apply_model`.
+    """Checks a number of parts for `apply_model`.
 
     Raises:
       ValueError: if it is not positive.
@@ -141,5 +214,28 @@ def check_grad_cache_chunks(grad_cache_chunks: int) -> None:
 
 def init_model(model: nn.Module, key: PRNGKey, views: Views) -> Variables:
     """Returns the variables of `model`, whose shapes depend on one image as on many."""
-    variables = {"batch_stats": {}, **model.init(key, views[:1, 0], train=False)}
+    image = jax.tree.leaves(views)[0][:1, 0]  # of the first size
+    variables = {"batch_stats": {}, **model.init(key, image, train=False)}
     return Variables(variables["params"], variables["batch_stats"])
+
+
+def by_image(rows: Float[Array, "n d"], views: Views) -> Projections:
+    """Returns rows that `apply_model` put out for `views` as [b, v, d]."""
+    b = jax.tree.leaves(views)[0].shape[0]
+    return rows.reshape(b, -1, rows.shape[-1])
+
+
+def first_view(views: Views) -> ViewArray:
+    """Returns only the first view of each image, [b, 1, h, w, c].
+
+    Raises:
+      ValueError: if the views have several sizes.
+    """
+    if isinstance(views, tuple):
+        raise ValueError(f"this method takes views of one size, not of {len(views)}.")
+    return views[:, :1]
+
+
+def zero_variables(network: FrozenNetwork) -> Any:
+    """Returns zeros in the shapes of a network's variables, for a run to replace."""
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), network.shapes)

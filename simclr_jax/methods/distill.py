@@ -3,46 +3,34 @@
 Chen et al. 2020, https://arxiv.org/abs/2006.10029, Section 2, the last of SimCLRv2's three steps
 """
 
-import dataclasses
-from collections.abc import Callable
-from typing import Any
-
-import jax
 import jax.numpy as jnp
 
+from simclr_jax.augment.policies import Augment
+from simclr_jax.core.run_facts import RunFacts
 from simclr_jax.core.state import TrainState
-from simclr_jax.core.types import Batch, Labels, Params, PRNGKey, Scalar, Views
+from simclr_jax.core.types import Batch, Params, PRNGKey, Scalar, Views
 from simclr_jax.losses.classification import cross_entropy, distillation
 from simclr_jax.methods.base import (
+    FrozenNetwork,
     Method,
     StepOutput,
     Variables,
     apply_model,
     check_grad_cache_chunks,
+    first_view,
     init_model,
+    zero_variables,
 )
 from simclr_jax.methods.supervised import require_classifier
 from simclr_jax.models.ssl import SSLModel
 
 
-@dataclasses.dataclass(frozen=True)
-class Teacher:
-    """A trained classifier that a student learns from.
-
-    Attributes:
-      model: its output has an entry "logits" of shape [n, k].
-      shapes: of its variables, {"params": ..., "batch_stats": ...}.
-    """
-
-    model: SSLModel
-    shapes: Any
-
-
 def distill(
     model: SSLModel,
-    augment: Callable[[PRNGKey, Batch], Views],
+    augment: Augment,
+    facts: RunFacts,
     *,
-    teacher: Teacher,
+    teacher: FrozenNetwork,
     temperature: float = 1.0,
     alpha: float = 1.0,
     grad_cache_chunks: int = 1,
@@ -50,13 +38,13 @@ def distill(
     """Returns the training of `model` on what a teacher says of one view of each image.
 
     The loss is alpha times the distillation loss on all images plus 1 - alpha times the cross
-    entropy on those with a label. The teacher sees the student's view, in inference mode. Its
-    variables are `method_state["teacher"]`: `init` makes zeros, which the caller replaces.
+    entropy on those with a label. The teacher sees the student's view, in inference mode.
 
     Args:
       model: the student; its output has an entry "logits" of shape [n, k].
       augment: (key, batch) -> one view of each image; crop and flip alone in the paper.
-      teacher: a classifier of the same classes.
+      facts: of the run; not used.
+      teacher: workdir of a run with a classifier of the same classes.
       temperature: of both softmaxes, > 0. The paper uses 0.1 for self-distillation and 1 for a
         smaller student.
       alpha: weight of the teacher, in [0, 1]; 1, the paper's choice, needs no label.
@@ -67,6 +55,7 @@ def distill(
       ValueError: if the temperature, alpha or chunks are out of range, or the student has no
         classifier.
     """
+    del facts
     require_classifier(model)
     check_grad_cache_chunks(grad_cache_chunks)
     if not temperature > 0:
@@ -77,14 +66,14 @@ def distill(
         )
 
     def init(key: PRNGKey, views: Views) -> Variables:
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), teacher.shapes)
-        return init_model(model, key, views)._replace(method_state={"teacher": zeros})
+        state = {"teacher": zero_variables(teacher)}
+        return init_model(model, key, views)._replace(method_state=state)
 
     def loss(
-        params: Params, state: TrainState, views: Views, labels: Labels, key: PRNGKey
+        params: Params, state: TrainState, views: Views, batch: Batch, key: PRNGKey
     ) -> tuple[Scalar, StepOutput]:
         del key
-        views = views[:, :1]
+        views = first_view(views)
         teacher_vars = state.method_state["teacher"]
         teacher_out, _ = apply_model(
             teacher.model,
@@ -100,7 +89,7 @@ def distill(
         logits, teacher_logits = out["logits"], teacher_out["logits"]
         value = alpha * distillation(logits, teacher_logits, temperature=temperature)
         if alpha < 1:
-            value += (1 - alpha) * cross_entropy(logits, labels)
+            value += (1 - alpha) * cross_entropy(logits, batch["label"])
         agreement = (jnp.argmax(logits, axis=-1) == jnp.argmax(teacher_logits, axis=-1)).mean()
         metrics = {"loss": value, "agreement": agreement}
         return value, StepOutput(batch_stats, metrics)

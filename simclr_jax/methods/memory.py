@@ -1,108 +1,130 @@
-"""Momentum memory: an EMA copy of the network, and a queue of what it made of past batches.
+"""What methods remember: a target that follows the network, and a ring of past rows.
 
-He et al. 2019, https://arxiv.org/abs/1911.05722 (MoCo)
-Chen et al. 2020, https://arxiv.org/abs/2006.10029, Section 2 (its use in SimCLRv2)
+He et al. 2019, https://arxiv.org/abs/1911.05722 (MoCo), Equation 2 and Algorithm 1
 """
 
 import dataclasses
-from typing import Any, TypeAlias
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from simclr_jax.core.errors import UserError
 from simclr_jax.core.state import TrainState
-from simclr_jax.core.types import Collection, PRNGKey
-from simclr_jax.losses.contrastive import l2_normalize
+from simclr_jax.core.types import Collection, Params
 from simclr_jax.methods.base import Variables
+from simclr_jax.parallel.mesh import AXES
+from simclr_jax.parallel.sharding import Rule
 
-Keys: TypeAlias = Float[Array, "b v d"]
+# Each device keeps the rows of its own images and writes them in place; see `Ring`.
+RING_RULE = Rule("queue(/.*)?", 1, AXES)
 
 
 @dataclasses.dataclass(frozen=True)
-class Memory:
-    """The momentum memory of SimCLRv2.
+class Target:
+    """An exponential moving average of the network, or of parts of it.
 
-    The paper gives it one sentence and the released code lacks it. Its author says that what a
-    view is compared with comes from the momentum encoder, from this batch and past ones, as in
-    MoCo (github.com/google-research/simclr/issues/115). We read that as follows. As in MoCo, the
-    target starts as a copy of the network, normalises with the statistics of its batch, and
-    follows the weights after each step; the queue starts with random directions. As in SimCLR,
-    both views of an image are queries and keys, and the keys of other images of this batch are
-    negatives, besides the queue. MoCo shuffles images between devices because each of them
-    normalises by itself; here BatchNorm is global, and nothing leaks.
-
-    The state of a method with a memory is {"target": {"params", "batch_stats"}, "queue"}. The
-    queue [slots, 2b, d] is float32 and holds unit keys; step t, from 0, writes slot t % slots.
+    It starts as a copy and follows the parameters after each step. Its BatchNorm statistics are
+    its own. State: {"params", "batch_stats"} of the parts.
 
     Attributes:
-      size: keys in the queue, a multiple of the 2b keys of a batch; the paper's 64K if not set.
-      ema: share of itself that the target keeps in each step, in [0, 1).
+      ema: share of itself that the target keeps: a number in [0, 1), or a function of the number
+        of updates before this one.
+      parts: names of subtrees of the parameters, such as ("encoder", "projector"); all if empty.
     """
 
-    size: int = 65536
-    ema: float = 0.999
+    ema: float | Callable[[Int[Array, ""]], Float[Array, ""]]
+    parts: tuple[str, ...] = ()
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.ema < 1:
-            raise ValueError(
-                f"ema={self.ema}; it must be in [0, 1): at 1 the target would never move. "
-                "The paper uses 0.999."
-            )
+    def init(self, variables: Variables) -> dict[str, Any]:
+        """Returns the target before the first step."""
+        trees = {"params": variables.params, "batch_stats": variables.batch_stats}
+        # Copies, because the train step is given the whole state to overwrite.
+        return {name: jax.tree.map(jnp.copy, self._select(tree)) for name, tree in trees.items()}
 
-    def start(self, key: PRNGKey, variables: Variables, shape: tuple[int, int, int]) -> Any:
-        """Returns the state before the first step.
+    def update(self, target: Any, state: TrainState, batch_stats: Collection) -> dict[str, Any]:
+        """Returns the target after a step.
 
         Args:
-          key: of the random directions in the queue.
-          variables: those of the network, which the target copies.
-          shape: of the keys of one batch, [b, 2, d].
+          target: before it.
+          state: with the new params, and with a step that counts this one.
+          batch_stats: the target's running statistics.
+        """
+        keep = self.ema(state.step - 1) if callable(self.ema) else self.ema
+        params = optax.incremental_update(self._select(state.params), target["params"], 1 - keep)
+        return {"params": params, "batch_stats": batch_stats}
+
+    def _select(self, tree: Params) -> dict[str, Any]:
+        return {name: tree[name] for name in tree if not self.parts or name in self.parts}
+
+
+def cosine_ema(start: float, num_steps: int) -> Callable[[Int[Array, ""]], Float[Array, ""]]:
+    """Returns an EMA rate that rises from `start` to 1 over a run, on half a cosine.
+
+    Grill et al. 2020, https://arxiv.org/abs/2006.07733, Section 3.3
+
+    Raises:
+      ValueError: if `start` is not in [0, 1].
+    """
+    if not 0 <= start <= 1:
+        raise ValueError(f"ema={start}; it must be in [0, 1]. BYOL uses 0.996, MoCo v3 0.99.")
+    return lambda step: 1 - (1 - start) * (1 + jnp.cos(jnp.pi * step / num_steps)) / 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Ring:
+    """A queue of the rows of past batches: keys, and what else is known of them.
+
+    Its state is a tree of arrays [slots, n, ...]: step t, from 0, writes slot t % slots with the n
+    rows of its batch. `RING_RULE` splits it over the devices.
+
+    Attributes:
+      size: rows in all slots, a multiple of the n rows of a batch.
+    """
+
+    size: int
+
+    def num_slots(self, num_rows: int, path: str) -> int:
+        """Returns how many batches of rows it holds.
+
+        Args:
+          num_rows: of a batch.
+          path: of the size in a config, for messages, such as "memory.size".
 
         Raises:
-          UserError: if the queue is not a whole number of batches; with sizes that work.
+          ValueError: if that is not a whole number; with sizes that work.
         """
-        b, v, d = shape
-        network = {"params": variables.params, "batch_stats": variables.batch_stats}
-        queue = jax.random.normal(key, (self._num_slots(b, b * v), b * v, d), jnp.float32)
-        # Copies, because the train step is given the whole state to overwrite.
-        return {"target": jax.tree.map(jnp.copy, network), "queue": l2_normalize(queue)}
-
-    def after_update(self, state: TrainState, carry: tuple[Keys, Collection]) -> Any:
-        """Returns the state after a step: the target moves, and the oldest keys are replaced.
-
-        Args:
-          state: with the new params, and with a step that counts this one.
-          carry: this batch's keys, of any scale, and the target's running statistics.
-        """
-        keys, batch_stats = carry
-        target, queue = state.method_state["target"], state.method_state["queue"]
-        rows = l2_normalize(keys).reshape(queue.shape[1:])
-        slot = (state.step - 1) % queue.shape[0]
-        return {
-            "target": {
-                "params": optax.incremental_update(state.params, target["params"], 1 - self.ema),
-                "batch_stats": batch_stats,
-            },
-            "queue": jax.lax.dynamic_update_index_in_dim(queue, rows, slot, axis=0),
-        }
-
-    def _num_slots(self, num_images: int, num_keys: int) -> int:
-        slots, rest = divmod(self.size, num_keys)
+        slots, rest = divmod(self.size, num_rows)
         if slots < 1 or rest:
-            works = [str(num_keys * n) for n in (slots, slots + 1) if n >= 1] or [str(num_keys)]
-            raise UserError(
-                f"config.method.memory.size={self.size} is not a multiple of the {num_keys} keys "
-                f"that a batch of {num_images} images makes; use {' or '.join(works)}."
+            works = [str(num_rows * n) for n in (slots, slots + 1) if n >= 1] or [str(num_rows)]
+            raise ValueError(
+                f"{path}={self.size} is not a multiple of the {num_rows} rows that a batch adds "
+                f"to it; use {' or '.join(works)}."
             )
         return slots
 
+    def push(self, ring: Any, rows: Any, state: TrainState) -> Any:
+        """Returns the ring with the oldest rows replaced.
 
-def negatives(queue: Float[Array, "s n d"]) -> Float[Array, "k d"]:
-    """Returns the queue as one list of keys.
+        Args:
+          ring: tree of [slots, n, ...].
+          rows: tree of [n, ...].
+          state: after the step, so that its step counts this batch.
+        """
+
+        def write(slots: jax.Array, new: jax.Array) -> jax.Array:
+            slot = (state.step - 1) % slots.shape[0]
+            return jax.lax.dynamic_update_index_in_dim(slots, new.astype(slots.dtype), slot, axis=0)
+
+        return jax.tree.map(write, ring, rows)
+
+
+def ring_rows(ring: Any) -> Any:
+    """Returns the arrays [slots, n, ...] of a ring as lists of rows [slots * n, ...].
 
     In this order, row by row of the batch, each device's share is a block of the list, so that
-    no key has to move. The order does not matter to a loss.
+    nothing has to move. The order does not matter to a loss.
     """
-    return queue.swapaxes(0, 1).reshape(-1, queue.shape[-1])
+    return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), ring)

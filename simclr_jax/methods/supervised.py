@@ -7,18 +7,20 @@ Chen et al. 2020, https://arxiv.org/abs/2002.05709, Appendix B.5 to B.7
 Chen et al. 2020, https://arxiv.org/abs/2006.10029, Section 3 and Appendix B
 """
 
-from collections.abc import Callable
-
+from simclr_jax.augment.policies import Augment
+from simclr_jax.core.run_facts import RunFacts
 from simclr_jax.core.state import TrainState
 from simclr_jax.core.tree import stop_gradient_at
-from simclr_jax.core.types import Batch, Labels, Params, PRNGKey, Scalar, Views
+from simclr_jax.core.types import Batch, Params, PRNGKey, Scalar, Views
 from simclr_jax.losses.classification import cross_entropy, top1
 from simclr_jax.methods.base import (
+    Frozen,
     Method,
     StepOutput,
     Variables,
     apply_model,
     check_grad_cache_chunks,
+    first_view,
     init_model,
 )
 from simclr_jax.models.ssl import SSLModel
@@ -36,7 +38,8 @@ FROZEN_BEFORE = {
 
 def supervised(
     model: SSLModel,
-    augment: Callable[[PRNGKey, Batch], Views],
+    augment: Augment,
+    facts: RunFacts,
     *,
     train_from: str = "stem",
     grad_cache_chunks: int = 1,
@@ -57,6 +60,7 @@ def supervised(
     Args:
       model: its output has an entry "logits" of shape [n, k].
       augment: (key, batch) -> one view of each image.
+      facts: of the run; not used.
       train_from: the first part that is trained, one of `FROZEN_BEFORE`; those before it keep
         the values that they start with.
       grad_cache_chunks: parts of the batch that go through the network one after the other; see
@@ -65,6 +69,7 @@ def supervised(
     Raises:
       ValueError: if there is no such part or no classifier, or chunks are out of range.
     """
+    del facts
     require_classifier(model)
     check_grad_cache_chunks(grad_cache_chunks)
     if train_from not in FROZEN_BEFORE:
@@ -75,17 +80,18 @@ def supervised(
         return init_model(model, key, views)
 
     def loss(
-        params: Params, state: TrainState, views: Views, labels: Labels, key: PRNGKey
+        params: Params, state: TrainState, views: Views, batch: Batch, key: PRNGKey
     ) -> tuple[Scalar, StepOutput]:
         del key
         out, batch_stats = apply_model(
             model,
             stop_gradient_at(frozen, params),
             state.batch_stats,
-            views[:, :1],
+            first_view(views),
             train=train_batch_norm,
             grad_cache_chunks=grad_cache_chunks,
         )
+        labels = batch["label"]
         value = cross_entropy(out["logits"], labels)
         metrics = {"loss": value, "top1": top1(out["logits"], labels)}
         return value, StepOutput(batch_stats, metrics)
@@ -94,7 +100,7 @@ def supervised(
         init,
         augment,
         loss,
-        frozen=frozen,
+        frozen_params=(Frozen(frozen),) if frozen else (),
         grad_cache_chunks=grad_cache_chunks,
         train_batch_norm=train_batch_norm,
     )

@@ -69,7 +69,13 @@ class Conv(nn.Module):
 
 
 def norm(
-    *, train: bool, dtype: DTypeLike, name: str, zero_scale: bool = False, use_bias: bool = True
+    *,
+    train: bool,
+    dtype: DTypeLike,
+    name: str,
+    zero_scale: bool = False,
+    use_scale: bool = True,
+    use_bias: bool = True,
 ) -> nn.BatchNorm:
     """Returns BatchNorm over all rows and pixels; statistics are float32, the output `dtype`.
 
@@ -82,6 +88,7 @@ def norm(
         momentum=MOMENTUM,
         epsilon=EPSILON,
         dtype=dtype,
+        use_scale=use_scale,
         use_bias=use_bias,
         scale_init=nn.initializers.zeros if zero_scale else nn.initializers.ones,
         name=name,

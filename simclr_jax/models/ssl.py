@@ -1,7 +1,7 @@
 """The model that every method trains: an encoder, and heads where they are used.
 
-The names are the contract: variables live at params/encoder, params/projector,
-params/classifier, batch_stats/encoder and batch_stats/projector, whatever the method.
+The names are the contract: variables live at params/encoder, params/projector, params/predictor,
+params/prototypes, params/classifier and the same below batch_stats, whatever the method.
 """
 
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from typing import Any
 import flax.linen as nn
 from jaxtyping import Array, Float
 
-from simclr_jax.models.heads import Projector
+from simclr_jax.models.heads import MLP, Prototypes
 from simclr_jax.models.resnet import ResNet
 
 ENCODERS: dict[str, Callable[..., nn.Module]] = {"resnet": ResNet}
@@ -24,14 +24,18 @@ class SSLModel(nn.Module):
       projector: maps representations to the outputs of its layers; None to have no head.
       classifier: maps features to logits; None to have no classes.
       select: which features the classifier sees: 0 the representation, i the output of layer i
-        of the projector after its relu. Projector layers after it do not exist then. SimCLRv2
+        of the projector after its relu. MLP layers after it do not exist then. SimCLRv2
         fine-tunes from 1 with few labels, and from 0 with all of them.
+      predictor: maps projections to predictions of another view's; None to have none.
+      prototypes: compares projections with learned directions; None to have none.
     """
 
     encoder: nn.Module
-    projector: Projector | None = None
+    projector: MLP | None = None
     classifier: nn.Dense | None = None
     select: int = 0
+    predictor: MLP | None = None
+    prototypes: Prototypes | None = None
 
     def __post_init__(self):
         num_layers = self.projector.num_layers if self.projector is not None else 0
@@ -39,6 +43,12 @@ class SSLModel(nn.Module):
             raise ValueError(
                 f"select={self.select} must be 0, the representation, or the number of one of "
                 f"the {num_layers} projector layers, counted from 1."
+            )
+        on_projections = self.predictor is not None or self.prototypes is not None
+        if on_projections and (self.projector is None or self.classifier is not None):
+            raise ValueError(
+                "a predictor and prototypes see projections: they need a projector, and no "
+                "classifier."
             )
         super().__post_init__()
 
@@ -51,12 +61,23 @@ class SSLModel(nn.Module):
             needs `mutable=["batch_stats"]`.
 
         Returns:
+          As `apply_heads`.
+        """
+        return self.apply_heads(self.encoder(images, train=train), train=train)
+
+    def apply_heads(self, representation: Float[Array, "n d"], *, train: bool) -> dict[str, Any]:
+        """Returns what the heads make of representations.
+
+        Args:
+          representation: output of the encoder.
+          train: see `__call__`.
+
+        Returns:
           "representation" [n, d], float32; "hiddens", a tuple of the representation and the
           output of each projector layer after its relu; "projection", the last of them, float32,
-          only with a projector and without a classifier; "logits" [n, k], float32, only with a
-          classifier.
+          only with a projector and without a classifier; "prediction" [n, d] and "scores" [n, k]
+          with a predictor and with prototypes; "logits" [n, k], float32, only with a classifier.
         """
-        representation = self.encoder(images, train=train)
         out: dict[str, Any] = {"representation": representation, "hiddens": (representation,)}
         last = None if self.classifier is None else self.select
         if self.projector is not None and last != 0:
@@ -66,6 +87,10 @@ class SSLModel(nn.Module):
             out["logits"] = self.classifier(out["hiddens"][self.select])
         elif self.projector is not None:
             out["projection"] = out["hiddens"][-1]
+        if self.predictor is not None:
+            out["prediction"] = self.predictor(out["projection"], train=train)[-1]
+        if self.prototypes is not None:
+            out["scores"] = self.prototypes(out["projection"])
         return out
 
     def encode(self, images: Float[Array, "n h w c"]) -> Float[Array, "n d"]:

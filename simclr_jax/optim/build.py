@@ -1,12 +1,13 @@
 """Optimizers of the SimCLR papers, assembled from optax parts."""
 
 import re
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, TypeAlias
 
 import jax
 import optax
 
+from simclr_jax.core.ranges import Decay, NonNegative
 from simclr_jax.core.tree import not_matching, path_name
 
 NORM = r".*norm[^/]*/(scale|bias)"
@@ -22,8 +23,8 @@ Rates: TypeAlias = Sequence[Sequence[str | float | int]]
 def lars(
     schedule: optax.Schedule,
     *,
-    weight_decay: float = 1e-6,
-    momentum: float = 0.9,
+    weight_decay: NonNegative = 1e-6,
+    momentum: Decay = 0.9,
     rate_in_momentum: bool = True,
     adapt_classifier: bool = False,
     rates: Rates = (),
@@ -57,8 +58,8 @@ def lars(
 def sgd(
     schedule: optax.Schedule,
     *,
-    weight_decay: float = 0.0,
-    momentum: float = 0.9,
+    weight_decay: NonNegative = 0.0,
+    momentum: Decay = 0.9,
     nesterov: bool = True,
     decay_norms: bool = False,
     rates: Rates = (),
@@ -87,14 +88,21 @@ def sgd(
 def adamw(
     schedule: optax.Schedule,
     *,
-    weight_decay: float = 1e-4,
-    b1: float = 0.9,
-    b2: float = 0.999,
+    weight_decay: NonNegative = 1e-4,
+    b1: Decay = 0.9,
+    b2: Decay = 0.999,
     rates: Rates = (),
 ) -> optax.GradientTransformation:
     """AdamW (Loshchilov & Hutter 2019); BatchNorm and biases do not decay.
 
     Not used in the SimCLR papers; it reaches a good encoder sooner on small data.
+
+    Args:
+      schedule: optimizer step -> learning rate.
+      weight_decay: share of a parameter that it loses in a step, times the rate.
+      b1: decay of the mean of gradients, in [0, 1).
+      b2: decay of the mean of their squares, in [0, 1).
+      rates: factors for groups of parameters; see `with_rates`.
     """
     tx = optax.adamw(schedule, b1=b1, b2=b2, weight_decay=weight_decay, mask=not_matching(NO_DECAY))
     return with_rates(tx, rates)
@@ -144,6 +152,50 @@ def with_rates(tx: optax.GradientTransformation, rates: Rates) -> optax.Gradient
         f: optax.chain(tx, optax.scale(f)) if f else optax.set_to_zero() for f in factors
     }
     return optax.partition(groups, labels)
+
+
+def with_frozen(
+    build: Callable[[optax.Schedule], optax.GradientTransformation],
+    schedule: optax.Schedule,
+    frozen: Sequence[tuple[str, int | None]],
+) -> optax.GradientTransformation:
+    """Returns an optimizer that leaves some parameters alone, for the whole run or at first.
+
+    A parameter that is frozen until a step then starts as a fresh one would, without momentum, at
+    the rate that the schedule has by then.
+
+    Args:
+      build: makes the optimizer from a schedule.
+      schedule: optimizer step -> learning rate.
+      frozen: pairs (regular expression for whole paths, first step that updates; None for never).
+
+    Raises:
+      ValueError: at `init`, if a pattern matches no parameter.
+    """
+    tx = with_rates(build(schedule), [(pattern, 0.0) for pattern, until in frozen if until is None])
+    for pattern, until in frozen:
+        if until is not None:
+            late = build(lambda count, until=until: schedule(count + until))
+            held = optax.conditionally_mask(late, lambda step, until=until, **_: step >= until)
+            tx = _split(tx, held, re.compile(pattern))
+    return tx
+
+
+def _split(
+    tx: optax.GradientTransformation,
+    held: optax.GradientTransformation,
+    pattern: re.Pattern[str],
+) -> optax.GradientTransformation:
+    """Returns an optimizer that uses `held` for the parameters that a pattern matches."""
+
+    def labels(params: Any) -> Any:
+        names = jax.tree_util.tree_map_with_path(lambda path, _: path_name(path), params)
+        matches = jax.tree.map(lambda name: pattern.fullmatch(name) is not None, names)
+        if not any(jax.tree.leaves(matches)):
+            raise ValueError(f"no parameter matches {pattern.pattern!r}, which is to be frozen.")
+        return matches
+
+    return optax.partition({False: tx, True: held}, labels)
 
 
 def _compiled(pair: Sequence[str | float | int]) -> tuple[re.Pattern[str], float]:

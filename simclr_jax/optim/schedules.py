@@ -5,6 +5,9 @@ import math
 import jax.numpy as jnp
 import optax
 
+from simclr_jax.core.ranges import NonNegative, Positive
+from simclr_jax.core.run_facts import RunFacts
+
 
 def num_train_steps(num_examples: int, batch_size: int, epochs: int) -> int:
     """Returns the optimizer steps of a run; the official code adds one to the full batches."""
@@ -64,21 +67,25 @@ def warmup_cosine(*, peak: float, total_steps: int, warmup_steps: int) -> optax.
 
 
 def recipe_schedule(
-    num_examples: int,
-    batch_size: int,
-    epochs: int,
+    facts: RunFacts,
     *,
-    base_lr: float,
+    base_lr: Positive,
     scaling: str = "linear",
-    warmup_epochs: float = 10.0,
+    warmup_epochs: NonNegative = 10.0,
 ) -> optax.Schedule:
     """Returns the schedule of a run that is described in epochs; see the functions above.
 
+    Args:
+      facts: of the run.
+      base_lr: the rate as papers quote it; see `peak_rate`.
+      scaling: how it grows with the batch: "linear", "sqrt" or "none".
+      warmup_epochs: epochs of linear warm-up from 0; half a cosine follows.
+
     Raises:
-      ValueError: if an argument of theirs is out of range.
+      ValueError: if an argument is out of range.
     """
     return warmup_cosine(
-        peak=peak_rate(base_lr, batch_size, scaling),
-        total_steps=num_train_steps(num_examples, batch_size, epochs),
-        warmup_steps=num_warmup_steps(num_examples, batch_size, warmup_epochs),
+        peak=peak_rate(base_lr, facts.batch_size, scaling),
+        total_steps=facts.num_steps,
+        warmup_steps=num_warmup_steps(facts.num_images, facts.batch_size, warmup_epochs),
     )

@@ -10,6 +10,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from simclr_jax.core.ranges import Count
 from simclr_jax.core.tree import path_name
 from simclr_jax.parallel.mesh import AXES, make_mesh
 
@@ -40,14 +41,12 @@ def _kernels(trees: str) -> tuple[Rule, ...]:
     )
 
 
-# Keys [slots, 2b, d]: each device keeps those of its own images and writes them in place.
-_ALWAYS = (Rule("method_state/queue", 1, AXES),)
-_AT_REST = "opt_state|method_state/(target|teacher)"  # read once a step
+_AT_REST = "opt_state|method_state"  # networks in a method's state are read once a step
 # The first rule that matches a path decides; what no rule matches is replicated.
-PRESETS = {
-    "replicated": _ALWAYS,
-    "zero1": (*_ALWAYS, *_kernels(_AT_REST)),
-    "fsdp": (*_ALWAYS, *_kernels(f"params|{_AT_REST}")),
+PRESETS: dict[str, tuple[Rule, ...]] = {
+    "replicated": (),
+    "zero1": _kernels(_AT_REST),
+    "fsdp": _kernels(f"params|{_AT_REST}"),
 }
 
 
@@ -65,14 +64,12 @@ class Layout:
     """
 
     preset: str = "replicated"
-    fsdp: int = 8
+    fsdp: Count = 8
     rules: tuple[Sequence[Any], ...] = ()
 
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
             raise ValueError(f"preset={self.preset!r} must be one of {[*PRESETS]}.")
-        if self.fsdp < 1:
-            raise ValueError(f"fsdp={self.fsdp}; it must be at least 1.")
         for rule in self.rules:
             _check_rule(rule)
 
@@ -94,12 +91,14 @@ class Layout:
             )
         return mesh
 
-    def state_shardings(self, state: Any, mesh: Mesh) -> Any:
+    def state_shardings(self, state: Any, mesh: Mesh, method_rules: Sequence[Rule] = ()) -> Any:
         """Returns the placement of each leaf of a train state.
 
         Args:
           state: a TrainState of arrays or of `jax.ShapeDtypeStruct`.
           mesh: as from `mesh`.
+          method_rules: of the method's state, with patterns of paths below it; they come between
+            `rules` and those of the preset.
 
         Returns:
           The same tree with a NamedSharding at each leaf.
@@ -109,10 +108,11 @@ class Layout:
         """
         own = [Rule(pattern, dim, tuple(axes)) for pattern, dim, axes in self.rules]
         unused = set(own)
+        below = [rule._replace(pattern=f"method_state/{rule.pattern}") for rule in method_rules]
 
         def place(path: Any, leaf: Any) -> NamedSharding:
             name = path_name(path)
-            for rule in (*own, *PRESETS[self.preset]):
+            for rule in (*own, *below, *PRESETS[self.preset]):
                 if re.fullmatch(rule.pattern, name):
                     unused.discard(rule)
                     return NamedSharding(mesh, _spec(rule, name, leaf, mesh))

@@ -42,7 +42,7 @@ class ReportContents:
       labels_used: which labels training saw, in words.
       config: the resolved config, nested.
       metrics: rows of `metrics.jsonl`; any key may be missing from any row.
-      results: rows of `results.json`.
+      results: rows of `results.json`; those on the images of the first row lead the page.
       class_names: names by label, empty if the data has none.
       embedding: features of test images, None if not computed.
       views: augmented views of m training images, two of each in contrastive methods.

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from simclr_jax.core.errors import UserError
+from simclr_jax.evals.results import by_images
 from simclr_jax.report import markup, results, training
 from simclr_jax.report.contents import Embedding, ReportContents
 from simclr_jax.report.embedding import map_section, neighbors_section
@@ -53,7 +54,7 @@ def render(contents: ReportContents) -> str:
     body = "\n".join(
         (
             _header(contents),
-            results.results_section(contents.results, len(contents.class_names)),
+            results.results_section(contents.results),
             training.training_section(contents.metrics),
             map_section(contents.embedding, contents.class_names),
             neighbors_section(contents.embedding, contents.class_names),
@@ -116,7 +117,8 @@ def _header(contents: ReportContents) -> str:
 def _key_figures(contents: ReportContents) -> str:
     """Returns the few numbers to remember, each with what it is compared with."""
     tiles = []
-    judged = [row for row in contents.results if row["features"] == "encoder"]
+    lead = by_images(contents.results)[0] if contents.results else []
+    judged = [row for row in lead if row["features"] == "encoder"]
     for protocol in results.PROTOCOLS:
         rows = sorted(
             (row for row in judged if row["protocol"] == protocol),

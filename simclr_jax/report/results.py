@@ -1,14 +1,14 @@
 """The finding in one sentence, and accuracy over the number of labels as chart and table."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
+from simclr_jax.evals.results import Row, by_images
 from simclr_jax.report import figures, markup
 from simclr_jax.report.figures import Curve
 
-Row: TypeAlias = Mapping[str, Any]
 # Name in results.json -> (name on the page, colour, marker), best expected first.
 FEATURES = {
     "encoder": ("trained encoder", "encoder", "o"),
@@ -53,17 +53,18 @@ def few_label_rows(results: Sequence[Row]) -> list[Row]:
 
 
 def headline(results: Sequence[Row]) -> str:
-    """Returns the finding as one sentence of HTML, "" if there is none yet."""
-    rows = few_label_rows(results)
+    """Returns the finding on the first images as one sentence of HTML, "" if there is none yet."""
+    rows = few_label_rows(by_images(results)[0]) if results else []
     if not rows:
         return ""
     best, *others = rows
     name = markup.escape(protocol_name(best["protocol"]))
     article = {"classifier": "the ", "linear": "a "}.get(best["protocol"], "")
     sentence = (
-        f"With {markup.count(best['num_train'])} labels, {article}{name} on the trained encoder's"
-        f" features classifies <strong>{markup.percent(best['top1'])}</strong> of the test"
-        " images correctly"
+        f"With {markup.count(best['num_train'])} labels of {markup.escape(best['train_data'])},"
+        f" {article}{name} on the trained encoder's features classifies"
+        f" <strong>{markup.percent(best['top1'])}</strong> of"
+        f" {markup.escape(best['test_data'])} correctly"
     )
     rivals = ", ".join(
         f"{markup.escape(features_name(row['features']))}: {markup.percent(row['top1'])}"
@@ -72,17 +73,30 @@ def headline(results: Sequence[Row]) -> str:
     return sentence + (f" ({rivals})." if rivals else ".")
 
 
-def results_section(results: Sequence[Row], num_classes: int) -> str:
-    """Returns the section; `num_classes` gives the accuracy of a guess, 0 if unknown."""
+def results_section(results: Sequence[Row]) -> str:
+    """Returns the section, with a part for each pair of images that was fitted and judged on."""
     if not results:
         return markup.section("results", "What it learned", markup.missing(NOT_JUDGED))
     kinds = _kinds(results)
     items = [
         (f"var(--{color})", marker, features_name(kind)) for kind, (color, marker) in kinds.items()
     ]
+    return markup.section(
+        "results",
+        "What it learned",
+        "<p>For kNN and linear probe the encoder is frozen. A linear probe fits one layer to the"
+        " labels; kNN fits nothing and lets the nearest labelled images vote. Raw pixels and the"
+        " same network before training show what is there without pretraining.</p>",
+        markup.legend(items),
+        *(_part(f"labels{i}", rows) for i, rows in enumerate(by_images(results))),
+    )
+
+
+def _part(name: str, results: Sequence[Row]) -> str:
+    """Returns heading, charts and table of rows on the same images."""
     protocols = sorted({row["protocol"] for row in results}, key=_position(PROTOCOLS))
     charts = "\n".join(
-        _chart(f"labels{i}", protocol, results, num_classes) for i, protocol in enumerate(protocols)
+        _chart(f"{name}_{i}", protocol, results) for i, protocol in enumerate(protocols)
     )
     draws = sorted({row["draws"] for row in results if row.get("draws", 1) > 1})
     spread = (
@@ -91,19 +105,26 @@ def results_section(results: Sequence[Row], num_classes: int) -> str:
         if draws
         else ""
     )
+    first = results[0]
     tests = sorted({row["num_test"] for row in results if "num_test" in row})
     on_what = f"Top-1 accuracy in % on {' or '.join(map(markup.count, tests))} test images. "
-    return markup.section(
-        "results",
-        "What it learned",
-        "<p>For kNN and linear probe the encoder is frozen. A linear probe fits one layer to the"
-        " labels; kNN fits nothing and lets the nearest labelled images vote. Raw pixels and the"
-        " same network before training show what is there without pretraining.</p>",
-        markup.legend(items),
-        f'<div class="charts">\n{charts}\n</div>',
-        _table(results, protocols, list(kinds)),
-        f'<p class="note">{on_what if tests else ""}{spread}Bold: best of its column and'
-        " protocol.</p>",
+    seen = first.get("pretrained_on_test", 0)
+    warning = (
+        f"The encoder was trained on {markup.count(seen)} of them, without their labels. "
+        if seen
+        else ""
+    )
+    heading = (
+        f"Fitted on {first['train_data']}, judged on {first['test_data']}, step {first['step']}"
+    )
+    return "\n".join(
+        (
+            f"<h3>{markup.escape(heading)}</h3>",
+            f'<div class="charts">\n{charts}\n</div>',
+            _table(results, protocols, list(_kinds(results))),
+            f'<p class="note">{on_what if tests else ""}{warning}{spread}Bold: best of its column'
+            " and protocol.</p>",
+        )
     )
 
 
@@ -123,8 +144,9 @@ def _tick(row: Row) -> str:
     return markup.count(row["num_train"]) + share
 
 
-def _chart(name: str, protocol: str, results: Sequence[Row], num_classes: int) -> str:
+def _chart(name: str, protocol: str, results: Sequence[Row]) -> str:
     rows = [row for row in results if row["protocol"] == protocol]
+    num_classes = rows[0].get("num_classes")
     curves = []
     # Reversed: the trained encoder is drawn last, on top.
     for kind, (color, marker) in reversed(_kinds(rows).items()):

@@ -68,30 +68,37 @@ class Checkpoints:
             ),
         )
 
-    def restore(self, abstract_state: TrainState, *, listing: str) -> TrainState:
-        """Restores the newest checkpoint.
+    def require_listing(self, listing: str) -> None:
+        """Checks that the newest checkpoint, if there is one, was trained on the same images.
 
         Args:
-          abstract_state: the state's shapes, types and shardings on the mesh of *this* run,
-            which need not be the one that wrote the checkpoint.
           listing: fingerprint of the training images now.
 
         Raises:
-          UserError: if there is no checkpoint, or it was trained on another list of images.
+          UserError: if it was trained on another list of images.
         """
-        restored = self._manager.restore(
-            self._require_step(),
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(abstract_state), data=ocp.args.JsonRestore()
-            ),
-        )
-        if restored["data"]["listing"] != listing:
+        if (step := self.latest_step()) is None:
+            return
+        data = ocp.args.Composite(data=ocp.args.JsonRestore())
+        if self._manager.restore(step, args=data)["data"]["listing"] != listing:
             raise UserError(
                 f"The run in {self.directory.parent} was trained on another list of images: "
                 "files were added, removed or renamed since, or the split is another. Use "
                 "another --workdir, or bring the images back."
             )
-        return restored["state"]
+
+    def restore(self, abstract_state: TrainState) -> TrainState:
+        """Restores the newest checkpoint.
+
+        Args:
+          abstract_state: the state's shapes, types and shardings on the mesh of *this* run,
+            which need not be the one that wrote the checkpoint.
+
+        Raises:
+          UserError: if there is no checkpoint.
+        """
+        state = ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state))
+        return self._manager.restore(self._require_step(), args=state)["state"]
 
     def shapes(self) -> dict[str, Any]:
         """Returns the newest state as nested mappings of things with a shape and a dtype."""
@@ -107,7 +114,7 @@ class Checkpoints:
             each may be a part of what the checkpoint holds.
         """
         step = self._require_step()
-        restored = ocp.Checkpointer(ocp.PyTreeCheckpointHandler()).restore(
+        return ocp.Checkpointer(ocp.PyTreeCheckpointHandler()).restore(
             self.directory / str(step) / "state",
             args=ocp.args.PyTreeRestore(
                 item=abstract_variables,
@@ -115,7 +122,16 @@ class Checkpoints:
                 partial_restore=True,
             ),
         )
-        return restored
+
+    def evaluated(self) -> str:
+        """Returns the path in the newest state of the network that is evaluated; "" for the state.
+
+        Checkpoints of before methods could name one have none.
+        """
+        data = self._manager.restore(
+            self._require_step(), args=ocp.args.Composite(data=ocp.args.JsonRestore())
+        )["data"]
+        return {"evaluated": "", **data}["evaluated"]
 
     def _require_step(self) -> int:
         step = self.latest_step()
@@ -138,13 +154,24 @@ class SaveCheckpoint:
         num_steps: int,
         batch_size: int,
         listing: str,
+        evaluated: str = "",
     ) -> None:
-        """`listing` is the fingerprint of the training images; the rest as in the config."""
+        """Sets when to save, and what to note beside the state.
+
+        Args:
+          checkpoints: where to.
+          every: steps from one checkpoint to the next.
+          num_steps: of the run; its last step is always saved.
+          batch_size: images in the global batch.
+          listing: fingerprint of the training images.
+          evaluated: see `Method.evaluated`.
+        """
         self._checkpoints = checkpoints
         self._every = every
         self._num_steps = num_steps
         self._batch_size = batch_size
         self._listing = listing
+        self._evaluated = evaluated
 
     def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
         """Saves if it is time to."""
@@ -156,6 +183,10 @@ class SaveCheckpoint:
         require_finite(step, metrics)
         if self._checkpoints.latest_step() != step:
             # The position in the stream of shuffled images: the next batch starts there.
-            data = {"next_example": step * self._batch_size, "listing": self._listing}
+            data = {
+                "next_example": step * self._batch_size,
+                "listing": self._listing,
+                "evaluated": self._evaluated,
+            }
             self._checkpoints.save(step, state, data)
             log.info("Checkpoint at step %d -> %s", step, self._checkpoints.directory)

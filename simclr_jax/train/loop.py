@@ -6,6 +6,7 @@ from typing import TypeAlias
 
 import jax
 
+from simclr_jax.core.ranges import Count, Seed
 from simclr_jax.core.state import TrainState
 from simclr_jax.core.types import Batch, Metrics
 from simclr_jax.train.step import TrainStep
@@ -23,18 +24,16 @@ class RunConfig:
       log_every: steps between two lines of metrics.
       checkpoint_every: steps between two checkpoints; the last step is always saved.
       keep_checkpoints: how many of the newest checkpoints stay.
+      extended: (step, epochs that it had until then) of each time that the run was made longer;
+        the program writes it.
     """
 
-    epochs: int
-    seed: int = 0
-    log_every: int = 50
-    checkpoint_every: int = 1000
-    keep_checkpoints: int = 2
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "log_every", "checkpoint_every", "keep_checkpoints"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}; it must be at least 1.")
+    epochs: Count
+    seed: Seed = 0
+    log_every: Count = 50
+    checkpoint_every: Count = 1000
+    keep_checkpoints: Count = 2
+    extended: Sequence[Sequence[int]] = ()
 
 
 def fit(

@@ -1,7 +1,7 @@
 """The one train step: augment, loss, gradient, update. Every method runs through it."""
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -21,13 +21,18 @@ def init_state(
     """Builds step 0. Pure, so callers run it under `jit` or `eval_shape`."""
     key = rng.stream(root, "init", 0)
     variables = method.init(key, method.augment(key, batch))
+    params = method.constrain(variables.params)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
-        params=variables.params,
+        params=params,
         batch_stats=variables.batch_stats,
-        opt_state=tx.init(variables.params),
+        opt_state=tx.init(params),
         method_state=variables.method_state,
     )
+
+
+def _applied(params: Params, updates: Any) -> Any:  # optax has another type for params
+    return optax.apply_updates(params, updates)
 
 
 def make_train_step(method: Method, tx: optax.GradientTransformation, root: PRNGKey) -> TrainStep:
@@ -43,13 +48,13 @@ def make_train_step(method: Method, tx: optax.GradientTransformation, root: PRNG
         key = rng.stream(root, "method", state.step)
 
         def loss_fn(params: Params) -> tuple[Scalar, StepOutput]:
-            return method.loss(params, state, views, batch["label"], key)
+            return method.loss(params, state, views, batch, key)
 
         (loss, out), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         updated = state.replace(
             step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
+            params=method.constrain(_applied(state.params, updates)),
             batch_stats=out.batch_stats,
             opt_state=opt_state,
         )

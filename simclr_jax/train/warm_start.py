@@ -12,6 +12,7 @@ from simclr_jax.core.state import TrainState
 from simclr_jax.core.tree import path_name, replace, select
 from simclr_jax.train.checkpoint import Checkpoints
 
+ENCODER = {tree: tree for tree in ("params/encoder", "batch_stats/encoder")}
 MAX_LISTED = 8
 
 
@@ -20,22 +21,25 @@ class WarmStart:
     """Which parts of a checkpoint go where in a fresh state.
 
     Attributes:
-      checkpoint: workdir of a run, or of an import; its newest checkpoint is read.
-      trees: path in the state to start -> path in the checkpoint's state, such as
-        {"params/encoder": "params/encoder"}. Both trees must have the same arrays in the same
-        shapes: a part of a network is named as such, "params/projector/dense1".
+      checkpoint: workdir of a run, or of an import; its newest checkpoint is read. None to start
+        from nothing.
+      trees: path in the state to start -> path in the checkpoint's state; the encoder alone if
+        None. Both trees must have the same arrays in the same shapes: a part of a network is named
+        as such, "params/projector/dense1".
+      required: whether there must be a checkpoint.
     """
 
-    checkpoint: str | None
-    trees: Mapping[str, str]
+    checkpoint: str | None = None
+    trees: Mapping[str, str] | None = None
+    required: bool = False
 
     def __post_init__(self) -> None:
-        if not self.checkpoint:
+        if self.required and not self.checkpoint:
             raise ValueError(
                 "checkpoint is missing: the workdir of a trained run, as in "
                 "--config.warm_start.checkpoint=runs/pretrained."
             )
-        if not self.trees:
+        if self.trees is not None and not self.trees:
             raise ValueError("trees is empty: nothing of the checkpoint would be used.")
 
     def restore(self, abstract_state: TrainState) -> dict[str, Any]:
@@ -52,10 +56,11 @@ class WarmStart:
             part differs in names, shapes or types.
         """
         targets = _as_mappings(abstract_state)
+        trees = ENCODER if self.trees is None else self.trees
         with Checkpoints(str(self.checkpoint), read_only=True) as checkpoints:
             there = checkpoints.shapes()
             wanted: dict[str, Any] = {}
-            for target, source in self.trees.items():
+            for target, source in trees.items():
                 part = _select(targets, target, "the state to start")
                 stored = _select(there, source, f"the checkpoint of {self.checkpoint}")
                 _require_same(part, stored, f"{self.checkpoint}:{source}", target)
@@ -64,9 +69,9 @@ class WarmStart:
         # A tree that goes to two places is copied: the step donates each of its buffers once.
         return {
             target: jax.tree.map(jnp.copy, select(restored, source))
-            if list(self.trees.values()).count(source) > 1
+            if list(trees.values()).count(source) > 1
             else select(restored, source)
-            for target, source in self.trees.items()
+            for target, source in trees.items()
         }
 
 

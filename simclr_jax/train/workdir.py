@@ -1,14 +1,21 @@
 """The directory of a run: its config, and the rule that one directory is one run."""
 
 import json
-from typing import Any
+import logging
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 from etils import epath
 
 from simclr_jax.core.errors import UserError
 
-# Changing these does not change what is learned, so a resumed run may.
+log = logging.getLogger(__name__)
+
+# Changing these does not change what is learned, so a resumed run may. The images that a path
+# leads to are compared by their list, see `Checkpoints.require_listing`.
 FREE_TO_CHANGE = (
+    "data.path",
+    "data.num_threads",
     "run.log_every",
     "run.checkpoint_every",
     "run.keep_checkpoints",
@@ -16,6 +23,8 @@ FREE_TO_CHANGE = (
     "encoder.remat",
     "method.loss_tile",
 )
+VERSION = 2  # of config.json
+Complete: TypeAlias = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 def load_config(workdir: str) -> dict[str, Any]:
@@ -30,15 +39,40 @@ def load_config(workdir: str) -> dict[str, Any]:
             f"{workdir} holds no run: {path} does not exist. "
             f"Train first: python -m simclr_jax train --config=... --workdir={workdir}"
         )
-    return json.loads(path.read_text())
+    return _migrate(json.loads(path.read_text()))
 
 
-def claim(workdir: str, config: dict[str, Any], *, is_primary: bool = True) -> None:
+def _migrate(config: dict[str, Any]) -> dict[str, Any]:
+    """Returns the sections of a config that any version has written, with the keys of today."""
+    version = config.pop("version") if "version" in config else 1
+    if version > VERSION:
+        raise UserError(
+            f"config.json is of version {version}, and this program knows {VERSION}: a newer one "
+            "wrote it. Update simclr_jax."
+        )
+    if version < 2 and "method" in config and "chunks" in config["method"]:
+        config["method"]["grad_cache_chunks"] = config["method"].pop("chunks")
+    return config
+
+
+def claim(
+    workdir: str,
+    config: dict[str, Any],
+    *,
+    complete: Complete = lambda config: config,
+    step: int = 0,
+    is_primary: bool = True,
+) -> None:
     """Makes the directory and writes D/config.json, or checks that it is this run's already.
+
+    A run may come back with more epochs than it had, trained to its end or not.
 
     Args:
       workdir: directory of the run.
       config: resolved config.
+      complete: fills in what a stored config leaves out, because it was written before a setting
+        existed.
+      step: of its newest checkpoint, 0 if there is none.
       is_primary: whether this is the process that writes. It goes first; the others check.
 
     Raises:
@@ -52,28 +86,70 @@ def claim(workdir: str, config: dict[str, Any], *, is_primary: bool = True) -> N
             "there. All processes must see one directory, such as gs://BUCKET/... or one on a "
             "shared file system."
         )
-    config = json.loads(json.dumps(config))  # tuples become lists, as they will when read
-    if path.exists():
-        differences = [
-            f"  {key}: {old!r} there, {new!r} here"
-            for key, old, new in _differences(load_config(workdir), config)
-            if not f"{key}.".startswith(tuple(f"{free}." for free in FREE_TO_CHANGE))
-        ]
-        if differences:
-            raise UserError(
-                f"{workdir} holds a run with another config:\n"
-                + "\n".join(differences)
-                + "\nUse another --workdir, or the values of that run to resume it."
-            )
+    config = continued(workdir, config, complete=complete, step=step)
     if not is_primary:
         return
+    if path.exists() and (longer := _added_epochs(load_config(workdir), config)):
+        log.info(
+            "The run is made %d epochs longer. From step %d on, the learning rate is that of a run "
+            "that has had %d epochs from its start.", longer, step, config["run"]["epochs"]
+        )  # fmt: skip
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(".tmp")
-        unfinished.write_text(json.dumps(config, indent=2) + "\n")
+        unfinished.write_text(json.dumps({"version": VERSION, **config}, indent=2) + "\n")
         unfinished.replace(path)
     except OSError as error:
         raise UserError(f"Cannot write to --workdir={workdir}: {error}.") from error
+
+
+def continued(
+    workdir: str, config: dict[str, Any], *, complete: Complete = lambda config: config, step: int
+) -> dict[str, Any]:
+    """Returns the config of a run as D/config.json should have it, if that run may go on with it.
+
+    Args:
+      workdir: directory of the run, which need not be there yet.
+      config: resolved config.
+      complete: as of `claim`.
+      step: of its newest checkpoint, 0 if there is none.
+
+    Raises:
+      UserError: if the directory holds a run with another config.
+    """
+    as_read = lambda values: json.loads(json.dumps(values))  # tuples become lists
+    config = as_read(config)
+    if not (epath.Path(workdir) / "config.json").exists():
+        return config
+    stored = as_read(complete(load_config(workdir)))
+    free = [*FREE_TO_CHANGE, "run.extended"]
+    if longer := _added_epochs(stored, config):
+        free.append("run.epochs")
+    differences = [
+        f"  {key}: {old!r} there, {new!r} here"
+        for key, old, new in _differences(stored, config)
+        if not f"{key}.".startswith(tuple(f"{key}." for key in free))
+    ]
+    if differences:
+        raise UserError(
+            f"{workdir} holds a run with another config:\n"
+            + "\n".join(differences)
+            + "\nUse another --workdir, or the values of that run to resume it; run.epochs may be "
+            "raised."
+        )
+    if "run" in stored:
+        extended = {"extended": [], **stored["run"]}["extended"]
+        if longer and step:
+            extended = [*extended, [step, stored["run"]["epochs"]]]
+        if extended:
+            config["run"]["extended"] = extended
+    return config
+
+
+def _added_epochs(stored: dict[str, Any], config: dict[str, Any]) -> int:
+    if "run" not in stored or "run" not in config:  # an import
+        return 0
+    return max(0, config["run"]["epochs"] - stored["run"]["epochs"])
 
 
 def _differences(old: Any, new: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:

@@ -13,7 +13,7 @@ from absl import app, flags
 
 from simclr_jax.augment.policies import simclr_cifar
 from simclr_jax.methods.simclr import simclr
-from simclr_jax.models.heads import Projector
+from simclr_jax.models.heads import MLP
 from simclr_jax.models.resnet import ResNet
 from simclr_jax.models.ssl import SSLModel
 from simclr_jax.train.step import init_state, make_train_step
@@ -41,7 +41,7 @@ def main(argv: Sequence[str]) -> None:
     sizes, labels = np.full((b, 2), 32, np.int32), np.full(b, -1, np.int32)
     batch = jax.device_put({"image": pixels, "size": sizes, "label": labels})
     augment = simclr_cifar(size=32)
-    model = SSLModel(encoder=ResNet(18, stem="cifar"), projector=Projector())
+    model = SSLModel(encoder=ResNet(18, stem="cifar"), projector=MLP())
     method, tx = simclr(model, augment), optax.sgd(0.1)
     state = jax.jit(init_state, static_argnums=(0, 1))(method, tx, key, batch)
     step = jax.jit(make_train_step(method, tx, key))

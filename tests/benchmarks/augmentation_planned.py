@@ -14,10 +14,10 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from simclr_jax.build.experiment import Experiment, build_experiment, train_step
-from simclr_jax.cli.dataset_spec import open_or_describe
-from simclr_jax.parallel.aot import Program, compile_step, slice_devices
-from simclr_jax.parallel.chips import find_slice
 from simclr_jax.parallel.sharding import batch_sharding
+from simclr_jax.plan.aot import Program, compile_step, slice_devices
+from simclr_jax.plan.chips import find_slice
+from simclr_jax.plan.dataset_spec import open_or_describe
 
 CONFIG = config_flags.DEFINE_config_file("config", "configs/simclr_imagenet.py:v1_r50_1x", "Recipe")
 TOPOLOGY = flags.DEFINE_string("topology", "v3:4x4", "Slice, as `plan` takes it.")

@@ -19,7 +19,7 @@ from absl import app, flags
 
 from simclr_jax.augment.policies import simclr_cifar
 from simclr_jax.methods.simclr import simclr
-from simclr_jax.models.heads import Projector
+from simclr_jax.models.heads import MLP
 from simclr_jax.models.resnet import ResNet
 from simclr_jax.models.ssl import SSLModel
 from simclr_jax.train.step import init_state, make_train_step
@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> None:
         "size": jnp.full((b, 2), SIZE_PX, jnp.int32),
         "label": jnp.full((b,), -1, jnp.int32),
     }
-    model = SSLModel(ResNet(18, width=0.25), projector=Projector())
+    model = SSLModel(ResNet(18, width=0.25), projector=MLP())
     steps, states = {}, {}
     for grad_cache_chunks in (1, CHUNKS.value):
         method = simclr(model, simclr_cifar(size=SIZE_PX), grad_cache_chunks=grad_cache_chunks)

@@ -33,11 +33,11 @@ def write_checkpoint(prefix: str) -> None:
 
     from simclr_jax.core.tree import path_name
     from simclr_jax.interop.names import official_names
-    from simclr_jax.models.heads import Projector
+    from simclr_jax.models.heads import MLP
     from simclr_jax.models.resnet import ResNet
     from simclr_jax.models.ssl import SSLModel
 
-    model = SSLModel(ResNet(DEPTH.value, WIDTH.value, sk_ratio=0.0625), Projector())
+    model = SSLModel(ResNet(DEPTH.value, WIDTH.value, sk_ratio=0.0625), MLP())
     variables = jax.eval_shape(
         lambda: model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False)
     )

@@ -1,107 +1,141 @@
-"""What every method promises to the train step; a new one is tested by being in METHODS."""
+"""What every method promises to the train step; a new one is tested by being in METHODS.
 
+Each is built from its recipe on the digits, made small and given an encoder that compiles at once.
+"""
+
+import dataclasses
 import functools
+import importlib.util
+from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
-from simclr_jax.augment.policies import POLICIES
+from simclr_jax.build.experiment import build_experiment
 from simclr_jax.methods import METHODS
-from simclr_jax.methods.distill import Teacher
-from simclr_jax.models.heads import Projector, classifier
-from simclr_jax.models.ssl import SSLModel
-from simclr_jax.parallel.sharding import PRESETS, Layout, batch_sharding
-from simclr_jax.train.step import init_state, make_train_step
+from simclr_jax.models.ssl import ENCODERS
+from simclr_jax.parallel.sharding import PRESETS, batch_sharding
+from simclr_jax.train.step import make_train_step
+from simclr_jax.verify.shrunk import perturb_constants, shrink
 
-ROOT = jax.random.key(0)
-TX = optax.adam(1e-2)
+CONFIGS = Path(__file__).parents[2] / "configs"
+BATCH_SIZE = 16
 pytestmark = pytest.mark.parametrize("name", METHODS)
 
 
-# What a method needs beside a model and views, by its name.
-MODEL = {
-    "simclr": dict(projector=Projector(num_layers=2, output_dim=8)),
-    "supervised": dict(classifier=classifier(num_classes=4, zero_init=False)),
-    "distill": dict(classifier=classifier(num_classes=4, zero_init=False)),
-}
+@functools.cache
+def recipes():
+    """Returns, for each method, the config of the first recipe for it that takes the digits."""
+    found = {}
+    for path in sorted(CONFIGS.glob("*.py")):
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        for variant in ("digits", ""):
+            try:
+                config = module.get_config(variant).to_dict()
+            except ValueError:  # it has no such variant
+                continue
+            if config["data"]["name"] == "digits":
+                found.setdefault(config["method"]["name"], config)
+    return found
 
 
 @pytest.fixture
-def method(name, tiny_encoder):
-    model = SSLModel(encoder=tiny_encoder, **MODEL[name])
-    settings = {}
-    if name == "distill":
-        images = jnp.zeros((1, 16, 16, 3))
-        shapes = jax.eval_shape(lambda: model.init(ROOT, images, train=False))
-        settings["teacher"] = Teacher(model, shapes)
-    augment = POLICIES["simclr"](size=16, color_strength=0.0, blur=False)
-    return METHODS[name](model, augment, **settings)
+def build(name, monkeypatch, tiny_encoder):
+    """Returns what builds the experiment of a method on some devices."""
+    monkeypatch.setitem(ENCODERS, "tiny", type(tiny_encoder))
+
+    def build(optimizer, rate, devices=None, **parallel):
+        config = recipes()[name] | {
+            "encoder": {"name": "tiny"},
+            "evals": {},
+            "optim": {"name": optimizer},
+            "schedule": {"base_lr": rate, "scaling": "none", "warmup_epochs": 0.0},
+        }
+        config["data"] = config["data"] | {"batch_size": BATCH_SIZE}
+        config["augment"] = config["augment"] | {"size": 16}
+        small = shrink(config, multiple=8, num_steps=1)
+        heads = small.config["heads"].items()
+        small.config["heads"] = {
+            head: {**settings, "dtype": "float32"}
+            if isinstance(settings, dict) and "dtype" in settings
+            else settings
+            for head, settings in heads
+        }
+        small.config["parallel"] = parallel
+        experiment = build_experiment(small.config, devices, train_source=small.source)
+        # Augmentation, which takes longest to compile, has tests of its own.
+        method = dataclasses.replace(experiment.method, augment=lambda key, batch: batch["views"])
+        shapes = jax.eval_shape(
+            experiment.method.augment, jax.random.key(0), experiment.abstract_batch
+        )
+        batch = {**experiment.abstract_batch, "views": shapes}
+        return dataclasses.replace(experiment, method=method, abstract_batch=batch)
+
+    return build
 
 
-@pytest.fixture
-def batch(batch):
-    return {**batch, "label": jnp.arange(16, dtype=jnp.int32) % 4}
-
-
-def start(method, tx, batch):
-    """Returns step 0; zeros, which a warm start would replace, become a teacher with opinions."""
-    state = jax.jit(functools.partial(init_state, method, tx, ROOT))(batch)
-    if "teacher" in state.method_state:
-        noise = lambda x: 0.5 + jax.random.uniform(jax.random.key(x.size), x.shape)
-        state = state.replace(method_state=jax.tree.map(noise, state.method_state))
-    return state
-
-
-def test_init_runs_without_a_device_and_puts_the_encoder_in_its_place(method, batch):
-    shapes = jax.eval_shape(functools.partial(init_state, method, TX, ROOT), batch)
-    assert shapes.params["encoder"]["conv"]["kernel"].shape == (3, 3, 3, 8)
-    assert shapes.batch_stats["encoder"]["norm"]["mean"].shape == (8,)
-
-
-def test_step_keeps_the_structure_of_the_state(method, batch):
-    init = functools.partial(init_state, method, TX, ROOT)
-    before = jax.eval_shape(init, batch)
-    after, _ = jax.eval_shape(make_train_step(method, TX, ROOT), before, batch)
-    assert jax.tree.map(lambda x: (x.shape, x.dtype), before) == jax.tree.map(
-        lambda x: (x.shape, x.dtype), after
+def first_batch(experiment):
+    """Returns random views of random labels, alike on any number of devices."""
+    rng = np.random.default_rng(0)
+    (batch,) = experiment.dataset.eval_batches(experiment.source, indices=range(BATCH_SIZE))
+    wanted = experiment.abstract_batch.items()
+    made = {name: batch[name].astype(like.dtype) for name, like in wanted if name != "views"}
+    views = jax.tree.map(
+        lambda x: rng.uniform(size=x.shape).astype(np.float32), experiment.abstract_batch["views"]
     )
+    return {**made, "views": views}
 
 
-def test_gradient_reaches_the_encoder(method, batch):
-    state = start(method, TX, batch)
-    views = method.augment(ROOT, batch)
-    loss = lambda params: method.loss(params, state, views, batch["label"], ROOT)[0]
-    grads = jax.jit(jax.grad(loss))(state.params)
-    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(grads["encoder"]))
+def start(experiment):
+    """Returns step 0; zeros, which a warm start would replace, become a network with opinions."""
+    state = perturb_constants(jax.device_get(jax.jit(experiment.init)()))
+    return jax.tree.map(lambda x: np.asarray(x, np.float32) if x.dtype == np.float64 else x, state)
 
 
-def test_eight_devices_take_the_step_of_one_in_every_layout(method, batch):
-    step = make_train_step(method, optax.sgd(1.0), ROOT)  # SGD shows a wrong gradient scale
-    fresh = jax.device_get(start(method, optax.sgd(1.0), batch))
-    results = []
-    layouts = [Layout(), *(Layout(preset, fsdp=4) for preset in PRESETS)]
+def test_init_runs_without_a_device_and_puts_the_encoder_in_its_place(build):
+    state = build("sgd", 1.0).abstract_state
+    assert state.params["encoder"]["conv"]["kernel"].shape == (3, 3, 3, 8)
+    assert state.batch_stats["encoder"]["norm"]["mean"].shape == (8,)
+
+
+def test_step_keeps_the_structure_of_the_state(build):
+    experiment = build("sgd", 1.0)
+    step = make_train_step(experiment.method, experiment.tx, jax.random.key(0))
+    after, _ = jax.eval_shape(step, experiment.abstract_state, experiment.abstract_batch)
+    shapes = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+    assert shapes(experiment.abstract_state) == shapes(after)
+
+
+def test_eight_devices_take_the_step_of_one_in_every_layout(build):
+    results, root = [], jax.random.key(0)
+    layouts = [{}, *({"preset": preset, "fsdp": 4} for preset in PRESETS)]
     for layout, devices in zip(layouts, [jax.devices()[:1], None, None, None], strict=True):
-        mesh = layout.mesh(devices)
-        placement = layout.state_shardings(fresh, mesh)
-        shardings = (placement, batch_sharding(mesh))
-        state, placed = jax.device_put((fresh, batch), shardings)
+        experiment = build("sgd", 1.0, devices, **layout)  # SGD shows a wrong gradient scale
+        placement = jax.tree.map(lambda x: x.sharding, experiment.abstract_state)
+        shardings = (placement, batch_sharding(experiment.mesh))
+        placed = jax.device_put((start(experiment), first_batch(experiment)), shardings)
+        step = make_train_step(experiment.method, experiment.tx, root)
         done = jax.jit(step, in_shardings=shardings, out_shardings=(placement, None))
-        results.append(jax.device_get(done(state, placed)))
+        results.append(jax.device_get(done(*placed)))
     for one, *eight in zip(*map(jax.tree.leaves, results), strict=True):
         tolerance = {"rtol": 2e-4, "atol": 2e-5 * max(1.0, np.abs(one).max())}
         for other in eight:
             np.testing.assert_allclose(other, one, **tolerance)
 
 
-def test_thirty_steps_lower_the_loss(method, batch):
-    step = jax.jit(make_train_step(method, TX, ROOT))
-    state = start(method, TX, batch)
+def test_thirty_steps_lower_the_loss_and_move_all_of_the_encoder(build):
+    experiment = build("adamw", 0.01, jax.devices()[:1])
+    state, batch = start(experiment), first_batch(experiment)
+    before = state.params["encoder"]
+    step = jax.jit(make_train_step(experiment.method, experiment.tx, jax.random.key(0)))
     losses = []
     for _ in range(30):
         state, metrics = step(state, batch)
         losses.append(float(metrics["loss"]))
     assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.05
     assert int(state.step) == 30
+    moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), before, state.params["encoder"])
+    assert min(jax.tree.leaves(moved)) > 0

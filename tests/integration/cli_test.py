@@ -89,7 +89,7 @@ def test_judging_without_labels_says_what_to_do(trained_folder):
     workdir, _ = trained_folder
     result = run("evaluate", f"--workdir={workdir}")
     assert result.returncode == 2
-    assert "labels_from_folders=True" in result.stderr
+    assert "--split=train --test_split=test" in result.stderr
     assert not (workdir / "results.json").exists()
 
 

@@ -58,7 +58,7 @@ class Processes:
         }
         self._processes = [
             subprocess.Popen(
-                [sys.executable, ROOT / "tests/integration/tiny_train.py", *command],
+                [sys.executable, ROOT / "tests/integration/tiny_verb.py", "train", *command],
                 cwd=directory,
                 env=environment,
                 stderr=subprocess.PIPE,

@@ -10,8 +10,9 @@ import numpy as np
 import optax
 import pytest
 
-from simclr_jax.methods.simclr import simclr
-from simclr_jax.models.heads import Projector
+from simclr_jax.core.run_facts import RunFacts
+from simclr_jax.methods.simclr import Memory, simclr
+from simclr_jax.models.heads import MLP
 from simclr_jax.models.ssl import SSLModel
 from simclr_jax.parallel.mesh import make_mesh
 from simclr_jax.parallel.sharding import Layout, batch_sharding, replicated
@@ -22,6 +23,7 @@ pytestmark = pytest.mark.integration
 ROOT = jax.random.key(0)
 B, SLOTS, D = 16, 3, 8
 KEYS = 2 * B
+FACTS = RunFacts(num_steps=100, num_images=64, num_classes=0, batch_size=B)
 
 
 class Flat(nn.Module):
@@ -43,15 +45,15 @@ class Trainer:
 
     def __init__(self, num_devices):
         mesh = make_mesh(jax.devices()[:num_devices])
-        model = SSLModel(encoder=Flat(), projector=Projector(num_layers=2, output_dim=D))
-        method = simclr(model, augment, memory={"size": SLOTS * KEYS, "ema": 0.9})
+        model = SSLModel(encoder=Flat(), projector=MLP(num_layers=2, output_dim=D))
+        method = simclr(model, augment, FACTS, memory=Memory(SLOTS * KEYS, ema=0.9))
         tx = optax.sgd(0.1, momentum=0.9)
         images = np.random.default_rng(0).integers(0, 256, (B, 4, 4, 3), np.uint8)
         batch = {"image": images, "label": np.full((B,), -1, np.int32)}
         self._batch = jax.device_put(batch, batch_sharding(mesh))
         init = functools.partial(init_state, method, tx, ROOT, jax.tree.map(jnp.asarray, batch))
         shapes = jax.eval_shape(init)
-        placement = Layout().state_shardings(shapes, mesh)
+        placement = Layout().state_shardings(shapes, mesh, method.state_rules)
         placed = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
         self.abstract_state = jax.tree.map(placed, shapes, placement)
         self.start = jax.jit(init, out_shardings=placement)
@@ -99,8 +101,8 @@ def test_a_resumed_run_ends_bit_equal_to_a_straight_one(tmp_path):
     with Checkpoints(str(tmp_path)) as checkpoints:
         checkpoints.save(4, state, {"listing": "images"})
     with Checkpoints(str(tmp_path)) as checkpoints:
-        restored = checkpoints.restore(eight.abstract_state, listing="images")
-        elsewhere = checkpoints.restore(on_devices(1).abstract_state, listing="images")
+        restored = checkpoints.restore(eight.abstract_state)
+        elsewhere = checkpoints.restore(on_devices(1).abstract_state)
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(elsewhere), stopped)
     resumed = jax.device_get(eight.train(restored, 3))
     jax.tree.map(np.testing.assert_array_equal, resumed, straight)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from simclr_jax.cli.plan_text import describe
+from simclr_jax.plan.text import describe
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.integration

@@ -8,11 +8,13 @@ import signal
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from simclr_jax import run as runs
 from simclr_jax.build.experiment import build_experiment
 from simclr_jax.cli import app
 from simclr_jax.core.errors import UserError
+from simclr_jax.train import workdir as workdirs
 from simclr_jax.train.checkpoint import Checkpoints
 from simclr_jax.train.health import NonFiniteError
 from simclr_jax.train.hooks import Terminated
@@ -80,7 +82,8 @@ def test_eight_devices_see_the_batches_and_take_the_steps_of_one(
     tiny_config, tmp_path, monkeypatch
 ):
     eight = train(tiny_config, tmp_path / "eight")
-    monkeypatch.setattr(runs, "parts", lambda config: build_experiment(config, jax.devices()[:1]))
+    one_device = lambda config: build_experiment(config, jax.devices()[:1])
+    monkeypatch.setattr(runs, "build_experiment", one_device)
     train(tiny_config, tmp_path / "one")
     rows = [read_metrics(str(tmp_path / name)) for name in ("eight", "one")]
     for row, other in zip(*rows, strict=True):
@@ -109,7 +112,7 @@ def test_a_diverging_run_stops_and_leaves_the_last_good_checkpoint(tiny_config, 
     [
         ("method", "temperature", 0.0, r"config.method: temperature=0.0; it must be > 0"),
         ("method", "temprature", 0.1, r"config.method.temprature .*Did you mean 'temperature'\?"),
-        ("run", "epochs", 0, r"config.run: epochs=0; it must be at least 1"),
+        ("run", "epochs", 0, r"config.run.epochs=0 must be at least 1"),
         ("run", "epochs", "many", r"config.run.epochs='many' is of type str; it must be int"),
         ("data", "batch_size", 20, r"config.data: batch_size=20 .* 8 devices.* use 16 or 24"),
         ("data", "batch_size", 2000, r"batch_size=2000 is more than the 1000 images"),
@@ -192,12 +195,79 @@ def test_a_workdir_of_another_run_is_refused(tiny_config, tmp_path):
 
 def test_other_images_than_those_of_the_checkpoint_are_refused(tiny_config, tmp_path):
     train(tiny_config, tmp_path)
-    abstract = build_experiment(tiny_config).abstract_state
     with (
         Checkpoints(str(tmp_path), read_only=True) as checkpoints,
         pytest.raises(UserError, match="another list of images"),
     ):
-        checkpoints.restore(abstract, listing="other")
+        checkpoints.require_listing("other")
+
+
+@pytest.fixture
+def folder_config(tiny_config, tmp_path):
+    """The tiny run on 32 pictures in a folder."""
+    rng = np.random.default_rng(0)
+    for i in range(32):
+        path = tmp_path / "images" / f"{i:02d}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (20, 20, 3), np.uint8)).save(path)
+    data = {"name": "folder", "split": "all", "path": str(tmp_path / "images")}
+    data |= {"batch_size": 16, "canvas": 20}
+    schedule = {"base_lr": 0.01, "scaling": "none", "warmup_epochs": 0.0}
+    return {**tiny_config, "data": data, "schedule": schedule, "evals": {}}
+
+
+def test_a_finished_run_goes_on_when_it_is_given_more_epochs(folder_config, tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(workdirs.log, "info", lambda text, *values: said.append(text % values))
+    workdir = tmp_path / "run"
+    first = train(folder_config, workdir)
+    folder_config["run"] |= {"epochs": 4, "log_every": 1}
+    longer = train(folder_config, workdir)
+    assert (int(first.step), int(longer.step)) == (3, 9)
+    assert said == [
+        "The run is made 3 epochs longer. From step 3 on, the learning rate is that of a run that "
+        "has had 4 epochs from its start."
+    ]
+    config = json.loads((workdir / "config.json").read_text())
+    assert (config["run"]["epochs"], config["run"]["extended"]) == (4, [[3, 1]])
+    # Half a cosine from 0.01 to 0 over 9 steps, without a warm-up.
+    rates = [row["lr"] for row in read_metrics(str(workdir)) if row["step"] > 3]
+    want = [0.005 * (1 + np.cos(np.pi * step / 9)) for step in range(3, 9)]
+    np.testing.assert_allclose(rates, want, rtol=1e-5)
+    folder_config["run"]["epochs"] = 1
+    with pytest.raises(UserError, match=r"run.epochs: 4 there, 1 here"):
+        train(folder_config, workdir)
+
+
+def test_the_same_images_at_another_path_go_on_and_others_leave_the_run_as_it_was(
+    folder_config, tmp_path
+):
+    train(folder_config, tmp_path / "run")
+    (tmp_path / "images").rename(tmp_path / "moved")
+    folder_config["data"]["path"] = str(tmp_path / "moved")
+    assert int(train(folder_config, tmp_path / "run").step) == 3
+    stored = lambda: json.loads((tmp_path / "run/config.json").read_text())["data"]["path"]
+    assert stored() == str(tmp_path / "moved")
+    (tmp_path / "moved").rename(tmp_path / "again")
+    (tmp_path / "again/31.png").unlink()
+    folder_config["data"]["path"] = str(tmp_path / "again")
+    with pytest.raises(UserError, match="another list of images"):
+        train(folder_config, tmp_path / "run")
+    assert stored() == str(tmp_path / "moved")
+
+
+def test_a_relative_path_is_stored_as_what_it_means_here(folder_config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder_config["data"]["path"] = "images"
+    assert build_experiment(folder_config).config["data"]["path"] == str(tmp_path / "images")
+
+
+@pytest.mark.parametrize("fraction", [1.0, 0.5])
+def test_test_images_that_are_trained_on_are_refused(tiny_config, tmp_path, fraction):
+    tiny_config["data"] |= {"split": "test", "fraction": fraction}
+    with pytest.raises(UserError, match=r"of the 1000 test images \(digits/test\) are training"):
+        train(tiny_config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_exit_code_tells_a_mistake_from_a_failure(capsys):

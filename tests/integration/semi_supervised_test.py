@@ -9,7 +9,6 @@ from simclr_jax.build.experiment import build_experiment
 from simclr_jax.build.network import network
 from simclr_jax.cli import restored
 from simclr_jax.core.errors import UserError
-from simclr_jax.data.dataset import Dataset
 from simclr_jax.evals.classifier import classifier_accuracy
 from simclr_jax.train import workdir as workdirs
 from simclr_jax.train.checkpoint import Checkpoints
@@ -33,11 +32,11 @@ def train(config, workdir):
 
 @pytest.fixture
 def supervised_config(tiny_config):
-    """The tiny network with a classifier on the first projector layer, and 10 % of the labels."""
+    """The tiny network with a classifier on the first projector layer, and 100 labels."""
     return {
         **tiny_config,
         "run": {"epochs": 3, "log_every": 5, "checkpoint_every": 100},
-        "data": {**tiny_config["data"], "fraction": 0.1},
+        "data": {**tiny_config["data"], "fraction": 0.025},
         "augment": {"name": "finetune", "size": 12, "flip": False},
         "heads": {**tiny_config["heads"], "classifier": {"num_classes": None}, "select": 1},
         "method": {"name": "supervised"},
@@ -133,7 +132,7 @@ def test_a_resumed_run_does_not_start_from_the_checkpoint_again(
     [
         ("warm_start", {"checkpoint": "/nowhere", "trees": ENCODER}, "no finished checkpoint"),
         ("encoder", {"name": "tiny", "width": 4}, "params/encoder: 3 of 3 arrays differ"),
-        ("heads", {"classifier": {"num_classes": 7}}, "num_classes=7, but digits/test.* has 10"),
+        ("heads", {"classifier": {"num_classes": 7}}, "num_classes=7, but digits/train.* has 10"),
         ("heads", {"classifier": {"num_classes": None}, "select": 1}, "select=1 must be 0"),
         ("heads", {}, r"needs config\.heads\.classifier"),
         ("method", {"name": "distill", "teacher": "/nowhere"}, "/nowhere holds no run"),
@@ -159,18 +158,24 @@ def test_a_pretrained_network_is_no_teacher(tiny_config, pretrained):
         build_experiment(config)
 
 
-def test_a_teacher_of_other_classes_is_refused(
-    tiny_config, supervised_config, pretrained, tmp_path, monkeypatch
-):
-    train(supervised_config, tmp_path / "teacher")
-    images = Dataset.open(Dataset("digits", 16, 28, "test"), "test")
-    images.class_names = images.class_names[:7]
-    monkeypatch.setattr(Dataset, "open", lambda self, split: images)
+def test_a_teacher_of_other_classes_is_refused(tiny_config, supervised_config, tmp_path):
+    teacher = str(tmp_path / "teacher")
+    workdirs.claim(teacher, build_experiment(supervised_config).config)
+    for name in ("cat", "dog"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        (tmp_path / "images" / name / "1.jpg").touch()
+    images = {"name": "folder", "split": "all", "path": str(tmp_path / "images")}
+    images |= {"labels_from_folders": True, "batch_size": 2, "canvas": 28}
     config = {
         **tiny_config,
+        "data": images,
         "heads": {"classifier": {"num_classes": None}},
-        "method": {"name": "distill", "teacher": str(tmp_path / "teacher")},
+        "method": {"name": "distill", "teacher": teacher},
     }
+    with pytest.raises(UserError, match="'cat', 'dog', that are none of the 10 expected ones"):
+        build_experiment(config)
+    config["data"] = images | {"labels_from_folders": False}
+    config["heads"] = {"classifier": {"num_classes": 7}}
     with pytest.raises(UserError, match="tells 10 classes apart and the student 7"):
         build_experiment(config)
 

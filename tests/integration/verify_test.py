@@ -12,15 +12,16 @@ import jax
 import numpy as np
 import pytest
 
-from simclr_jax import verify as verifying
 from simclr_jax.augment.policies import POLICIES
-from simclr_jax.build.shrunk import perturb_constants, shrink
 from simclr_jax.core.errors import UserError
 from simclr_jax.core.state import TrainState
 from simclr_jax.losses.contrastive import nt_xent
 from simclr_jax.methods.base import apply_model
 from simclr_jax.parallel.sharding import PRESETS
-from simclr_jax.verify import Comparison, Variant, fsdp_size, num_chunks, variants, verify
+from simclr_jax.verify import proof as verifying
+from simclr_jax.verify.proof import verify
+from simclr_jax.verify.shrunk import perturb_constants, shrink
+from simclr_jax.verify.variants import Comparison, Variant, fsdp_size, num_chunks, variants
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.integration

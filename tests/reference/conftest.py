@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from simclr_jax.interop.names import official_names, tf1_name
-from simclr_jax.models.heads import Projector
+from simclr_jax.models.heads import MLP
 from simclr_jax.models.resnet import ResNet
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -20,7 +20,7 @@ ENCODERS = {
 
 class GoldenNetwork(NamedTuple):
     encoder: ResNet
-    projector: Projector
+    projector: MLP
     golden: dict[str, np.ndarray]
     ours: dict[str, str]  # TF2 name -> our path
     variables: dict
@@ -30,7 +30,7 @@ class GoldenNetwork(NamedTuple):
 def golden_network(name: str, dtype: str) -> GoldenNetwork:
     """Reads one of `ENCODERS`, an eighth as wide as the standard network."""
     encoder = ResNet(width=0.125, dtype=dtype, **ENCODERS[name])
-    projector = Projector(dtype=dtype)
+    projector = MLP(dtype=dtype)
     with np.load(GOLDEN / f"{name}_w0125.npz") as file:
         golden = {key: file[key] for key in file.files}
     paths = {official: path for path, official in official_names(encoder, projector).items()}

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from simclr_jax.interop.names import tf1_name
-from simclr_jax.models.heads import Projector
+from simclr_jax.models.heads import MLP
 from simclr_jax.models.resnet import ResNet
 from simclr_jax.models.ssl import SSLModel
 from simclr_jax.train.checkpoint import Checkpoints
@@ -58,7 +58,7 @@ def apply(workdir, rows):
     """Rebuilds the network from the workdir's config alone, and runs it."""
     config = json.loads((workdir / "config.json").read_text())
     settings = {key: value for key, value in config["encoder"].items() if key != "name"}
-    model = SSLModel(ResNet(**settings), Projector(**config["heads"]["projector"]))
+    model = SSLModel(ResNet(**settings), MLP(**config["heads"]["projector"]))
     init = lambda: model.init(jax.random.key(0), jnp.zeros(rows[:1].shape), train=False)
     variables = restore(workdir, jax.eval_shape(init))
     forward = jax.jit(lambda variables: model.apply(variables, jnp.asarray(rows), train=False))

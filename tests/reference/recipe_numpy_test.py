@@ -287,7 +287,7 @@ def small(recipe):
     if "teacher" in config["method"]:
         heads = {"classifier": {"num_classes": CLASSES}}
         teacher = {"checkpoint": "none", "encoder": config["encoder"], "heads": heads}
-        config["method"]["teacher"] = teacher
+        config["method"]["teacher"] = {**teacher, "class_names": Images.class_names}
     if config["method"].get("memory"):
         config["method"]["memory"]["size"] = QUEUE
     return config

@@ -6,8 +6,8 @@ import pytest
 from simclr_jax.build.experiment import build_experiment
 from simclr_jax.cli.plan import Attempt, Knobs, _until_it_fits
 from simclr_jax.core.errors import UserError
-from simclr_jax.parallel.aot import Program, TooLarge
-from simclr_jax.parallel.chips import GIB, find_slice
+from simclr_jax.plan.aot import Program, TooLarge
+from simclr_jax.plan.chips import GIB, find_slice
 
 SLICE = find_slice("v5e:2x4")
 MIB = GIB // 1024

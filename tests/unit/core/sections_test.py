@@ -6,6 +6,7 @@ import flax.linen as nn
 import pytest
 
 from simclr_jax.core.errors import UserError
+from simclr_jax.core.ranges import Count, Decay, NonNegative
 from simclr_jax.core.sections import build_section, lookup
 
 
@@ -70,3 +71,29 @@ def test_choose_splits_the_name_off():
 def test_choose_names_the_nearest():
     with pytest.raises(UserError, match=r"config.optim.name='larz'.*Did you mean 'lars'\?"):
         lookup("config.optim", {"lars": optimizer}, {"name": "larz"})
+
+
+def ranged(*, rate: Decay, weight: NonNegative = 0.0, threads: Count | None = None) -> tuple:
+    return rate, weight, threads
+
+
+def test_a_number_in_its_range_is_taken():
+    section = {"rate": 0, "weight": 2, "threads": 1}
+    assert build_section("config.x", ranged, section) == (0.0, 2.0, 1)
+    assert build_section("config.x", ranged, {"rate": 0.5, "threads": None}) == (0.5, 0.0, None)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("rate", 1, r"config\.x\.rate=1\.0 must be at least 0 and below 1\."),
+        ("rate", -0.1, r"config\.x\.rate=-0\.1 must be at least 0 and below 1\."),
+        ("weight", float("nan"), r"config\.x\.weight=nan must be a finite number\."),
+        ("weight", float("inf"), r"config\.x\.weight=inf must be a finite number\."),
+        ("threads", 0, r"config\.x\.threads=0 must be at least 1\."),
+        ("threads", "2", r"config\.x\.threads='2' is of type str; it must be int or None\."),
+    ],
+)
+def test_a_number_out_of_its_range_is_told_the_range(key, value, message):
+    with pytest.raises(UserError, match=message):
+        build_section("config.x", ranged, {"rate": 0.5, key: value})

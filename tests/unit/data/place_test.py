@@ -39,10 +39,11 @@ def make_mesh(*shape: int):
 
 
 @pytest.mark.parametrize("shape", [(8,), (1,), (4, 2)])
-def test_rows_are_split_over_all_axes_and_ids_stay_on_the_host(shape):
+def test_rows_are_split_over_all_axes_and_ids_become_int32(shape):
     mesh = make_mesh(*shape)
     (batch,) = place_batches(host_batches(1), mesh)
-    assert set(batch) == {"image", "valid"}
+    assert set(batch) == {"image", "valid", "id"}
+    assert batch["id"].dtype == "int32"
     assert batch["image"].sharding.spec == P(mesh.axis_names)
     assert batch["image"].addressable_shards[0].data.shape == (8 // mesh.size, 2)
 

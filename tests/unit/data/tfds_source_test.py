@@ -12,6 +12,7 @@ from PIL import Image
 
 from simclr_jax.core.errors import UserError
 from simclr_jax.data.decode import decode
+from simclr_jax.data.records import count_shared
 from simclr_jax.data.sources import open_source
 
 FEATURES = {
@@ -146,3 +147,20 @@ def test_tfrecord_directory_gives_the_command_that_converts_it(tmp_path):
 def test_refuses_features_that_it_would_misread(tmp_path, features, message):
     with pytest.raises(UserError, match=message):
         open_source("tfds/pets", split="train", path=prepare(tmp_path, features=features))
+
+
+@pytest.mark.parametrize(
+    ("split", "other", "shared"),
+    [
+        ("train", "test", 0),
+        ("train[:6]", "train[4:]", 2),
+        ("train[:50%]", "train[50%:]", 0),
+        ("all", "test", 2),
+        ("train[2:5]+test", "all", 5),
+    ],
+)
+def test_splits_know_how_many_images_they_share(tmp_path, split, other, shared):
+    prepare(tmp_path)
+    here, there = (open_source("tfds/pets", split=s, path=tmp_path) for s in (split, other))
+    assert count_shared(here, there) == shared
+    assert len(set(here.image_keys().tolist())) == len(here)

@@ -10,7 +10,7 @@ from simclr_jax.core.errors import UserError
 from simclr_jax.interop.imported import require_free, resolve_size, write_workdir
 from simclr_jax.interop.recognition import Recognised
 from simclr_jax.interop.tf_checkpoint import Imported
-from simclr_jax.models.heads import Projector
+from simclr_jax.models.heads import MLP
 from simclr_jax.models.resnet import ResNet
 from simclr_jax.train.checkpoint import Checkpoints
 
@@ -33,7 +33,7 @@ def write(workdir, contents, **options):
 
 
 def test_the_config_describes_network_and_images(tmp_path):
-    encoder, projector = ResNet(50, width=2, sk_ratio=0.0625), Projector(hidden_dim=48)
+    encoder, projector = ResNet(50, width=2, sk_ratio=0.0625), MLP(hidden_dim=48)
     assert write(tmp_path / "run", imported(encoder, projector, 1000), select=1) == {
         "imported": SOURCE,
         "data": {

@@ -9,7 +9,7 @@ import pytest
 
 from simclr_jax.core.tree import path_name
 from simclr_jax.interop.names import leftover_kind, official_names, tf1_name, tf1_name_of_ema
-from simclr_jax.models.heads import Projector
+from simclr_jax.models.heads import MLP
 from simclr_jax.models.resnet import ResNet
 from simclr_jax.models.ssl import SSLModel
 
@@ -34,13 +34,13 @@ def official(network: str) -> list[tuple[str, tuple[int, ...]]]:
 
 @pytest.mark.parametrize("network", MODELS)
 def test_names_are_those_of_the_official_graph_in_its_order(network):
-    names = official_names(MODELS[network], Projector())
+    names = official_names(MODELS[network], MLP())
     assert list(names.values()) == [name for name, _ in official(f"{network}_tf1")]
 
 
 @pytest.mark.parametrize("network", MODELS)
 def test_covers_every_variable_of_the_model_with_its_shape(network):
-    encoder, projector = MODELS[network], Projector()
+    encoder, projector = MODELS[network], MLP()
     model = SSLModel(encoder, projector)
     variables = jax.eval_shape(
         lambda key: model.init(key, jnp.zeros((1, 32, 32, 3)), train=False), jax.random.key(0)
@@ -66,7 +66,7 @@ def test_tf1_names_lead_to_themselves():
 
 @pytest.mark.parametrize("network", MODELS)
 def test_no_two_variables_share_a_name(network):
-    names = official_names(MODELS[network], Projector())
+    names = official_names(MODELS[network], MLP())
     assert len(set(names.values())) == len(names)
 
 
@@ -79,7 +79,7 @@ def test_projection_shortcut_comes_before_its_branch():
 
 def test_projector_is_optional_and_may_have_two_layers():
     assert not [p for p in official_names(ResNet(18)) if "projector" in p]
-    heads = [p for p in official_names(ResNet(18), Projector(num_layers=2)) if "projector" in p]
+    heads = [p for p in official_names(ResNet(18), MLP(num_layers=2)) if "projector" in p]
     assert heads == [
         "params/projector/dense1/kernel",
         "params/projector/norm1/scale",

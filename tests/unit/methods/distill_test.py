@@ -9,12 +9,15 @@ import optax
 import pytest
 
 from simclr_jax.augment.policies import POLICIES
-from simclr_jax.methods.distill import Teacher, distill
+from simclr_jax.core.run_facts import RunFacts
+from simclr_jax.methods.base import FrozenNetwork
+from simclr_jax.methods.distill import distill
 from simclr_jax.models.heads import classifier
 from simclr_jax.models.ssl import SSLModel
 from simclr_jax.train.step import init_state, make_train_step
 
 ROOT = jax.random.key(0)
+FACTS = RunFacts(num_steps=100, num_images=64, num_classes=3, batch_size=16)
 AUGMENT = POLICIES["finetune"](size=16)
 
 
@@ -30,7 +33,7 @@ def teacher(tiny_encoder):
         tiny_encoder.copy(width=12), classifier=classifier(num_classes=3, zero_init=False)
     )
     shapes = jax.eval_shape(lambda: wider.init(ROOT, jnp.zeros((1, 16, 16, 3)), train=False))
-    return Teacher(wider, shapes)
+    return FrozenNetwork(wider, shapes)
 
 
 def taught(method, tx, teacher, batch):
@@ -43,10 +46,10 @@ def taught(method, tx, teacher, batch):
 
 
 def test_the_student_learns_what_the_teacher_says_in_inference_mode(model, teacher, batch):
-    method = distill(model, AUGMENT, teacher=teacher, temperature=2.0)
+    method = distill(model, AUGMENT, FACTS, teacher=teacher, temperature=2.0)
     state = taught(method, optax.sgd(0.1), teacher, batch)
     views = AUGMENT(ROOT, batch)
-    loss, out = jax.jit(method.loss)(state.params, state, views, batch["label"], ROOT)
+    loss, out = jax.jit(method.loss)(state.params, state, views, batch, ROOT)
     says = teacher.model.apply(state.method_state["teacher"], views[:, 0], method="classify")
     student, _ = model.apply(
         {"params": state.params, "batch_stats": state.batch_stats},
@@ -61,7 +64,7 @@ def test_the_student_learns_what_the_teacher_says_in_inference_mode(model, teach
 
 
 def test_the_teacher_never_moves_and_the_student_comes_to_agree(model, teacher, batch):
-    method, tx = distill(model, AUGMENT, teacher=teacher), optax.adam(1e-2)
+    method, tx = distill(model, AUGMENT, FACTS, teacher=teacher), optax.adam(1e-2)
     state = taught(method, tx, teacher, batch)
     before = jax.device_get(state.method_state)
     step = jax.jit(make_train_step(method, tx, ROOT))
@@ -78,10 +81,10 @@ def test_labels_count_as_alpha_says(model, teacher, batch):
     labels = jnp.where(jnp.arange(16) < 4, jnp.arange(16) % 3, -1)
     losses = {}
     for alpha in (0.0, 0.25, 1.0):
-        method = distill(model, AUGMENT, teacher=teacher, alpha=alpha)
+        method = distill(model, AUGMENT, FACTS, teacher=teacher, alpha=alpha)
         state = taught(method, optax.sgd(0.1), teacher, batch)
-        losses[alpha] = method.loss(state.params, state, views, labels, ROOT)[0]
-    unlabelled = method.loss(state.params, state, views, jnp.full(16, -1), ROOT)[0]
+        losses[alpha] = method.loss(state.params, state, views, {**batch, "label": labels}, ROOT)[0]
+    unlabelled = method.loss(state.params, state, views, batch, ROOT)[0]
     np.testing.assert_array_equal(unlabelled, losses[1.0])  # with alpha = 1 no label is looked at
     np.testing.assert_allclose(losses[0.25], 0.25 * losses[1.0] + 0.75 * losses[0.0], rtol=1e-5)
 
@@ -92,4 +95,4 @@ def test_labels_count_as_alpha_says(model, teacher, batch):
 )
 def test_settings_out_of_range_are_refused(model, teacher, settings, message):
     with pytest.raises(ValueError, match=message):
-        distill(model, AUGMENT, teacher=teacher, **settings)
+        distill(model, AUGMENT, FACTS, teacher=teacher, **settings)

@@ -10,14 +10,16 @@ import optax
 import pytest
 
 from simclr_jax.augment.policies import POLICIES
+from simclr_jax.core.run_facts import RunFacts
 from simclr_jax.core.tree import path_name
 from simclr_jax.methods.supervised import FROZEN_BEFORE, supervised
-from simclr_jax.models.heads import Projector, classifier
+from simclr_jax.models.heads import MLP, classifier
 from simclr_jax.models.ssl import SSLModel
-from simclr_jax.optim.build import sgd, with_rates
+from simclr_jax.optim.build import sgd, with_frozen
 from simclr_jax.train.step import init_state, make_train_step
 
 ROOT = jax.random.key(0)
+FACTS = RunFacts(num_steps=100, num_images=64, num_classes=3, batch_size=16)
 ORDER = ("stem", "stage1", "stage2", "stage3", "stage4", "projector", "classifier")
 BATCH = {
     "image": jnp.asarray(np.random.default_rng(0).integers(0, 256, (8, 17, 17, 3), np.uint8)),
@@ -48,7 +50,7 @@ class Staged(nn.Module):
 
 MODEL = SSLModel(
     encoder=Staged(),
-    projector=Projector(num_layers=3, hidden_dim=8),
+    projector=MLP(num_layers=3, hidden_dim=8),
     classifier=classifier(num_classes=3, zero_init=False),
     select=1,
 )
@@ -57,9 +59,9 @@ MODEL = SSLModel(
 @functools.cache
 def one_step(train_from):
     """Returns the state before and after one step with momentum and decay on everything."""
-    method = supervised(MODEL, POLICIES["finetune"](size=17), train_from=train_from)
-    tx = with_rates(sgd(lambda step: 0.1, weight_decay=0.1), ((method.frozen, 0.0),))
-    tx = tx if method.frozen else sgd(lambda step: 0.1, weight_decay=0.1)
+    method = supervised(MODEL, POLICIES["finetune"](size=17), FACTS, train_from=train_from)
+    build = functools.partial(sgd, weight_decay=0.1)
+    tx = with_frozen(build, lambda step: 0.1, method.frozen_params)
     before = jax.jit(functools.partial(init_state, method, tx, ROOT))(BATCH)
     after, metrics = jax.jit(make_train_step(method, tx, ROOT))(before, BATCH)
     return before, after, metrics
@@ -103,11 +105,11 @@ def test_statistics_rest_in_linear_evaluation_and_move_in_fine_tuning(train_from
 
 def test_linear_evaluation_sees_the_features_of_inference():
     state, _, metrics = one_step("classifier")
-    images = supervised(MODEL, POLICIES["finetune"](size=17)).augment(
+    images = supervised(MODEL, POLICIES["finetune"](size=17), FACTS).augment(
         jax.random.fold_in(ROOT, 0), BATCH
     )
-    method = supervised(MODEL, lambda key, batch: images, train_from="classifier")
-    loss, _ = method.loss(state.params, state, images, BATCH["label"], ROOT)
+    method = supervised(MODEL, lambda key, batch: images, FACTS, train_from="classifier")
+    loss, _ = method.loss(state.params, state, images, BATCH, ROOT)
     logits = MODEL.apply(
         {"params": state.params, "batch_stats": state.batch_stats}, images[:, 0], method="classify"
     )
@@ -124,9 +126,9 @@ def test_only_the_projector_layers_below_the_classifier_exist():
 
 def test_an_unknown_part_is_told_what_there_is():
     with pytest.raises(ValueError, match=r"train_from='head' must be one of \['stem', 'stage1'"):
-        supervised(MODEL, POLICIES["finetune"](size=17), train_from="head")
+        supervised(MODEL, POLICIES["finetune"](size=17), FACTS, train_from="head")
 
 
 def test_a_network_without_a_classifier_is_refused():
     with pytest.raises(ValueError, match=r"needs config\.heads.classifier"):
-        supervised(SSLModel(Staged()), POLICIES["finetune"](size=17))
+        supervised(SSLModel(Staged()), POLICIES["finetune"](size=17), FACTS)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from simclr_jax.models.heads import Projector
+from simclr_jax.models.heads import MLP
 from simclr_jax.models.resnet import ResNet
 from simclr_jax.models.ssl import ENCODERS, SSLModel
 
@@ -24,7 +24,7 @@ class TinyEncoder(nn.Module):
 
 @pytest.fixture(scope="module")
 def model():
-    return SSLModel(TinyEncoder(), Projector(num_layers=2, output_dim=16))
+    return SSLModel(TinyEncoder(), MLP(num_layers=2, output_dim=16))
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def variables(model):
 
 
 def test_variables_live_under_encoder_and_projector():
-    model = SSLModel(ResNet(18, width=0.125, stem="cifar"), Projector())
+    model = SSLModel(ResNet(18, width=0.125, stem="cifar"), MLP())
     init = lambda key: model.init(key, IMAGES, train=False)
     shapes = jax.eval_shape(init, jax.random.key(0))
     assert shapes.keys() == {"params", "batch_stats"}

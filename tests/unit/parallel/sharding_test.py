@@ -6,9 +6,10 @@ import pytest
 
 from simclr_jax.core.state import TrainState
 from simclr_jax.core.tree import path_name
-from simclr_jax.parallel.sharding import Layout
+from simclr_jax.parallel.sharding import Layout, Rule
 
 shape = lambda *dims: jax.ShapeDtypeStruct(dims, jnp.float32)
+METHOD_RULES = (Rule("queue", 1, ("slice", "data", "fsdp")),)
 KERNELS = {"encoder": {"conv": {"kernel": shape(3, 3, 4, 16)}, "norm": {"scale": shape(16)}}}
 
 
@@ -25,7 +26,7 @@ def state(*, rows: int = 16, classes: int = 10) -> TrainState:
 
 def split(layout: Layout, state: TrainState) -> dict[str, tuple[int, ...]]:
     """Returns the shape on one of 8 devices of each leaf that is split, by path."""
-    placed = layout.state_shardings(state, layout.mesh())
+    placed = layout.state_shardings(state, layout.mesh(), METHOD_RULES)
     assert jax.tree.structure(placed) == jax.tree.structure(state)
     both = zip(jax.tree_util.tree_leaves_with_path(placed), jax.tree.leaves(state), strict=True)
     return {
@@ -100,7 +101,6 @@ def test_names_what_cannot_be_split(layout, changes, message):
     ("settings", "message"),
     [
         ({"preset": "zero2"}, "preset='zero2' must be one of .*'zero1'"),
-        ({"fsdp": 0}, "fsdp=0; it must be at least 1"),
         ({"rules": (("a", 0),)}, r"\(pattern, dim, axes\)"),
         ({"rules": (("(", 0, ("data",)),)}, "unterminated"),
         ({"rules": (("a", 0, ("model",)),)}, "axes some of"),

@@ -117,7 +117,7 @@ def test_a_directory_without_a_checkpoint_is_told(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"checkpoint": None, "trees": {"a": "a"}}, "--config.warm_start.checkpoint="),
+        ({"checkpoint": None, "required": True}, "--config.warm_start.checkpoint="),
         ({"checkpoint": "runs/x", "trees": {}}, "trees is empty"),
     ],
 )

@@ -24,8 +24,9 @@ def test_the_same_run_may_come_back_and_log_more_often(tmp_path):
 def test_another_run_is_refused_with_a_readable_difference(tmp_path):
     claim(str(tmp_path), CONFIG)
     with pytest.raises(UserError) as error:
-        claim(str(tmp_path), {"run": {"epochs": 3, "log_every": 5}, "data": {"path": "x"}})
-    assert "run.epochs: 2 there, 3 here" in str(error.value)
+        claim(str(tmp_path), {"run": {"epochs": 1, "log_every": 5}, "data": {"path": "x"}})
+    assert "run.epochs: 2 there, 1 here" in str(error.value)
+    assert "data.path" not in str(error.value), "where the same images lie does not matter"
     assert "data.sizes: [1, 2] there, '(absent)' here" in str(error.value)
     assert "log_every" not in str(error.value)
     assert json.loads((tmp_path / "config.json").read_text())["run"]["epochs"] == 2
@@ -59,3 +60,18 @@ def test_how_a_run_is_spread_over_devices_may_change(tmp_path):
     assert load_config(str(tmp_path))["parallel"] == {"preset": "fsdp"}
     with pytest.raises(UserError, match=r"encoder.depth: 18 there, 50 here"):
         claim(str(tmp_path), CONFIG | changed | {"encoder": {"depth": 50, "remat": "blocks"}})
+
+
+def test_a_run_may_be_made_longer_and_its_config_says_when(tmp_path):
+    longer = lambda epochs: {**CONFIG, "run": {**CONFIG["run"], "epochs": epochs}}
+    claim(str(tmp_path), CONFIG)
+    claim(str(tmp_path), longer(3))  # before the first checkpoint: as if it had been asked at once
+    assert load_config(str(tmp_path))["run"] == {"epochs": 3, "log_every": 5}
+    claim(str(tmp_path), longer(5), step=30)
+    claim(str(tmp_path), longer(5), step=40)
+    claim(str(tmp_path), longer(6), step=50)
+    claim(str(tmp_path), longer(6), step=50, is_primary=False)
+    assert load_config(str(tmp_path))["run"]["epochs"] == 6
+    assert load_config(str(tmp_path))["run"]["extended"] == [[30, 3], [50, 5]]
+    with pytest.raises(UserError, match=r"run.epochs: 6 there, 5 here\n.*may be raised"):
+        claim(str(tmp_path), longer(5), step=50)

@@ -19,8 +19,8 @@ import jax
 from jax.experimental import topologies
 
 from simclr_jax.core.errors import UserError
-from simclr_jax.parallel.chips import GIB, Slice
-from simclr_jax.parallel.traffic import count
+from simclr_jax.plan.chips import GIB, Slice
+from simclr_jax.plan.traffic import count
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class Program:
       flops: with the convolutions and matrix products of loops as often as they run; the
         compiler itself counts each loop once.
       recomputed_flops: the part that rematerialisation and gradient caching do a second time.
-      hbm_bytes: counted from the compiled program; see `parallel.traffic`.
+      hbm_bytes: counted from the compiled program; see `plan.traffic`.
       bytes_accessed: what the compiler says in its place.
       collectives: kind -> {"count", "bytes"}; bytes are of results, per device.
       unknown_loops: how many loops were counted once for lack of a number.

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from simclr_jax.parallel.hlo import Array, parse
+from simclr_jax.plan.hlo import Array, parse
 
 TEXT = """\
 HloModule small, is_scheduled=true

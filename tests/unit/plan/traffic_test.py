@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from simclr_jax.parallel.aot import slice_devices
-from simclr_jax.parallel.chips import find_slice
 from simclr_jax.parallel.mesh import make_mesh
-from simclr_jax.parallel.traffic import Collective, count
+from simclr_jax.plan.aot import slice_devices
+from simclr_jax.plan.chips import find_slice
+from simclr_jax.plan.traffic import Collective, count
 
 # Small enough to count by hand. KIB is 1024 bytes: an f32[256] or bf16[4,128].
 KIB = 1024

@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from simclr_jax.build.resolve import frozen_networks, network_to_assume, num_classes_of
+from simclr_jax.build.schema import complete
 from simclr_jax.core.errors import UserError
 from simclr_jax.core.sections import build_section
 from simclr_jax.data.dataset import Dataset
@@ -51,8 +53,9 @@ def open_or_describe(config: Mapping[str, Any], num_images: int | None) -> tuple
     Raises:
       UserError: if they are not here and nobody knows how many there are, or of how many classes.
     """
+    config = complete(config)
     data = config["data"]
-    unsettled = {key: 2 for key in ("canvas", "batch_size") if key in data and data[key] is None}
+    unsettled = {key: 2 for key in ("canvas", "batch_size") if data[key] is None}
     dataset = build_section("config.data", Dataset, {**data, **unsettled})
     name = f"{dataset.name}/{dataset.split}"
     if num_images is not None:
@@ -77,15 +80,15 @@ def _num_classes(name: str, heads: Mapping[str, Any]) -> int:
     """Returns how many classes a data set has; 0 if nobody knows, and nobody needs to."""
     if name in KNOWN:
         return KNOWN[name][2]
-    classifier = heads.get("classifier")
-    if classifier is None:
+    if not heads["classifier"]:
         return 0
-    if not classifier["num_classes"]:
+    known = num_classes_of(heads)
+    if known is None:
         raise UserError(
             "Without the images, say how many classes they have: "
             "--config.heads.classifier.num_classes=N."
         )
-    return classifier["num_classes"]
+    return known
 
 
 def _spec(name: str, size: int, num_classes: int) -> DatasetSpec:
@@ -98,16 +101,10 @@ def without_checkpoints(config: Mapping[str, Any], source: Source) -> tuple[dict
     Where weights come from does not matter to what a step takes. A teacher that is not named is
     taken to be as large as the student.
     """
-    config = {section: dict(values) for section, values in config.items()}
-    if "warm_start" in config:
-        config["warm_start"] = {}
-    method = config["method"]
-    if "teacher" not in method or method["teacher"]:
-        return config, ""
-    heads = dict(config["heads"])
-    if heads.get("classifier"):
-        classes = {"num_classes": len(source.class_names)}
-        heads["classifier"] = {**heads["classifier"], **classes}
-    teacher = {"checkpoint": "(none)", "encoder": config["encoder"], "heads": heads}
-    config["method"] = {**method, "teacher": teacher}
-    return config, "no --config.method.teacher given: taken to be as large as the student"
+    config = complete(config) | {"warm_start": {}}
+    method, assumed = config["method"], []
+    for key in frozen_networks(method["name"]):
+        if not method[key]:
+            method[key] = network_to_assume(config, len(source.class_names))
+            assumed.append(f"no --config.method.{key} given: taken to be as large as the student")
+    return config, "; ".join(assumed)

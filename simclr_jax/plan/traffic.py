@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from simclr_jax.parallel.hlo import Array, Computation, Instruction, parse
+from simclr_jax.plan.hlo import Array, Computation, Instruction, parse
 
 COLLECTIVES = (
     "all-gather",

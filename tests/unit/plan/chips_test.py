@@ -4,7 +4,7 @@ import pytest
 
 from launch.tpu.catalog import TYPES
 from simclr_jax.core.errors import UserError
-from simclr_jax.parallel.chips import CHIPS, GIB, USER_NAMES, find_slice
+from simclr_jax.plan.chips import CHIPS, GIB, USER_NAMES, find_slice
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from simclr_jax.core.errors import UserError
-from simclr_jax.parallel import aot
-from simclr_jax.parallel.chips import GIB, find_slice
 from simclr_jax.parallel.mesh import make_mesh
+from simclr_jax.plan import aot
+from simclr_jax.plan.chips import GIB, find_slice
 
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="requirements-tpu.txt is not installed"

@@ -5,7 +5,6 @@ weights that of a warm start and of a teacher. What stays is what a step is made
 the network, its heads, the augmentation, the method and the optimizer.
 """
 
-import copy
 import math
 import zlib
 from collections.abc import Mapping
@@ -14,13 +13,18 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from simclr_jax.core.errors import UserError
+from simclr_jax.build.resolve import (
+    frozen_networks,
+    network_of_run,
+    network_to_assume,
+    num_classes_of,
+)
+from simclr_jax.build.schema import complete
 from simclr_jax.core.sections import config_errors_at
 from simclr_jax.core.state import TrainState
 from simclr_jax.core.tree import path_name
 from simclr_jax.data.records import Record
 from simclr_jax.optim.schedules import peak_rate
-from simclr_jax.train.workdir import load_config
 
 # Views up to this many px and networks up to this wide, a laptop's own, stay as they are.
 MAX_VIEW, MAX_CANVAS = 33, 48  # odd, so that padding is not the same on both sides
@@ -30,6 +34,7 @@ MAX_DEPTH = 50  # deeper ones have the same kinds of blocks, and compile for min
 # Of the data sets of the recipes; others count as having this many classes, too.
 CLASSES = {"tfds/imagenet2012": 1000, "tfds/cifar100": 100}
 DEFAULT_CLASSES = 10
+RING_SIZES = ("size", "queue_size")  # of a method's memory, see `methods.memory.Ring`
 
 
 class Shrunk(NamedTuple):
@@ -80,7 +85,7 @@ def shrink(config: Mapping[str, Any], *, multiple: int, num_steps: int) -> Shrun
       UserError: if the schedule is wrong, the config names a teacher that is not there, or none
         has a classifier.
     """
-    small = {"parallel": {}, **copy.deepcopy(dict(config))}
+    small = complete(config)
     changes: list[str] = []
 
     def change(where: str, section: dict[str, Any], key: str, value: Any, why: str = "") -> None:
@@ -100,24 +105,24 @@ def shrink(config: Mapping[str, Any], *, multiple: int, num_steps: int) -> Shrun
     if data["canvas"] is None or data["canvas"] > MAX_CANVAS:
         change("data", data, "canvas", MAX_CANVAS)
     num_classes = _classes(small)
-    dtype = small["encoder"].get("dtype", "float32")
-    if "teacher" in method:
-        name = method["teacher"]
-        method["teacher"] = _teacher(name, small, num_classes)
-        num_classes = method["teacher"]["heads"]["classifier"]["num_classes"]
+    dtype = {"dtype": "float32", **small["encoder"]}["dtype"]
+    for key in frozen_networks(method["name"]):
+        name = method[key]
+        method[key] = (
+            network_to_assume(small, num_classes) if name is None else network_of_run(key, name)
+        )
+        num_classes = method[key]["heads"]["classifier"]["num_classes"]
         whose = "the student's" if name is None else "its"
-        changes.append(f"method.teacher {name} -> {whose} network with random weights")
-        _shrink_network("method.teacher.", method["teacher"], change)
+        changes.append(f"method.{key} {name} -> {whose} network with random weights")
+        _shrink_network(f"method.{key}.", method[key], change)
     _shrink_network("", small, change)
-    if "memory" in method and method["memory"] is not None:
-        num_keys = 2 * data["batch_size"]
-        change("method.memory", method["memory"], "size", 2 * num_keys, "two batches")
-    if small.get("warm_start"):
+    _shrink_rings("method", method, data["batch_size"], change)
+    if small["warm_start"]["checkpoint"] or small["warm_start"]["required"]:
         changes.append(f"warm_start {small['warm_start']['checkpoint']} -> random weights")
-        del small["warm_start"]
+    small["warm_start"] = {}
     changes.append(f"all numbers {dtype} -> float64 (what still differs is not rounding)")
     schedule = dict(small["schedule"])
-    scaling = schedule.get("scaling", "linear")
+    scaling = schedule["scaling"]
     with config_errors_at("config.schedule"):
         rate = peak_rate(schedule["base_lr"], batch_size or data["batch_size"], scaling)
     small["schedule"] = {"base_lr": rate, "scaling": "none", "warmup_epochs": 0.0}
@@ -162,30 +167,26 @@ def _shrink_network(where: str, network: dict[str, Any], change: Any) -> None:
         if encoder["depth"] > MAX_DEPTH:
             change(f"{where}encoder", encoder, "depth", MAX_DEPTH, "the same blocks, fewer of them")
         # torchvision's geometry is defined for width 1 alone.
-        if encoder.get("width", 1) > MAX_WIDTH and encoder.get("geometry") != "torchvision":
+        if encoder["width"] > MAX_WIDTH and encoder["geometry"] != "torchvision":
             change(f"{where}encoder", encoder, "width", SMALL_WIDTH)
         encoder["dtype"] = "float64"
-    if heads.get("projector") is not None:
-        heads["projector"] = {**heads["projector"], "dtype": "float64"}
+    for head, settings in heads.items():
+        if isinstance(settings, Mapping) and "dtype" in settings:
+            heads[head] = {**settings, "dtype": "float64"}
 
 
-def _teacher(name: Any, config: Mapping[str, Any], num_classes: int) -> dict[str, Any]:
-    """Returns the network of a teacher, or the student's where none is named."""
-    known = config if name is None else load_config(name)
-    encoder, heads = copy.deepcopy((known["encoder"], known["heads"]))
-    if not heads.get("classifier"):
-        whose = "config.heads" if name is None else f"config.method.teacher={name!r}"
-        raise UserError(f"{whose} has no classifier, which distillation needs.")
-    if name is None:
-        heads["classifier"]["num_classes"] = num_classes
-    return {"checkpoint": "random", "encoder": encoder, "heads": heads}
+def _shrink_rings(where: str, settings: dict[str, Any], batch_size: int, change: Any) -> None:
+    """Makes every ring of past rows hold two batches of two views; its size is named so."""
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            _shrink_rings(f"{where}.{key}", value, batch_size, change)
+        elif key in RING_SIZES and value:
+            change(where, settings, key, 4 * batch_size, "two batches")
 
 
 def _classes(config: Mapping[str, Any]) -> int:
-    heads = config["heads"]
-    classifier = heads.get("classifier")
-    if classifier and "num_classes" in classifier and classifier["num_classes"]:
-        return classifier["num_classes"]
+    if given := num_classes_of(config["heads"]):
+        return given
     name = config["data"]["name"]
     known = [number for prefix, number in CLASSES.items() if name.startswith(prefix)]
     return known[0] if known else DEFAULT_CLASSES

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from simclr_jax.build.experiment import build_experiment
-from simclr_jax.build.shrunk import shrink
 from simclr_jax.data.records import Source
+from simclr_jax.verify.shrunk import shrink
 
 ROOT = Path(__file__).parents[3]
 

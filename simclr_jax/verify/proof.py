@@ -5,15 +5,14 @@ tiles and all at once, with the batch in parts and whole. Each step of a variant
 state in which its reference was, so that rounding does not grow from step to step.
 
 All is in float64, where what is right differs by 1e-13. In float32 it can differ by a tenth: sums
-in another order round otherwise, some of the values before a relu change sign, and with them goes
-a whole term of a gradient that is a sum of few. The augmentation alone is in float32, as it is in
+in another order round otherwise, some of the values before a relu change sign, and a gradient that
+is a sum of few terms then lacks one of them. The augmentation alone is in float32, as it is in
 training: it is compared by itself, and then all variants see the views of one device.
 """
 
 import contextlib
 import dataclasses
 import functools
-import inspect
 import logging
 import math
 import time
@@ -26,94 +25,29 @@ import numpy as np
 import optax
 
 from simclr_jax.build.experiment import Experiment, build_experiment
-from simclr_jax.build.shrunk import Shrunk, perturb_constants
 from simclr_jax.core import rng
+from simclr_jax.core.sections import settings_of
 from simclr_jax.core.state import TrainState
 from simclr_jax.core.tree import largest_difference
-from simclr_jax.core.types import Batch
+from simclr_jax.core.types import Batch, Views
 from simclr_jax.methods import METHODS
 from simclr_jax.models.ssl import SSLModel
-from simclr_jax.parallel.sharding import PRESETS, batch_sharding
+from simclr_jax.parallel.sharding import batch_sharding
 from simclr_jax.train.step import make_train_step
+from simclr_jax.verify.shrunk import Shrunk, perturb_constants
+from simclr_jax.verify.variants import (
+    QUANTITIES,
+    Comparison,
+    Variant,
+    fsdp_size,
+    num_chunks,
+    variants,
+)
 
 log = logging.getLogger(__name__)
-# What is compared, as named in `_Steps`.
-QUANTITIES = ("views", "loss", "gradients", "batch_stats", "method_state", "update")
-TOLERANCE = 1e-9
-VIEWS_TOLERANCE = 1e-5  # of float32
-# Of a count of negatives, which is a whole number but for the rounding of its logarithm.
-COUNT_TOLERANCE = 0.01
 # A step is run a few times only: it compiles in two thirds of the time and is as fast. At level
 # 0, convolutions in the loop over parts take fifteen times as long.
 _FAST_COMPILE: dict[str, Any] = {"xla_backend_optimization_level": 1}
-
-
-@dataclasses.dataclass(frozen=True)
-class Variant:
-    """One way to run a config.
-
-    Attributes:
-      num_devices: 1, or all that are compared with it.
-      preset: of `Layout`.
-      tiled: the loss compares in tiles; or else all at once.
-      cached: the network sees the batch in `num_chunks` parts; or else all of it.
-      frozen: every BatchNorm normalises with its running statistics.
-    """
-
-    num_devices: int
-    preset: str = "replicated"
-    tiled: bool = False
-    cached: bool = False
-    frozen: bool = False
-
-    def __str__(self) -> str:
-        devices = f"{self.num_devices} device{'s' if self.num_devices > 1 else ''}"
-        options = [name for name in ("tiled", "cached", "frozen") if getattr(self, name)]
-        return ", ".join([devices, self.preset, *options])
-
-
-@dataclasses.dataclass(frozen=True)
-class Comparison:
-    """A variant beside its reference.
-
-    Attributes:
-      differences: each of `QUANTITIES` that there is -> the largest relative difference.
-      worst: quantity -> path of the array in which it is, "" for the loss.
-      negatives: that each row saw; None if the method contrasts nothing.
-      expected_negatives: that each row should see.
-      compile_seconds: that the step of this variant took to compile.
-    """
-
-    variant: Variant
-    reference: Variant
-    differences: dict[str, float]
-    worst: dict[str, str]
-    negatives: float | None
-    expected_negatives: int | None
-    compile_seconds: float
-
-    def failures(self, tolerance: float = TOLERANCE) -> list[str]:
-        """Returns a sentence for each quantity that differs by more than the tolerance.
-
-        Args:
-          tolerance: of all but the views, which have their own.
-        """
-        limits = dict.fromkeys(self.differences, tolerance) | {"views": VIEWS_TOLERANCE}
-        failed = [
-            f"{self.variant}: {name} off by {value:.2g} from {self.reference}"
-            + (f", most at {self.worst[name]}" if self.worst[name] else "")
-            + f"; the tolerance is {limits[name]:.2g}."
-            for name, value in self.differences.items()
-            if not value <= limits[name]  # a NaN is no agreement
-        ]
-        seen, expected = self.negatives, self.expected_negatives
-        if seen is None or expected is None:
-            return failed
-        if not abs(seen - expected) <= COUNT_TOLERANCE:
-            failed.append(
-                f"{self.variant}: each row saw {seen:.2f} negatives; it should see {expected}."
-            )
-        return failed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,39 +58,13 @@ class _Steps:
     """
 
     before: list[TrainState]
-    views: list[np.ndarray]
+    views: list[Views]
     loss: list[Any]
     gradients: list[Any]
     batch_stats: list[Any]
     method_state: list[Any]
     update: list[tuple[Any, Any]]
     negatives: float | None
-
-
-def variants(num_devices: int, *, tiles: bool) -> list[list[Variant]]:
-    """Returns groups of variants that must agree; the first of each is the reference.
-
-    Parts of a batch have their own BatchNorm statistics, so that what is cached agrees with what
-    is not only where statistics are frozen.
-
-    Args:
-      num_devices: to compare with one.
-      tiles: whether the method has a loss that can be tiled.
-    """
-    spread = functools.partial(Variant, num_devices)
-    plain = [Variant(1), *(spread(preset) for preset in PRESETS)]
-    cached = [
-        Variant(1, cached=True),
-        *(spread(experiment, tiled=tiles, cached=True) for experiment in PRESETS),
-    ]
-    if tiles:
-        plain += [Variant(1, tiled=True), spread(tiled=True)]
-    return [plain, cached, [Variant(1, frozen=True), Variant(1, cached=True, frozen=True)]]
-
-
-def num_chunks(config: Mapping[str, Any]) -> int:
-    """Returns in how many parts cached variants take the batch: as many as the config, or two."""
-    return max(2, {"grad_cache_chunks": 2, **config["method"]}["grad_cache_chunks"])
 
 
 def verify(shrunk: Shrunk, *, num_devices: int, num_steps: int) -> list[Comparison]:
@@ -178,22 +86,23 @@ def verify(shrunk: Shrunk, *, num_devices: int, num_steps: int) -> list[Comparis
 def _comparisons(shrunk: Shrunk, num_devices: int, num_steps: int) -> list[Comparison]:
     # What variants replace must be right, too: the preset, tiles and parts.
     build_experiment(shrunk.config, jax.devices()[:1], train_source=shrunk.source)
-    tiles = "loss_tile" in _parameters(shrunk.config)
+    tiles = "loss_tile" in _settings(shrunk.config)
     comparisons: list[Comparison] = []
-    reference_parts = _parts(shrunk, Variant(1))
-    start = perturb_constants(jax.device_get(jax.jit(reference_parts.init)()))
-    optimize = jax.jit(functools.partial(_optimize, reference_parts.tx))
-    num_images = num_steps * reference_parts.dataset.batch_size
-    images = reference_parts.dataset.eval_batches(shrunk.source, indices=range(num_images))
-    names = reference_parts.abstract_batch
+    reference_experiment = _experiment(shrunk, Variant(1))
+    start = perturb_constants(jax.device_get(jax.jit(reference_experiment.init)()))
+    optimize = jax.jit(functools.partial(_optimize, reference_experiment))
+    num_images = num_steps * reference_experiment.dataset.batch_size
+    images = reference_experiment.dataset.eval_batches(shrunk.source, indices=range(num_images))
+    names = reference_experiment.abstract_batch
     batches = [{name: batch[name] for name in names} for batch in images]
-    views = _views(reference_parts, batches)
-    augmented = {reference_parts.mesh: views}
-    inputs = [{**b, "views": v.astype(np.float64)} for b, v in zip(batches, views, strict=True)]
+    views = _views(reference_experiment, batches)
+    augmented = {reference_experiment.mesh: views}
+    to_float64 = lambda views: jax.tree.map(lambda x: x.astype(np.float64), views)
+    inputs = [{**b, "views": to_float64(v)} for b, v in zip(batches, views, strict=True)]
     for group in variants(num_devices, tiles=tiles):
         reference = None
         for variant in group:
-            experiment = _parts(shrunk, variant)
+            experiment = _experiment(shrunk, variant)
             if experiment.mesh not in augmented:
                 augmented[experiment.mesh] = _views(experiment, batches)
             begin = time.monotonic()
@@ -204,31 +113,25 @@ def _comparisons(shrunk: Shrunk, num_devices: int, num_steps: int) -> list[Compa
             reference = reference or steps
             if variant == Variant(1, cached=True):
                 wanted = _statistics_of_parts(
-                    reference_parts, num_chunks(experiment.config), steps, inputs
+                    reference_experiment, num_chunks(experiment.config), steps, inputs
                 )
                 reference = dataclasses.replace(steps, batch_stats=wanted)
             comparison = _compare(
-                variant, group[0], steps, reference, seconds, _expected(experiment)
+                variant, group[0], steps, reference, seconds, experiment.method.negatives
             )
             comparisons.append(comparison)
             log.info("%s: compiled in %.0f s, ran.", variant, seconds)
     return comparisons
 
 
-def fsdp_size(num_devices: int) -> int:
-    """Returns the length of mesh axis "fsdp", a power of two, that leaves some for "data"."""
-    power = num_devices & -num_devices
-    return power // 2 if power == num_devices else power
-
-
-def _parts(shrunk: Shrunk, variant: Variant) -> Experiment:
+def _experiment(shrunk: Shrunk, variant: Variant) -> Experiment:
     config = dict(shrunk.config)
     settings = {
         "grad_cache_chunks": num_chunks(config) if variant.cached else 1,
         # Not a divisor of the rows, so that the last tile is a smaller one.
         "loss_tile": 3 * config["data"]["batch_size"] // 4 if variant.tiled else 0,
     }
-    takes = _parameters(config)
+    takes = _settings(config)
     config["method"] = config["method"] | {k: v for k, v in settings.items() if k in takes}
     config["parallel"] = {
         **config["parallel"],
@@ -242,15 +145,15 @@ def _parts(shrunk: Shrunk, variant: Variant) -> Experiment:
     )
 
 
-def _parameters(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    return inspect.signature(METHODS[config["method"]["name"]]).parameters
+def _settings(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    return settings_of(METHODS[config["method"]["name"]])
 
 
 def _abstract_float64(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
     return x.update(dtype=np.float64) if np.issubdtype(x.dtype, np.floating) else x
 
 
-def _views(experiment: Experiment, batches: list[dict[str, np.ndarray]]) -> list[np.ndarray]:
+def _views(experiment: Experiment, batches: list[dict[str, np.ndarray]]) -> list[Views]:
     """Returns what each step sees, augmented on the devices as in training."""
     key = jax.random.key(experiment.run.seed)
     augment = jax.jit(
@@ -287,10 +190,11 @@ def _compiled(experiment: Experiment, *, frozen: bool) -> Callable[..., Any]:
         out_shardings=(shardings, None, None),
         donate_argnums=0,
     )
-    shape = jax.eval_shape(
-        experiment.method.augment, jax.random.key(0), experiment.abstract_batch
-    ).shape
-    views = jax.ShapeDtypeStruct(shape, np.float64, sharding=batch_sharding(experiment.mesh))
+    rows = batch_sharding(experiment.mesh)
+    views = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, np.float64, sharding=rows),
+        jax.eval_shape(experiment.method.augment, jax.random.key(0), experiment.abstract_batch),
+    )
     with nn.intercept_methods(_in_inference_mode) if frozen else contextlib.nullcontext():
         lowered = jitted.lower(
             experiment.abstract_state, {**experiment.abstract_batch, "views": views}
@@ -309,7 +213,7 @@ def _run(
     step: Callable[..., Any],
     states: list[TrainState],
     batches: list[dict[str, np.ndarray]],
-    views: list[np.ndarray],
+    views: list[Views],
     optimize: Callable[..., Any],
 ) -> _Steps:
     """Takes the steps, each from its state; where there is none left, from the last outcome."""
@@ -346,21 +250,23 @@ def _statistics_of_parts(
     key = jax.random.key(0)  # no loss draws anything
 
     @jax.jit
-    def of_part(state: TrainState, views: Any, labels: Any) -> Any:
-        return experiment.method.loss(state.params, state, views, labels, key)[1].batch_stats
+    def of_part(state: TrainState, batch: Batch) -> Any:
+        views = batch["views"]
+        return experiment.method.loss(state.params, state, views, batch, key)[1].batch_stats
 
     wanted, split = [], [slice(i, None, grad_cache_chunks) for i in range(grad_cache_chunks)]
     for state, batch in zip(steps.before, batches, strict=True):
-        stats = [of_part(state, batch["views"][s], batch["label"][s]) for s in split]
+        stats = [of_part(state, jax.tree.map(lambda x, s=s: x[s], batch)) for s in split]
         wanted.append(jax.tree.map(lambda *x: np.mean(x, axis=0), *jax.device_get(stats)))
     return wanted
 
 
 def _optimize(
-    tx: optax.GradientTransformation, gradients: Any, opt_state: Any, params: Any
+    experiment: Experiment, gradients: Any, opt_state: Any, params: Any
 ) -> dict[str, Any]:
-    updates, opt_state = tx.update(gradients, opt_state, params)
-    return {"params": optax.apply_updates(params, updates), "opt_state": opt_state}
+    updates, opt_state = experiment.tx.update(gradients, opt_state, params)
+    updated: Any = optax.apply_updates(params, updates)
+    return {"params": experiment.method.constrain(updated), "opt_state": opt_state}
 
 
 def _negatives(
@@ -374,21 +280,13 @@ def _negatives(
     Parameters of zero make every projection zero and all similarities equal. NT-Xent is then the
     logarithm of the number of candidates, which are one positive and the negatives.
     """
-    if _expected(experiment) is None:
+    if experiment.method.negatives is None:
         return None
     state = state.replace(params=jax.tree.map(np.zeros_like, state.params))
     shardings = jax.tree.map(lambda x: x.sharding, experiment.abstract_state)
     placed = jax.device_put((state, batch), (shardings, batch_sharding(experiment.mesh)))
     _, metrics, _ = step(*placed)
     return math.exp(float(metrics["loss"])) - 1
-
-
-def _expected(experiment: Experiment) -> int | None:
-    method = experiment.config["method"]
-    if method["name"] != "simclr":
-        return None
-    memory = method.get("memory", None)
-    return 2 * experiment.dataset.batch_size - 2 + (memory["size"] if memory else 0)
 
 
 def _compare(

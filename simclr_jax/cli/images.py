@@ -1,0 +1,57 @@
+"""Which images a verb is about: the run's own, or those that --data, --path and splits name."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from simclr_jax.core.errors import UserError
+from simclr_jax.core.files import absolute
+from simclr_jax.data.dataset import Dataset
+
+EXAMPLES = {"split": "train", "test_split": "test"}
+
+
+def choose_images(
+    own: Dataset,
+    *,
+    data: str | None,
+    path: str | None,
+    split: str | None,
+    test_split: str | None = None,
+    needed: Sequence[str] = (),
+) -> Dataset:
+    """Returns the run's data set with what the flags of a verb say in its place.
+
+    Splits and classes of the run are those of its own data set alone, which may lie elsewhere
+    now if it is one of TFDS. Another folder is other images.
+
+    Args:
+      own: images of the run.
+      data: --data, another data set.
+      path: --path, where it is.
+      split: --split.
+      test_split: --test_split.
+      needed: flags that must be given for other images than the run's.
+
+    Raises:
+      UserError: if one of them is not.
+    """
+    name = data or own.name
+    where = absolute(path) if path else own.path if name == own.name else None
+    given = {"split": split, "test_split": test_split}
+    if name == own.name and (name != "folder" or where == own.path):
+        splits = {key: value or getattr(own, key) for key, value in given.items()}
+        return dataclasses.replace(own, path=where, **splits)
+    if missing := [f"--{key}={EXAMPLES[key]}" for key in needed if not given[key]]:
+        raise UserError(
+            f"{name}{f' {where}' if where else ''} is another data set than the run's, whose "
+            f"splits say nothing about it: give {' and '.join(missing)}, or what its splits are."
+        )
+    return dataclasses.replace(
+        own,
+        name=name,
+        path=where,
+        split=split or test_split or "all",
+        test_split=test_split,
+        class_names=None,
+        labels_from_folders=False,
+    )

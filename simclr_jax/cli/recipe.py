@@ -1,0 +1,180 @@
+"""The flag --config: a recipe, completed with all defaults, and what the command line changes.
+
+--config=simclr_digits              a recipe that comes with the program
+--config=my/recipe.py:variant       one's own
+--config.data.num_threads=4         any key, whether or not the recipe states it
+"""
+
+import dataclasses
+import importlib.util
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, config_dict, config_flags
+from rich.console import Console
+from rich.table import Table
+
+import simclr_jax
+from simclr_jax.build import schema
+from simclr_jax.core.errors import UserError, did_you_mean
+from simclr_jax.core.sections import REQUIRED
+
+flags.disclaim_key_flags()  # they are listed with the verb that defines them
+PREFIXES = ("--config.", "-config.", "--noconfig.", "-noconfig.")
+_loaded: dict[str, "Recipe"] = {}
+
+
+@dataclasses.dataclass
+class Recipe:
+    """What --config and its overrides say, once the flags are parsed.
+
+    Attributes:
+      config: every section, with every key.
+      path: as given.
+      overrides: what the command line sets, by path, such as {"run.epochs": 5}.
+    """
+
+    config: dict[str, Any]
+    path: str
+    overrides: dict[str, Any]
+
+
+def define(example: str) -> Callable[[], "Recipe"]:
+    """Defines the flags --config and --help_config; returns what reads them, `loaded`."""
+    flags.DEFINE_string("config", "", f"Recipe, such as {example}[:variant], or your own file.")
+    flags.DEFINE_bool("help_config", False, "Prints every key of the recipe, and what it means.")
+    return loaded
+
+
+def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Splits a command line into the flags, and the overrides of the config.
+
+    As for any flag, the value of an override stands behind "=" or is the next word.
+    """
+    rest, overrides = [], []
+    words = list(argv)
+    while words:
+        word = words.pop(0)
+        if not word.startswith(PREFIXES):
+            rest.append("--help_config" if word == "--help-config" else word)
+        elif "=" not in word and words and not words[0].startswith("-"):
+            overrides.append(f"{word}={words.pop(0)}")
+        else:
+            overrides.append(word)
+    return rest, overrides
+
+
+def load(path: str, overrides: Sequence[str]) -> Recipe:
+    """Returns a recipe with overrides such as "--config.run.epochs=5".
+
+    Raises:
+      UserError: if there is no such recipe, variant or key, or a value is not of its type.
+    """
+    config = _get_config(path)
+    paths = [word.lstrip("-").partition("=")[0].partition(".")[2] for word in overrides]
+    for key, word in zip(paths, overrides, strict=True):
+        section, _, name = key.partition(".")
+        if name == "name" and section in config and section in schema.NAMED:
+            config = schema.rename(config, section, word.partition("=")[2])
+    config = schema.complete(config)
+    for key in paths:
+        config = schema.switch_on(config, key)
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_dict(
+        "config", _typed(config), flag_values=values, sys_argv=["", *overrides]
+    )
+    try:
+        values(["", *overrides])
+    except (flags.Error, ValueError, TypeError) as error:
+        raise UserError(str(error)) from error
+    changed = config_flags.get_override_values(values["config"])
+    result: Any = values["config"].value
+    return Recipe(result.to_dict(), path, dict(changed))
+
+
+def remember(recipe: Recipe) -> None:
+    """Makes a recipe what `loaded` returns."""
+    _loaded["recipe"] = recipe
+
+
+def loaded() -> Recipe:
+    """Returns the recipe of this command line."""
+    return _loaded["recipe"]
+
+
+def print_keys(recipe: Recipe) -> None:
+    """Prints every key of a recipe: its value here, its default, its type and its meaning."""
+    config = recipe.config
+    table = Table("key", "here", "default", "type", "meaning")
+    for key in schema.describe(config):
+        default = "required" if key.default is REQUIRED else str(key.default)
+        here = _shown(config, key.path)
+        table.add_row(f"config.{key.path}", here, default, key.type, key.meaning)
+    Console().print(table)
+
+
+def names() -> list[str]:
+    """Returns the names of the recipes that come with the program."""
+    return sorted(path.stem for path in _directory().glob("*.py") if path.stem != "__init__")
+
+
+def _directory() -> Path:
+    """Returns where the recipes are: inside the installed package, or beside it in a checkout."""
+    package = Path(simclr_jax.__file__).parent
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"
+
+
+def _get_config(text: str) -> dict[str, Any]:
+    path, colon, variant = text.partition(":")
+    file = Path(os.path.expanduser(path))
+    if not file.is_file():
+        named = _directory() / f"{file.stem}.py"
+        is_name = path in (file.stem, f"configs/{file.stem}.py")
+        if not is_name or not named.is_file():
+            raise UserError(
+                f"--config={text}: there is no file {path}, and no recipe of that name."
+                f"{did_you_mean(file.stem, names())} Recipes: {', '.join(names())}."
+            )
+        file = named
+    spec = importlib.util.spec_from_file_location(f"recipe_{file.stem}", file)
+    if spec is None or spec.loader is None:
+        raise UserError(f"--config={text}: {file} is not a Python file.")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise UserError(f"--config={text}: {file} has no function get_config.")
+    try:
+        config = module.get_config(variant) if colon else module.get_config()
+    except ValueError as error:
+        raise UserError(f"--config={text}: {error}") from error
+    return config.to_dict()
+
+
+def _typed(config: Mapping[str, Any]) -> ConfigDict:
+    """Returns a ConfigDict in which what is None knows the type that it may be set to."""
+    typed: Any = ConfigDict(dict(config), convert_dict=True)
+    for key in schema.describe(config):
+        section, _, name = key.path.rpartition(".")
+        if _at(config, key.path) is None and isinstance(_at(config, section), Mapping):
+            known = [kind for kind in (str, float, int, bool) if kind in key.types]
+            typed[section][name] = config_dict.placeholder(known[0] if known else object)
+    return typed
+
+
+def _at(config: Mapping[str, Any], path: str) -> Any:
+    """Returns what stands at a path, None if nothing does."""
+    node: Any = config
+    for name in path.split("."):
+        if not isinstance(node, Mapping) or name not in node:
+            return None
+        node = node[name]
+    return node
+
+
+def _shown(config: Mapping[str, Any], path: str) -> str:
+    value = _at(config, path)
+    return "" if isinstance(value, Mapping) or value is None else str(value)

@@ -1,0 +1,58 @@
+"""D/results.json: a row for each figure, which says what was judged on which images."""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+from etils import epath
+
+log = logging.getLogger(__name__)
+Row: TypeAlias = Mapping[str, Any]
+FILE = "results.json"
+IMAGES = ("train_data", "test_data")
+
+
+def read_results(workdir: epath.PathLike) -> list[Row]:
+    """Returns the rows of D/results.json, none if nothing was judged yet."""
+    path = epath.Path(workdir) / FILE
+    rows = json.loads(path.read_text()) if path.exists() else []
+    known = [row for row in rows if all(key in row for key in IMAGES)]
+    if len(known) < len(rows):
+        log.warning(
+            "%d rows of %s do not say which images they are about, and are left out; judge again.",
+            len(rows) - len(known), path,
+        )  # fmt: skip
+    return known
+
+
+def add_results(workdir: epath.PathLike, rows: Sequence[Row]) -> list[Row]:
+    """Writes rows beside those that are in D/results.json, and returns all.
+
+    A row takes the place of what was judged in the same way on the same images, and of all that
+    was judged on them at another step. What is of other images stays.
+    """
+    kept = [row for row in read_results(workdir) if not _replaced(row, rows)]
+    path = epath.Path(workdir) / FILE
+    unfinished = path.with_suffix(".tmp")
+    unfinished.write_text(json.dumps([*kept, *rows], indent=2) + "\n")
+    unfinished.replace(path)
+    return [*kept, *rows]
+
+
+def by_images(rows: Sequence[Row]) -> list[list[Row]]:
+    """Returns the rows in groups of what was fitted and judged on the same images, as they came."""
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[key] for key in IMAGES), []).append(row)
+    return list(groups.values())
+
+
+def _replaced(old: Row, rows: Sequence[Row]) -> bool:
+    def replaces(new: Row) -> bool:
+        alike = ("protocol", "features", "label_fraction")
+        return all(old[key] == new[key] for key in IMAGES) and (
+            old["step"] != new["step"] or all(old.get(key) == new.get(key) for key in alike)
+        )
+
+    return any(map(replaces, rows))

@@ -1,0 +1,84 @@
+"""--config: recipes by name and by path, and every key from the command line."""
+
+import pytest
+
+from simclr_jax.cli import recipe
+from simclr_jax.core.errors import UserError
+
+OWN = """
+from ml_collections import ConfigDict
+
+def get_config(variant: str = "a") -> ConfigDict:
+    if variant not in ("a", "b"):
+        raise ValueError(f"Unknown variant {variant!r}; this recipe knows 'a' and 'b'.")
+    return ConfigDict({
+        "run": {"epochs": 1}, "data": {"name": "digits", "split": "train", "batch_size": 8,
+        "canvas": 28}, "augment": {"name": "simclr", "size": 28}, "encoder": {"name": "resnet",
+        "depth": 18}, "heads": {"projector": {}}, "method": {"name": "simclr"},
+        "optim": {"name": "lars"}, "schedule": {"base_lr": 1.0},
+    })
+"""
+
+
+@pytest.fixture
+def own(tmp_path):
+    path = tmp_path / "own.py"
+    path.write_text(OWN)
+    return path
+
+
+def test_any_key_can_be_set_whether_or_not_the_recipe_states_it(own):
+    loaded = recipe.load(
+        f"{own}:b",
+        [
+            "--config.data.num_threads=4",
+            "--config.method.memory.size=4096",
+            "--config.optim.momentum=0.95",
+            "--config.encoder.width=0.5",
+            "--config.data.keep_unlabelled",
+        ],
+    )
+    config = loaded.config
+    assert config["data"]["num_threads"] == 4
+    assert config["method"]["memory"] == {"size": 4096, "ema": 0.999}
+    assert (config["optim"]["momentum"], config["encoder"]["width"]) == (0.95, 0.5)
+    assert config["data"]["keep_unlabelled"] is True
+    assert loaded.overrides["method.memory.size"] == 4096
+
+
+def test_another_name_brings_the_settings_of_its_own(own):
+    config = recipe.load(
+        str(own), ["--config.optim.name=sgd", "--config.optim.momentum=0.5"]
+    ).config
+    assert config["optim"]["name"] == "sgd"
+    assert config["optim"]["momentum"] == 0.5
+    assert "trust_coefficient" not in config["optim"]
+
+
+def test_recipes_that_come_with_the_program_are_found_by_name():
+    for path in ("simclr_digits", "simclr_digits:smoke", "configs/simclr_digits.py"):
+        assert recipe.load(path, []).config["data"]["name"] == "digits"
+    assert "simclr_imagenet" in recipe.names()
+
+
+@pytest.mark.parametrize(
+    ("path", "overrides", "message"),
+    [
+        ("simclr_digit", [], r"no recipe of that name. Did you mean 'simclr_digits'\?"),
+        ("OWN:c", [], r"Unknown variant 'c'; this recipe knows 'a' and 'b'"),
+        ("OWN", ["--config.run.epoch=2"], r"config.run.epoch .*Did you mean 'epochs'\?"),
+        ("OWN", ["--config.method.chunks=2"], r"it is config.method.grad_cache_chunks now"),
+        ("OWN", ["--config.run.epochs=many"], "run.epochs.*many"),
+    ],
+)
+def test_what_is_wrong_is_told(own, path, overrides, message):
+    with pytest.raises(UserError, match=message):
+        recipe.load(path.replace("OWN", str(own)), overrides)
+
+
+def test_overrides_are_told_from_other_flags():
+    words = ["train", "--workdir=D", "--config.a.b", "3", "--config.c", "--json", "--config.d=4"]
+    assert recipe.split(words) == (
+        ["train", "--workdir=D", "--json"],
+        ["--config.a.b=3", "--config.c", "--config.d=4"],
+    )
