@@ -187,6 +187,14 @@ def test_published_recipes_have_the_official_length_and_rate(name, variant, step
     assert_length_and_rate(built(name, variant), steps, peak)
 
 
+@pytest.mark.parametrize(("name", "variant"), PRETRAINING)
+def test_recipes_with_official_rates_take_the_official_gradient(name, variant):
+    """And these are those with LARS."""
+    config = complete(recipe(name).get_config(variant).to_dict())
+    official = config["optim"]["name"] == "lars"
+    assert config["method"]["gradient_scale"] == (2.0 if official else 1.0)
+
+
 @pytest.mark.parametrize(
     ("name", "variant", "steps", "peak"),
     [

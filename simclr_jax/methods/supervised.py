@@ -46,6 +46,10 @@ def supervised(
 ) -> Method:
     """Returns training of `model` with cross entropy on one view of each labelled image.
 
+    The loss is the official code's: a mean over images, of one-hot labels without smoothing.
+    Weight decay is the optimizer's; where the official code has it in the loss, the gradient is
+    the same.
+
     With train_from="classifier", linear evaluation, encoder and projector run in inference mode:
     their BatchNorms normalise with running statistics and keep them. That is what the official
     TF1 code does and TF2 does not. With a later stage than the stem, every BatchNorm, those of

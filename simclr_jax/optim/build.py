@@ -26,27 +26,32 @@ def lars(
     *,
     weight_decay: NonNegative = 1e-6,
     momentum: Decay = 0.9,
+    rate_in_momentum: bool = True,
+    adapt_classifier: bool = False,
     rates: Rates = (),
 ) -> optax.GradientTransformation:
     """LARS as SimCLR trains with it (You et al. 2017, https://arxiv.org/abs/1708.03888).
 
-    The rate multiplies each update before momentum sums them (`classic_momentum=True` in
-    the official code), so a later change of rate does not rescale past updates. Parameters
-    outside the layer-wise adaptation get plain momentum SGD at the full rate.
+    Parameters outside the layer-wise adaptation get plain momentum SGD at the full rate.
 
     Args:
       schedule: optimizer step -> learning rate.
       weight_decay: L2 coefficient, added to the gradient before the trust ratio.
       momentum: decay of the velocity, in [0, 1).
+      rate_in_momentum: whether the rate multiplies each update before momentum sums them
+        (`classic_momentum=True` in the official code), so that a later change of rate does not
+        rescale past updates; False, as in PyTorch code such as that of MoCo v3 and Barlow Twins,
+        multiplies the sum.
+      adapt_classifier: whether the classifier's kernel has a trust ratio. In the official code
+        it has none (tf2/model.py), but in its notebook of distillation it has.
       rates: factors for groups of parameters; see `with_rates`.
     """
-    tx = optax.lars(
-        schedule,
-        weight_decay=weight_decay,
-        weight_decay_mask=not_matching(NO_DECAY),
-        trust_coefficient=1e-3,
-        trust_ratio_mask=not_matching(NO_LARS),
-        momentum=momentum,
+    adapted = not_matching(NO_DECAY if adapt_classifier else NO_LARS)
+    rate, velocity = optax.scale_by_learning_rate(schedule), optax.trace(momentum)
+    tx = optax.chain(
+        optax.add_decayed_weights(weight_decay, mask=not_matching(NO_DECAY)),
+        optax.masked(optax.scale_by_trust_ratio(trust_coefficient=1e-3), adapted),
+        *((rate, velocity) if rate_in_momentum else (velocity, rate)),
     )
     return with_rates(tx, rates)
 
@@ -56,22 +61,27 @@ def sgd(
     *,
     weight_decay: NonNegative = 0.0,
     momentum: Decay = 0.9,
+    nesterov: bool = True,
+    decay_norms: bool = False,
     rates: Rates = (),
 ) -> optax.GradientTransformation:
-    """SGD with Nesterov momentum, the optimizer of linear evaluation and fine-tuning.
+    """SGD with momentum, the optimizer of linear evaluation and fine-tuning.
 
-    As in the official code, `weight_decay` is an L2 term on every parameter but those of
-    BatchNorm: biases decay too.
+    The rate multiplies what momentum has summed, as in PyTorch and in the official TF1 code; in
+    TF2 the summands, which differs while the rate changes. The defaults are the official ones.
 
     Args:
       schedule: optimizer step -> learning rate.
-      weight_decay: L2 coefficient, added to the gradient.
+      weight_decay: L2 coefficient, added to the gradient; of biases too.
       momentum: decay of the velocity, in [0, 1).
+      nesterov: whether the step goes ahead of the velocity; not by default in PyTorch.
+      decay_norms: whether BatchNorm's scales and biases decay, as everything does in PyTorch.
       rates: factors for groups of parameters; see `with_rates`.
     """
+    decayed = None if decay_norms else not_matching(NORM)
     tx = optax.chain(
-        optax.add_decayed_weights(weight_decay, mask=not_matching(NORM)),
-        optax.sgd(schedule, momentum=momentum, nesterov=True),
+        optax.add_decayed_weights(weight_decay, mask=decayed),
+        optax.sgd(schedule, momentum=momentum, nesterov=nesterov),
     )
     return with_rates(tx, rates)
 
