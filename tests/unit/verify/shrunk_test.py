@@ -66,7 +66,7 @@ def test_a_vit_becomes_a_tiny_one_with_whole_patches():
     assert small.changes[:6] == [
         "data.batch_size 4096 -> 32",
         "augment.size 224 -> 28",
-        "data.canvas 320 -> 48",
+        "data.canvas 8192 -> 48",
         "encoder.size s -> tiny (the same blocks, fewer of them)",
         "encoder.num_heads 12 -> None",
         "encoder.drop_path 0.1 -> 0.0 (parts of a batch draw for themselves)",
