@@ -326,7 +326,7 @@ def test_the_table_shows_what_was_measured(monkeypatch):
 def test_sizes_that_are_left_open_come_from_the_images():
     experiment = built("simclr_folder", "")
     assert experiment.config["augment"]["size"] == 224
-    assert (experiment.dataset.canvas, experiment.dataset.batch_size) == (896, 256)
+    assert (experiment.dataset.canvas, experiment.dataset.batch_size) == (400, 256)
 
 
 def test_the_largest_network_has_the_published_size():
