@@ -54,7 +54,7 @@ def byol(
       ValueError: if `ema` or the chunks are out of range, or the model has no predictor.
     """
     if model.predictor is None:
-        raise ValueError("method byol needs heads.projector and heads.predictor.")
+        raise ValueError("method byol needs heads with a projector and a predictor.")
     check_grad_cache_chunks(grad_cache_chunks)
     target = Target(cosine_ema(ema, facts.num_steps), parts=("encoder", "projector"))
     target_model = model.clone(predictor=None)
