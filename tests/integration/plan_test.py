@@ -132,7 +132,7 @@ def test_a_step_that_does_not_fit_gets_what_would_bring_it_in():
         assert words in result.stdout
     for knob in (
         "parallel.preset=zero1 or fsdp",
-        "encoder.remat=convs or",
+        "encoder.remat=blocks (or convs, of a ResNet)",
         "method.grad_cache_chunks=2, 4",
     ):
         assert f"--config.{knob}" in result.stdout
