@@ -43,7 +43,7 @@ from simclr_jax.train.checkpoint import (
 )
 from simclr_jax.train.health import StopOnNonFinite
 from simclr_jax.train.hooks import LogMetrics, StopOnSigterm
-from simclr_jax.train.loop import Hook
+from simclr_jax.train.loop import Hook, fit
 from simclr_jax.train.metrics import MetricsWriter, view_sheet
 from simclr_jax.train.step import TrainStep
 from simclr_jax.train.warm_start import replace_parts
@@ -60,6 +60,18 @@ class Run:
     batches: Iterator[Batch]
     num_steps: int
     hooks: list[Hook]
+
+
+def train(config: Mapping[str, Any], workdir: str) -> None:
+    """Trains what a config describes, to the end, or goes on with the run that `workdir` holds.
+
+    Raises:
+      UserError: as `open_run` does.
+      NonFiniteError: if the loss is not finite any more.
+      Terminated: on SIGTERM, after a checkpoint.
+    """
+    with open_run(config, workdir) as run:
+        fit(run.state, run.step, run.batches, num_steps=run.num_steps, hooks=run.hooks)
 
 
 @contextlib.contextmanager

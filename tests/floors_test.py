@@ -18,8 +18,8 @@ FLOORS = (
     {"evals", "interop"},
     {"report"},
     {"build"},
-    {"run", "verify", "plan"},
-    {"cli"},
+    {"run", "trained", "verify", "plan"},
+    {"cli", "api"},
     {"__main__"},
 )
 FLOOR = {name: height for height, names in enumerate(FLOORS) for name in names}

@@ -13,11 +13,12 @@ import numpy as np
 from absl import flags
 from etils import epath
 
-from simclr_jax.cli import app, restored
-from simclr_jax.cli.images import choose_images
+from simclr_jax.cli import app
 from simclr_jax.core.errors import UserError
 from simclr_jax.data.quarantine import Quarantine
 from simclr_jax.evals.features import extract_features
+from simclr_jax.trained import restored
+from simclr_jax.trained.images import choose_images
 
 WORKDIR = flags.DEFINE_string("workdir", "", "Directory of the run.")
 DATA = flags.DEFINE_string("data", None, "digits, folder or tfds/NAME; the run's own if left out.")

@@ -8,14 +8,12 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax
 from absl import flags
 
-from simclr_jax.cli import app, restored
+from simclr_jax.cli import app
 from simclr_jax.core.errors import UserError
 from simclr_jax.interop import formats
-from simclr_jax.interop.encoder import TrainedEncoder
-from simclr_jax.models.resnet import ResNet
+from simclr_jax.trained import restored
 
 WORKDIR = flags.DEFINE_string("workdir", "", "Directory of the run.")
 FORMAT = flags.DEFINE_string("format", "", f"One of {', '.join(formats.FORMATS)}.")
@@ -47,24 +45,9 @@ def _export() -> None:
             )
         options["batch"] = BATCH.value
     formats.check_request(FORMAT.value, output)
-    encoder = _encoder(restored.load(WORKDIR.value))
+    encoder = restored.load(WORKDIR.value).encoder_to_export()
     found, usage = formats.export(encoder, output, FORMAT.value, max_difference=limit, **options)
     print(
         f"{output}: largest difference from the JAX encoder on photographs {found.absolute:.2g}, "
         f"which is {found.relative:.2g} of the largest feature.\n{usage}"
-    )
-
-
-def _encoder(run: restored.Restored) -> TrainedEncoder:
-    network = run.model.encoder
-    if not isinstance(network, ResNet):
-        raise UserError(f"Only ResNets can be exported; this encoder is {network}.")
-    params, batch_stats = (jax.device_get(run.variables[key]) for key in ("params", "batch_stats"))
-    on_representation = run.model.classifier is not None and run.model.select == 0
-    return TrainedEncoder(
-        network=network,
-        params=params["encoder"],
-        batch_stats=batch_stats["encoder"],
-        image_size=run.network.evaluation.cuts.size,
-        classifier=params["classifier"] if on_representation else None,
     )

@@ -6,10 +6,7 @@
 """
 
 import dataclasses
-import importlib.util
-import os
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from absl import flags
@@ -17,9 +14,8 @@ from ml_collections import ConfigDict, config_dict, config_flags
 from rich.console import Console
 from rich.table import Table
 
-import simclr_jax
-from simclr_jax.build import schema
-from simclr_jax.core.errors import UserError, did_you_mean
+from simclr_jax.build import recipe, schema
+from simclr_jax.core.errors import UserError
 from simclr_jax.core.sections import REQUIRED
 
 flags.disclaim_key_flags()  # they are listed with the verb that defines them
@@ -73,15 +69,10 @@ def load(path: str, overrides: Sequence[str]) -> Recipe:
     Raises:
       UserError: if there is no such recipe, variant or key, or a value is not of its type.
     """
-    config = _get_config(path)
-    paths = [word.lstrip("-").partition("=")[0].partition(".")[2] for word in overrides]
-    for key, word in zip(paths, overrides, strict=True):
-        section, _, name = key.partition(".")
-        if name == "name" and section in config and section in schema.NAMED:
-            config = schema.rename(config, section, word.partition("=")[2])
-    config = schema.complete(config)
-    for key in paths:
-        config = schema.switch_on(config, key)
+    words = [word.lstrip("-").partition("=") for word in overrides]
+    config = recipe.with_keys(
+        recipe.read(path), {key.partition(".")[2]: value for key, _, value in words}
+    )
     values = flags.FlagValues()
     config_flags.DEFINE_config_dict(
         "config", _typed(config), flag_values=values, sys_argv=["", *overrides]
@@ -95,9 +86,9 @@ def load(path: str, overrides: Sequence[str]) -> Recipe:
     return Recipe(result.to_dict(), path, dict(changed))
 
 
-def remember(recipe: Recipe) -> None:
+def remember(given: Recipe) -> None:
     """Makes a recipe what `loaded` returns."""
-    _loaded["recipe"] = recipe
+    _loaded["recipe"] = given
 
 
 def loaded() -> Recipe:
@@ -105,53 +96,15 @@ def loaded() -> Recipe:
     return _loaded["recipe"]
 
 
-def print_keys(recipe: Recipe) -> None:
+def print_keys(given: Recipe) -> None:
     """Prints every key of a recipe: its value here, its default, its type and its meaning."""
-    config = recipe.config
+    config = given.config
     table = Table("key", "here", "default", "type", "meaning")
     for key in schema.describe(config):
         default = "required" if key.default is REQUIRED else str(key.default)
         here = _shown(config, key.path)
         table.add_row(f"config.{key.path}", here, default, key.type, key.meaning)
     Console().print(table)
-
-
-def names() -> list[str]:
-    """Returns the names of the recipes that come with the program."""
-    return sorted(path.stem for path in _directory().glob("*.py") if path.stem != "__init__")
-
-
-def _directory() -> Path:
-    """Returns where the recipes are: inside the installed package, or beside it in a checkout."""
-    package = Path(simclr_jax.__file__).parent
-    inside = package / "configs"
-    return inside if inside.is_dir() else package.parent / "configs"
-
-
-def _get_config(text: str) -> dict[str, Any]:
-    path, colon, variant = text.partition(":")
-    file = Path(os.path.expanduser(path))
-    if not file.is_file():
-        named = _directory() / f"{file.stem}.py"
-        is_name = path in (file.stem, f"configs/{file.stem}.py")
-        if not is_name or not named.is_file():
-            raise UserError(
-                f"--config={text}: there is no file {path}, and no recipe of that name."
-                f"{did_you_mean(file.stem, names())} Recipes: {', '.join(names())}."
-            )
-        file = named
-    spec = importlib.util.spec_from_file_location(f"recipe_{file.stem}", file)
-    if spec is None or spec.loader is None:
-        raise UserError(f"--config={text}: {file} is not a Python file.")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-        raise UserError(f"--config={text}: {file} has no function get_config.")
-    try:
-        config = module.get_config(variant) if colon else module.get_config()
-    except ValueError as error:
-        raise UserError(f"--config={text}: {error}") from error
-    return config.to_dict()
 
 
 def _typed(config: Mapping[str, Any]) -> ConfigDict:

@@ -13,7 +13,7 @@ from etils import epath
 
 from simclr_jax.build.experiment import Experiment, augmented_views, build_experiment
 from simclr_jax.build.resolve import frozen_networks
-from simclr_jax.cli import app, restored
+from simclr_jax.cli import app
 from simclr_jax.core.errors import UserError
 from simclr_jax.data.decode import decode
 from simclr_jax.data.records import Source
@@ -22,6 +22,7 @@ from simclr_jax.evals.results import Row, read_results
 from simclr_jax.report.contents import Embedding, ReportContents
 from simclr_jax.report.page import write_report
 from simclr_jax.train.metrics import read_metrics
+from simclr_jax.trained import restored
 
 MAX_IMAGES = 1000  # in the map and among the neighbours
 THUMBNAIL_PX = 64

@@ -15,8 +15,7 @@ from absl import flags
 
 from simclr_jax.cli import app, recipe
 from simclr_jax.parallel.hosts import init_distributed, is_primary
-from simclr_jax.run import open_run
-from simclr_jax.train.loop import fit
+from simclr_jax.run import train
 
 CONFIG = recipe.define("simclr_digits")
 COORDINATOR = flags.DEFINE_string(
@@ -45,5 +44,4 @@ def _train() -> None:
     )
     if not is_primary():  # what goes well is told once
         logging.getLogger("simclr_jax").setLevel(logging.WARNING)
-    with open_run(config, WORKDIR.value) as run:
-        fit(run.state, run.step, run.batches, num_steps=run.num_steps, hooks=run.hooks)
+    train(config, WORKDIR.value)

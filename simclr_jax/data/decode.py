@@ -74,6 +74,21 @@ def decode(image: bytes | np.ndarray, *, canvas: int) -> UInt8[np.ndarray, "h w 
     return pixels
 
 
+def opened_pixels(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
+    """Returns the pixels of an image that Pillow has opened, upright and in RGB, as `decode` would.
+
+    Raises:
+      UnreadableImageError: if its file turns out broken, or its pixels are no 8 or 16 bits.
+    """
+    try:
+        image = image.copy()  # reads the pixels; the caller's stays as it is
+        return _turned(_to_rgb(image), _orientation(image))
+    except UnreadableImageError:
+        raise
+    except Exception as error:  # as in `_decode_bytes`
+        raise UnreadableImageError(f"broken data: {error}") from error
+
+
 def image_size(image: bytes | np.ndarray) -> tuple[int, int]:
     """Returns (height, width) from the header alone, before any EXIF rotation."""
     if isinstance(image, bytes):
@@ -125,10 +140,7 @@ def _decode_bytes(data: bytes, canvas: int) -> UInt8[np.ndarray, "h w 3"]:
         image.draft(None, (round(_REDUCING_GAP * width), round(_REDUCING_GAP * height)))
         image.load()
         orientation = _orientation(image)  # after load(): Pillow has turned a TIFF by itself
-        image = _resize(_to_rgb(image), (height, width))
-        if orientation in _ORIENTATIONS:
-            image = image.transpose(_ORIENTATIONS[orientation])
-        return np.asarray(image)
+        return _turned(_resize(_to_rgb(image), (height, width)), orientation)
     except UnreadableImageError:
         raise
     except Exception as error:  # as above: truncated data alone raises five kinds
@@ -141,6 +153,12 @@ def _orientation(image: Image.Image) -> int:
         return image.getexif().get(_ORIENTATION_TAG, 1)
     except Exception:  # broken metadata must not cost the image
         return 1
+
+
+def _turned(image: Image.Image, orientation: int) -> UInt8[np.ndarray, "h w 3"]:
+    if orientation in _ORIENTATIONS:
+        image = image.transpose(_ORIENTATIONS[orientation])
+    return np.asarray(image)
 
 
 def _resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:

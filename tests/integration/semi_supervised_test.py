@@ -7,13 +7,13 @@ import pytest
 from simclr_jax import run as runs
 from simclr_jax.build.experiment import build_experiment
 from simclr_jax.build.network import network
-from simclr_jax.cli import restored
 from simclr_jax.core.errors import UserError
 from simclr_jax.evals.classifier import classifier_accuracy
 from simclr_jax.train import workdir as workdirs
 from simclr_jax.train.checkpoint import Checkpoints
 from simclr_jax.train.loop import fit
 from simclr_jax.train.metrics import read_metrics
+from simclr_jax.trained import restored
 
 pytestmark = pytest.mark.integration
 ENCODER = {tree: tree for tree in ("params/encoder", "batch_stats/encoder")}

@@ -2,9 +2,9 @@
 
 import pytest
 
-from simclr_jax.cli.images import choose_images
 from simclr_jax.core.errors import UserError
 from simclr_jax.data.dataset import Dataset
+from simclr_jax.trained.images import choose_images
 
 TFDS = Dataset("tfds/a", 16, 32, "train[:50%]", "validation", "/tfds", class_names=("x", "y"))
 FOLDER = Dataset("folder", 16, 32, "train", "test", "/photos", class_names=("x", "y"))

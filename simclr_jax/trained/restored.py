@@ -1,4 +1,4 @@
-"""A trained network, read back from its workdir: what the verbs after training share."""
+"""A trained network, read back from its workdir."""
 
 import dataclasses
 import logging
@@ -15,6 +15,8 @@ from simclr_jax.core.tree import select
 from simclr_jax.core.types import Batch
 from simclr_jax.data.dataset import Dataset
 from simclr_jax.data.records import Source, count_shared
+from simclr_jax.interop.encoder import TrainedEncoder
+from simclr_jax.models.resnet import ResNet
 from simclr_jax.models.ssl import SSLModel
 from simclr_jax.parallel.mesh import make_mesh
 from simclr_jax.parallel.sharding import replicated
@@ -116,6 +118,27 @@ class Restored:
         init = jax.jit(self.network.random_variables, out_shardings=replicated(self.mesh))
         variables = init(run.seed if run else 0)
         return lambda batch: self.network.encode(variables, batch)
+
+    def encoder_to_export(self) -> TrainedEncoder:
+        """Returns the encoder as export formats take it, with a classifier that is right on it.
+
+        Raises:
+          UserError: if no format holds such a network.
+        """
+        network = self.model.encoder
+        if not isinstance(network, ResNet):
+            raise UserError(f"Only ResNets can be exported; this encoder is {network}.")
+        params, batch_stats = (
+            jax.device_get(self.variables[key]) for key in ("params", "batch_stats")
+        )
+        on_representation = self.model.classifier is not None and self.model.select == 0
+        return TrainedEncoder(
+            network=network,
+            params=params["encoder"],
+            batch_stats=batch_stats["encoder"],
+            image_size=self.network.evaluation.cuts.size,
+            classifier=params["classifier"] if on_representation else None,
+        )
 
 
 def load(workdir: str) -> Restored:

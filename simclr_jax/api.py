@@ -1,0 +1,129 @@
+"""The program from Python, for notebooks and other programs: train, load, evaluate.
+
+    import simclr_jax
+
+    simclr_jax.train("simclr_folder:laptop", data={"path": "photos"}, workdir="runs/mine")
+    encoder = simclr_jax.load("runs/mine")
+    features = encoder(["photos/a.jpg", "photos/b.jpg"])  # float32 [2, d]
+
+What is wrong raises `UserError`, with the message that the command line prints. Progress is logged
+by the logger "simclr_jax", at level INFO.
+"""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from simclr_jax import run
+from simclr_jax.build import recipe as recipes
+from simclr_jax.core.errors import UserError
+from simclr_jax.data.given import Given, GivenImage
+from simclr_jax.data.quarantine import Quarantine
+from simclr_jax.evals.features import extract_features
+from simclr_jax.interop import formats
+from simclr_jax.trained import evaluate as trained_evaluate
+from simclr_jax.trained import restored
+
+
+def train(recipe: str, *, workdir: str | os.PathLike[str], **sections: Any) -> None:
+    """Trains by a recipe, or goes on with the run that `workdir` holds.
+
+    Args:
+      recipe: NAME[:VARIANT], such as "simclr_folder:laptop", or PATH[:VARIANT] of one's own.
+      workdir: directory of the run: checkpoints, metrics.
+      **sections: dicts of what differs from the recipe, such as data={"path": "photos"},
+        method={"memory": {"size": 4096}}; keys as of `simclr-jax train --config=... --help-config`.
+
+    Raises:
+      UserError: if there is no such recipe or key, or a value or the images do not fit.
+      NonFiniteError: if the loss is not finite any more.
+      Terminated: if the process got SIGTERM; a checkpoint is saved first.
+    """
+    run.train(recipes.load(recipe, sections), os.fspath(workdir))
+
+
+def evaluate(workdir: str | os.PathLike[str], **settings: Any) -> list[dict[str, Any]]:
+    """Judges a run and returns a row for each figure; see `trained.evaluate.evaluate`.
+
+    Args:
+      workdir: of a run or an import.
+      **settings: as of the command, such as protocol=["knn"], fractions=[0.01, 1].
+    """
+    return trained_evaluate.evaluate(os.fspath(workdir), **settings)
+
+
+def load(workdir: str | os.PathLike[str]) -> "Encoder":
+    """Returns the encoder of a run or an import, at its newest checkpoint.
+
+    Raises:
+      UserError: if there is none.
+    """
+    return Encoder(restored.load(os.fspath(workdir)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoder:
+    """A trained encoder: images in, representations out.
+
+    Attributes:
+      run: the network that it is part of, and the config that it was trained by.
+    """
+
+    run: restored.Restored
+
+    def __call__(self, images: Sequence[GivenImage] | np.ndarray) -> Float[np.ndarray, "n d"]:
+        """Returns the representations of images, a row for each, in their order.
+
+        An image is seen as `evaluate` sees it: the whole of it, or its centre, at the size of the
+        views that the encoder was trained on.
+
+        Args:
+          images: paths, uint8 arrays [h, w, 3] or [h, w], and PIL images, in any mixture; or one
+            uint8 array [n, h, w, 3].
+
+        Raises:
+          UserError: if one of them cannot be read, naming it.
+        """
+        source, unreadable = Given(images), Quarantine()
+        rows = min(self.run.dataset.batch_size, 1 << (len(source) - 1).bit_length())
+        devices = self.run.mesh.size  # which share a batch evenly
+        dataset = dataclasses.replace(self.run.dataset, batch_size=-(-rows // devices) * devices)
+        cuts = self.run.network.evaluation.cuts
+        batches = dataset.eval_batches(source, cuts, quarantine=unreadable)
+        features = extract_features(self.run.encode, batches, self.run.mesh).features
+        for entry in unreadable.entries.values():
+            raise UserError(
+                f"{unreadable.count} of {len(source)} images cannot be read; {entry.name}: "
+                f"{entry.reason}."
+            )
+        return features
+
+    def export(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        format: str,
+        max_difference: float = formats.MAX_DIFFERENCE,
+        **options: Any,
+    ) -> formats.Exported:
+        """Writes the encoder to a file, once the file computes what the encoder does.
+
+        Args:
+          path: the file, or for a SavedModel the directory.
+          format: "safetensors", "torchvision", "stablehlo", "onnx" or "saved_model".
+          max_difference: as of `interop.formats.export`.
+          **options: of the format, such as batch=8 of a SavedModel.
+
+        Returns:
+          The difference from this encoder on photographs, and how the file is used.
+
+        Raises:
+          UserError: as of `interop.formats.export`.
+        """
+        encoder = self.run.encoder_to_export()
+        return formats.export(encoder, Path(path), format, max_difference=max_difference, **options)
