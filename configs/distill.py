@@ -9,7 +9,7 @@ square, and LARS on all kernels, the classifier's too, are those of the official
 
 The published networks come from v2_r152_3x_sk, fine-tuned with 1 % or 10 % of the labels: first
 it is its own student, then that student teaches the smaller ones. Published numbers and those
-measured here: README.md, from `launch/results_table.py`.
+measured here: docs/recipes.md, by `launch/results_table.py`.
 
   python -m simclr_jax train --config=configs/distill.py:v2_r152_3x_sk,self,fraction=0.01 \
       --config.method.teacher=FINETUNED --workdir=gs://bucket/self

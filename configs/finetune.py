@@ -13,7 +13,7 @@ and not verified. With all labels the epochs are our choice.
 
 The images of 1 % and 10 % of ImageNet's labels are the official lists, which TFDS prepares as
 imagenet2012_subset/1pct and /10pct; of other data sets they are a class-balanced draw. Published
-numbers and those measured here: README.md, from `launch/results_table.py`.
+numbers and those measured here: docs/recipes.md, by `launch/results_table.py`.
 
   python -m simclr_jax train --config=configs/finetune.py:v2_r50_1x_sk,fraction=0.01 \
       --config.warm_start.checkpoint=PRETRAINED --workdir=gs://...

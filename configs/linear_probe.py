@@ -6,7 +6,7 @@ at 0.1 * 4096 / 256 = 1.6, no warm-up, no weight decay (the official README's co
 random crop and mirror. The encoder runs in inference mode, so that its BatchNorm statistics stay:
 that is what the official TF1 code does; its TF2 code moves them.
 
-Published numbers and those measured here: README.md, from `launch/results_table.py`. The
+Published numbers and those measured here: docs/recipes.md, by `launch/results_table.py`. The
 papers have none for fraction=0.01 and 0.1.
 
   python -m simclr_jax train --config=configs/linear_probe.py:v2_r50_1x_sk \

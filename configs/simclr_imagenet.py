@@ -12,7 +12,7 @@ that is logged is the papers' mean over views.
 
 Published are the accuracies of what comes after: of configs/linear_probe.py on the frozen
 encoder, 69.1 to 76.6 % with v1 and 71.7 to 79.8 % with v2, and of configs/finetune.py. They
-stand in README.md network by network, from `launch/results_table.py`.
+stand in docs/recipes.md network by network, by `launch/results_table.py`.
 
   python -m simclr_jax train --config=configs/simclr_imagenet.py:v1_r50_1x --workdir=gs://...
   python -m simclr_jax train --config=configs/simclr_imagenet.py:v2_r50_1x,memory --workdir=gs://...

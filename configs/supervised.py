@@ -5,7 +5,7 @@ The authors say of theirs (github.com/google-research/simclr, issues 10 and 110)
 not state batch, epochs and warm-up: 4096, 90 and 5 are our choice, after Goyal et al. 2017,
 https://arxiv.org/abs/1706.02677. The v1 paper's baselines are other ones.
 
-Published numbers and those measured here: README.md, from `launch/results_table.py`.
+Published numbers and those measured here: docs/recipes.md, by `launch/results_table.py`.
 
   python -m simclr_jax train --config=configs/supervised.py:v2_r50_1x --workdir=gs://...
   python -m simclr_jax train --config=configs/supervised.py:cifar10,fraction=0.01 --workdir=D

@@ -1,4 +1,4 @@
-"""Plans every published recipe on a TPU slice, and prints the table or writes it into README.md.
+"""Plans every published recipe on a TPU slice, and prints the table or writes it on its page.
 
   python launch/plans_table.py --run            # compiles what launch/plans.json lacks; hours
   python launch/plans_table.py --run --only=v1_r50_1x --again
@@ -18,11 +18,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from launch.readme import replace_between
+from launch.pages import DOCS, replace_between
 from simclr_jax.models.published import NETWORKS
 
 ROOT = Path(__file__).parents[1]
 PLANS = ROOT / "launch" / "plans.json"
+PAGE = DOCS / "planning.md"
 START, END = "<!-- plans -->\n", "<!-- /plans -->\n"
 RECIPE = "configs/simclr_imagenet.py"
 PUBLISHED_BATCH = 4096
@@ -76,7 +77,9 @@ def main() -> None:
     parser.add_argument("--run", action="store_true", help="compile the rows that are not there")
     parser.add_argument("--again", action="store_true", help="and those that are")
     parser.add_argument("--only", help=f"networks, {', '.join(TABLES)}; by commas")
-    parser.add_argument("--write", action="store_true", help="replace the table in README.md")
+    parser.add_argument(
+        "--write", action="store_true", help="replace the table in docs/planning.md"
+    )
     given = parser.parse_args()
     known = [*NETWORKS, *TABLES]
     only = given.only.split(",") if given.only else known
@@ -88,7 +91,7 @@ def main() -> None:
     if not given.write:
         print(section(_load()), end="")
         return
-    replace_between(START, END, section(_load()))
+    replace_between(PAGE, START, END, section(_load()))
 
 
 def command(variant: str, topology: str, *overrides: str) -> str:
@@ -164,7 +167,7 @@ def _replace(path: Path, text: str) -> None:
 
 
 def section(plans: dict[str, dict[str, Any]]) -> str:
-    """Returns what stands between the two marks in README.md."""
+    """Returns what stands between the two marks in docs/planning.md."""
     networks = [row for name in NETWORKS for row in _network_rows(name, plans)]
     scaling = {n: plans.get(scaling_command(n)) for n in SCALING}
     first = next((answer for answer in scaling.values() if answer and answer["fits"]), None)

@@ -1,4 +1,4 @@
-"""Prints the table of published and measured accuracies, or writes it into README.md.
+"""Prints the table of published and measured accuracies, or writes it into docs/recipes.md.
 
   python launch/results_table.py [--write]
 
@@ -11,10 +11,11 @@ import importlib.util
 from pathlib import Path
 from types import ModuleType
 
-from launch.readme import replace_between
+from launch.pages import DOCS, replace_between
 from simclr_jax.models.published import NETWORKS, split_variant
 
 ROOT = Path(__file__).parents[1]
+PAGE = DOCS / "recipes.md"
 START, END = "<!-- results -->\n", "<!-- /results -->\n"
 COLUMNS = {  # (recipe, share of the labels) -> title
     ("linear_probe", "1"): "linear",
@@ -65,7 +66,7 @@ def recipe(name: str) -> ModuleType:
 
 
 def section() -> str:
-    """Returns what stands between the two marks in README.md."""
+    """Returns what stands between the two marks in docs/recipes.md."""
     published, measured = {}, {}
     for name in dict.fromkeys(name for name, _ in COLUMNS):
         module = recipe(name)
@@ -88,11 +89,11 @@ def section() -> str:
 def main() -> None:
     """Runs the command."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--write", action="store_true", help="replace the table in README.md")
+    parser.add_argument("--write", action="store_true", help="replace the table in docs/recipes.md")
     if not parser.parse_args().write:
         print(section(), end="")
         return
-    replace_between(START, END, section())
+    replace_between(PAGE, START, END, section())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What messages, recipes and README advise to type is accepted by the parser."""
+"""What messages, recipes and pages advise to type is accepted by the parser."""
 
 import ast
 import re
@@ -164,15 +164,19 @@ def test_a_flag_that_a_message_names_exists():
             )
 
 
+RECIPE = re.compile(r"--config=(?:configs/)?([a-z]\w+)(?:\.py)?(?::|$)")
+
+
 def commands():
-    """Yields the commands with a recipe that README and the recipes' and verbs' docstrings have."""
-    for path in (ROOT / "README.md", *ROOT.glob("configs/*.py"), *ROOT.glob("simclr_jax/cli/*.py")):
+    """Yields the commands with a recipe that pages and the recipes' and verbs' docstrings have."""
+    pages = (ROOT / "README.md", *ROOT.glob("docs/**/*.md"))
+    for path in (*pages, *ROOT.glob("configs/*.py"), *ROOT.glob("simclr_jax/cli/*.py")):
         text = path.read_text().replace("\\\\\n", " ").replace("\\\n", " ")
         if path.suffix == ".py":
             text = ast.get_docstring(ast.parse(text)) or ""
-        for command in re.findall(r"python -m simclr_jax ([^`\n|#]+)", text):
+        for command in re.findall(r"(?:python -m simclr_jax|simclr-jax) ([^`\n|#]+)", text):
             words = shlex.split(re.sub(r"[\[\]]", "", command), comments=True)
-            if any(word.startswith("--config=configs/") for word in words):
+            if any(RECIPE.match(word) for word in words):
                 yield path.name, words
 
 
@@ -182,7 +186,8 @@ def test_a_command_of_the_documentation_is_one(source, words):
     settings = [word for word in arguments if word.startswith("--config.")]
     (config,) = [word for word in arguments if word.startswith("--config=")]
     others = [word for word in arguments if word not in (*settings, config, "...")]
-    parse(config.removeprefix("--config=configs/"), *settings)
+    recipe = config.removeprefix("--config=").removeprefix("configs/").replace(".py", "")
+    parse(file_of(recipe), *settings)
     for word in others:
         assert word.startswith("--"), words
         assert word[2:].partition("=")[0] in VERBS[verb], words

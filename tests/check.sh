@@ -25,6 +25,7 @@ case "${1:-all}" in
         ;;
     release)
         python -m pip install --quiet --disable-pip-version-check -r requirements-release.txt
+        mkdocs build --strict --quiet
         exec python -m pytest -rs tests/integration/package_test.py
         ;;
     *)

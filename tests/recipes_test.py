@@ -291,18 +291,18 @@ def test_every_published_number_belongs_to_one_variant():
         assert sorted(numbers[name]) == sorted(want)
 
 
-def test_the_table_of_results_in_readme_is_what_the_script_prints():
+def test_the_table_of_results_is_what_the_script_prints():
     results_table = module("launch/results_table.py")
     assert between_marks(results_table) == results_table.section(), "run it with --write"
 
 
-def test_the_table_of_plans_in_readme_is_what_the_script_prints():
+def test_the_table_of_plans_is_what_the_script_prints():
     plans_table = module("launch/plans_table.py")
     assert between_marks(plans_table) == plans_table.section(plans_table._load())
 
 
 def between_marks(table):
-    _, _, rest = (ROOT / "README.md").read_text().partition(table.START)
+    _, _, rest = table.PAGE.read_text().partition(table.START)
     written, end, _ = rest.partition(table.END)
     assert end
     return written

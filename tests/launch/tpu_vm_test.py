@@ -303,9 +303,9 @@ def test_each_slice_has_an_archive_of_its_own(cloud, monkeypatch):
     assert [archive.read_bytes() for archive in archives] == [b"slice1", b"slice2"]
 
 
-def test_the_readme_shows_commands_that_work(tmp_path):
+def test_the_page_shows_commands_that_work(tmp_path):
     (block,) = re.findall(
-        r"```sh\n([^`]*launch\.tpu_vm[^`]*)```", (push.ROOT / "README.md").read_text()
+        r"```sh\n([^`]*launch\.tpu_vm[^`]*)```", (push.ROOT / "docs/cloud.md").read_text()
     )
     lines = block.replace("PROJECT", "my-project").replace("BUCKET", "my-bucket").splitlines()
     tried = [line for line in lines if re.match(r"tpu=|run=|.* --dry-run ", line)]

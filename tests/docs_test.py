@@ -1,0 +1,50 @@
+"""The documentation: no link within it leads nowhere, no page is left out, README stays short."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted([*ROOT.glob("*.md"), *DOCS.glob("**/*.md")])
+name_of = lambda path: str(path.relative_to(ROOT))
+
+
+def without_code(page):
+    return re.sub(r"```.*?```|`[^`\n]*`", "", page.read_text(), flags=re.DOTALL)
+
+
+def anchors(page):
+    """Returns the anchors of a page's headings, as GitHub and mkdocs make them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_link_within_leads_somewhere(page):
+    for target in re.findall(r"\[[^\]]*\]\(([^)\s]+)\)", without_code(page)):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        there = (page.parent / path).resolve() if path else page
+        assert there.exists(), f"{name_of(page)}: {target} is not there"
+        assert there.is_relative_to(DOCS) or not page.is_relative_to(DOCS), (
+            f"{name_of(page)}: {target} is not part of the site"
+        )
+        assert not anchor or anchor in anchors(there), f"{name_of(page)}: no heading for {target}"
+
+
+def test_every_page_is_on_the_site_and_in_the_lists():
+    pages = {str(page.relative_to(DOCS)) for page in DOCS.glob("**/*.md")}
+    assert set(re.findall(r"- (\S+\.md)", (ROOT / "mkdocs.yml").read_text())) == pages
+    linked = {name for page in (ROOT / "README.md", DOCS / "index.md") for name in links(page)}
+    assert pages - {"index.md"} <= linked
+
+
+def links(page):
+    return [t.removeprefix("docs/") for t in re.findall(r"\]\(([^)]+\.md)\)", page.read_text())]
+
+
+def test_readme_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 180
