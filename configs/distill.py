@@ -4,7 +4,8 @@ Chen et al. 2020, https://arxiv.org/abs/2006.10029, Sections 2 and 3.1, recalled
 but for the augmentation (github.com/google-research/simclr, issue 81): 400 epochs, and batch,
 LARS, rate and weight decay of the pretraining, 0.1 * sqrt(4096) = 6.4, 5 % warm-up; random crop
 and mirror; no label. The student has no projector. The temperature is 1, and 0.1 for a student
-of the teacher's own architecture ("self").
+of the teacher's own architecture ("self"). The loss, a mean over images times the temperature's
+square, and LARS on all kernels, the classifier's too, are those of the official notebook.
 
 The published networks come from v2_r152_3x_sk, fine-tuned with 1 % or 10 % of the labels: first
 it is its own student, then that student teaches the smaller ones. Published numbers and those
@@ -75,7 +76,7 @@ def get_config(variant: str = "v2_r50_1x,fraction=0.01") -> ConfigDict:
         alpha=1.0,
         grad_cache_chunks=1,
     )
-    config.optim = dict(name="lars", weight_decay=1e-4, momentum=0.9)
+    config.optim = dict(name="lars", weight_decay=1e-4, momentum=0.9, adapt_classifier=True)
     config.schedule = dict(base_lr=0.1, scaling="sqrt", warmup_epochs=20.0)
     config.parallel = dict(preset="replicated", fsdp=8)
     config.evals = dict(classifier=dict(every_epochs=20.0))

@@ -5,13 +5,14 @@ to watch. There is no published number. What this recipe reaches stands in READM
 
   python -m simclr_jax train --config=configs/simclr_digits.py --workdir=runs/digits
   python -m simclr_jax train --config=configs/simclr_digits.py:smoke --workdir=runs/smoke
+  python -m simclr_jax train --config=configs/simclr_digits.py:vit --workdir=runs/vit
 """
 
 from ml_collections import ConfigDict, config_dict
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """Returns the recipe; variant "smoke" takes one epoch instead of all."""
+    """Returns the recipe; "smoke" takes one epoch instead of all, "vit" a small ViT."""
     config = ConfigDict()
     config.run = dict(seed=0, epochs=50, log_every=25, checkpoint_every=500)
     config.data = dict(name="digits", split="train", test_split="test", batch_size=128, canvas=28)
@@ -32,6 +33,10 @@ def get_config(variant: str = "") -> ConfigDict:
     if variant == "smoke":
         config.run.update(epochs=1, log_every=1)
         config.schedule.update(warmup_epochs=0.1)
+    elif variant == "vit":
+        config.encoder = dict(name="vit", size="tiny", patch=4)
+        config.optim.update(weight_decay=0.05)
+        config.schedule.update(base_lr=1e-3)
     elif variant:
-        raise ValueError(f"Unknown variant {variant!r}; this recipe knows '' and 'smoke'.")
+        raise ValueError(f"Unknown variant {variant!r}; this recipe knows '', 'smoke' and 'vit'.")
     return config

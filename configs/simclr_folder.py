@@ -1,9 +1,9 @@
 """SimCLR on a folder of your own images, without labels.
 
 Chen et al. 2020, https://arxiv.org/abs/2002.05709. The temperature and the rate are those that
-the authors advise for small batches (google-research/simclr, issue 166). There is no published
-number: what to expect depends on the images. View size, canvas and batch size come from the
-images, unless they are set.
+the authors advise for small batches (google-research/simclr, issue 166), and so is the gradient
+(gradient_scale=2, see configs/simclr_imagenet.py). There is no published number: what to expect
+depends on the images. View size, canvas and batch size come from the images, unless they are set.
 
   python -m simclr_jax train --config=configs/simclr_folder.py --config.data.path=DIR --workdir=D
   python -m simclr_jax train --config=configs/simclr_folder.py:laptop --config.data.path=DIR ...
@@ -43,7 +43,8 @@ def get_config(variant: str = "") -> ConfigDict:
         remat="none",
     )
     config.heads = dict(projector=dict(num_layers=3, output_dim=128))
-    config.method = dict(name="simclr", temperature=0.2, loss_tile=0, grad_cache_chunks=1)
+    config.method = dict(name="simclr", temperature=0.2, gradient_scale=2.0)
+    config.method.update(loss_tile=0, grad_cache_chunks=1)
     config.optim = dict(name="lars", weight_decay=1e-4)
     config.schedule = dict(base_lr=0.075, scaling="sqrt", warmup_epochs=10.0)
     config.warm_start = dict(checkpoint=config_dict.placeholder(str))

@@ -4,8 +4,6 @@ import importlib
 import sys
 from keyword import iskeyword
 
-from absl import flags
-
 from simclr_jax.core.errors import did_you_mean
 
 VERBS = {
@@ -33,6 +31,8 @@ def main() -> int:
         print(f"error: unknown verb {verb!r}.{did_you_mean(verb, VERBS)}\n{USAGE}", file=sys.stderr)
         return 2
     module = importlib.import_module(f"simclr_jax.cli.{verb}{'_' if iskeyword(verb) else ''}")
+    from absl import flags  # late: launch.tpu_vm reads VERBS with nothing installed
+
     if {"-h", "--help"} & set(sys.argv[2:]):
         print(module.__doc__, flags.FLAGS.module_help(module), sep="")
         return 0

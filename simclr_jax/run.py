@@ -35,7 +35,12 @@ from simclr_jax.evals.online import (
 )
 from simclr_jax.parallel import hosts
 from simclr_jax.train import workdir as workdirs
-from simclr_jax.train.checkpoint import Checkpoints, SaveCheckpoint
+from simclr_jax.train.checkpoint import (
+    Checkpoints,
+    SaveCheckpoint,
+    newest,
+    require_listing,
+)
 from simclr_jax.train.health import StopOnNonFinite
 from simclr_jax.train.hooks import LogMetrics, StopOnSigterm
 from simclr_jax.train.loop import Hook
@@ -71,10 +76,9 @@ def open_run(config: Mapping[str, Any], workdir: str) -> Iterator[Run]:
         evaluations = online_evaluation(experiment, writer)
         facts.update(hosts.flatten(experiment.config), code=hosts.code_version(), workdir=workdir)
         facts["list of images"] = experiment.source.fingerprint
-        with Checkpoints(workdir, read_only=True) as checkpoints:
-            step = checkpoints.latest_step() or 0
-            workdirs.continued(workdir, experiment.config, complete=complete, step=step)
-            checkpoints.require_listing(experiment.source.fingerprint)
+        step, _ = newest(workdir)
+        workdirs.continued(workdir, experiment.config, complete=complete, step=step)
+        require_listing(workdir, experiment.source.fingerprint)
     _tell_images(experiment)
     for primary_turn in (True, False):
         with hosts.check_hosts_agree():

@@ -74,6 +74,7 @@ DOWNSTREAM = ("linear_probe", "finetune", "supervised", "distill")
 PRETRAINING = [
     ("simclr_digits", ""),
     ("simclr_digits", "smoke"),
+    ("simclr_digits", "vit"),
     *(("simclr_cifar10", variant) for variant in ("r18", "r50", "small")),
     ("simclr_folder", ""),
     ("simclr_folder", "laptop"),
@@ -184,6 +185,14 @@ def test_an_unknown_variant_is_told_what_there_is(name):
 )
 def test_published_recipes_have_the_official_length_and_rate(name, variant, steps, peak):
     assert_length_and_rate(built(name, variant), steps, peak)
+
+
+@pytest.mark.parametrize(("name", "variant"), PRETRAINING)
+def test_recipes_with_official_rates_take_the_official_gradient(name, variant):
+    """And these are those with LARS."""
+    config = complete(recipe(name).get_config(variant).to_dict())
+    official = config["optim"]["name"] == "lars"
+    assert config["method"]["gradient_scale"] == (2.0 if official else 1.0)
 
 
 @pytest.mark.parametrize(
@@ -317,7 +326,7 @@ def test_the_table_shows_what_was_measured(monkeypatch):
 def test_sizes_that_are_left_open_come_from_the_images():
     experiment = built("simclr_folder", "")
     assert experiment.config["augment"]["size"] == 224
-    assert (experiment.dataset.canvas, experiment.dataset.batch_size) == (896, 256)
+    assert (experiment.dataset.canvas, experiment.dataset.batch_size) == (400, 256)
 
 
 def test_the_largest_network_has_the_published_size():

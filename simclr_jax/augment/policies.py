@@ -8,6 +8,7 @@ Pixels are not normalised by a mean and standard deviation anywhere; the network
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -27,6 +28,7 @@ Cut: TypeAlias = UInt8[Array, "size size 3"]
 Size: TypeAlias = Int[Array, "2"]
 View: TypeAlias = Float[Array, "3 h w"]
 Index: TypeAlias = Int[Array, ""]
+RandomBoxes: TypeAlias = Callable[..., Int32[np.ndarray, "v 4"]]
 ViewFunction: TypeAlias = Callable[[PRNGKey, Cut, Size, Index], View]
 
 # The official code neither crops nor resizes test images up to this size in pixels.
@@ -52,6 +54,8 @@ def simclr(
     color_strength: float = 1.0,
     blur: bool = True,
     min_area: float = 0.08,
+    max_area: float = 1.0,
+    crop_sampler: str = "tf",
     flip: bool = True,
     jitter: str = "v2",
     dtype: DTypeLike = jnp.float32,
@@ -64,7 +68,10 @@ def simclr(
         nor grayscale.
       blur: whether to blur half of the views, with 2 * (size // 20) + 1 taps.
       min_area: smallest crop as a fraction of the image, in (0, 1]. Below 0.1 it makes small
-        crops more frequent, but none is smaller than 0.1 (`crop.random_crop_boxes`).
+        crops more frequent, but with "tf" none is smaller than 0.1 (`crop.random_crop_boxes`).
+      max_area: largest crop, likewise.
+      crop_sampler: "tf", of the official code, or "area", of torchvision: larger crops, on
+        average 0.54 instead of 0.42 of a square image.
       flip: whether to mirror half of the views; not for digits or text.
       jitter: brightness of SimCLRv2's code ("v2", a factor) or of v1's ("v1", a summand).
       dtype: in which pixels are kept between operations, each of which computes in float32.
@@ -77,12 +84,6 @@ def simclr(
     Source: Chen et al. 2020, https://arxiv.org/abs/2002.05709, Appendix A, and the official
     code (google-research/simclr, tf2/data_util.py). Deviation: `blur.random_blur`.
     """
-    if not 0 <= color_strength <= color.MAX_STRENGTH:
-        raise ValueError(
-            f"color_strength={color_strength} must be between 0 (no colour change) and "
-            f"{color.MAX_STRENGTH}, where contrast and saturation, drawn from "
-            f"1 -/+ 0.8 * color_strength, would become negative; ImageNet uses 1, CIFAR-10 0.5."
-        )
     if jitter not in color.JITTERS:
         raise ValueError(
             f"jitter={jitter!r} is unknown; it must be 'v2' (brightness is a factor) or 'v1' "
@@ -90,7 +91,7 @@ def simclr(
         )
     return _two_views(
         size=size,
-        min_area=min_area,
+        boxes=_random_boxes(min_area, max_area, crop_sampler),
         flip=flip,
         color_strength=color_strength,
         widths=color.WIDTHS,
@@ -108,6 +109,8 @@ def byol(
     blur: bool = True,
     solarize: bool = True,
     min_area: float = 0.08,
+    max_area: float = 1.0,
+    crop_sampler: str = "area",
     flip: bool = True,
     dtype: DTypeLike = jnp.float32,
 ) -> Policy:
@@ -124,18 +127,20 @@ def byol(
       blur: whether views are blurred at all.
       solarize: whether views are solarised at all.
       min_area: smallest crop as a fraction of the image, in (0, 1].
+      max_area: largest crop, likewise.
+      crop_sampler: "area", of the official code, or "tf".
       flip: whether to mirror half of the views; not for digits or text.
       dtype: in which pixels are kept between operations; see `simclr`.
 
     Raises:
       ValueError: if an argument is out of range.
 
-    Source: Grill et al. 2020, https://arxiv.org/abs/2006.07733, Appendix B. Deviations: crops are
-    sampled as in `simclr`, and pixels are not normalised.
+    Source: Grill et al. 2020, https://arxiv.org/abs/2006.07733, Appendix B. Deviation: pixels
+    are not normalised.
     """
     return _two_views(
         size=size,
-        min_area=min_area,
+        boxes=_random_boxes(min_area, max_area, crop_sampler),
         flip=flip,
         color_strength=color_strength,
         widths=(0.4, 0.4, 0.2, 0.1),
@@ -147,7 +152,13 @@ def byol(
 
 
 def simclr_cifar(
-    *, size: int, color_strength: float = 0.5, min_area: float = 0.08, flip: bool = True
+    *,
+    size: int,
+    color_strength: float = 0.5,
+    min_area: float = 0.08,
+    max_area: float = 1.0,
+    crop_sampler: str = "tf",
+    flip: bool = True,
 ) -> Policy:
     """Returns SimCLR's policy for images of about 32 pixels: weaker colours and no blur.
 
@@ -157,31 +168,49 @@ def simclr_cifar(
       size: height and width of a view in pixels.
       color_strength: scales the colour jitter, in [0, 1.25].
       min_area: smallest crop as a fraction of the image, in (0, 1].
+      max_area: largest crop, likewise.
+      crop_sampler: "tf", of the official code, or "area", of torchvision.
       flip: whether to mirror half of the views; not for digits or text.
 
     Source: Chen et al. 2020, https://arxiv.org/abs/2002.05709, Appendix B.9.
     """
     return simclr(
-        size=size, color_strength=color_strength, blur=False, min_area=min_area, flip=flip
+        size=size,
+        color_strength=color_strength,
+        blur=False,
+        min_area=min_area,
+        max_area=max_area,
+        crop_sampler=crop_sampler,
+        flip=flip,
     )
 
 
-def finetune(*, size: int, min_area: float = 0.08, flip: bool = True) -> Policy:
+def finetune(
+    *,
+    size: int,
+    min_area: float = 0.08,
+    max_area: float = 1.0,
+    crop_sampler: str = "tf",
+    flip: bool = True,
+) -> Policy:
     """Returns one view by random crop and mirror, for training with labels.
 
     Args:
       size: height and width of a view in pixels.
       min_area: smallest crop as a fraction of the image, in (0, 1].
+      max_area: largest crop, likewise.
+      crop_sampler: "tf", of the official code, or "area", of torchvision.
       flip: whether to mirror half of the views; not for digits or text.
     """
-    _check_crop(size, min_area)
+    _check_size(size)
+    boxes = _random_boxes(min_area, max_area, crop_sampler)
 
     def view(key: PRNGKey, cut: Cut, valid: Size, index: Index) -> View:
         del index
         mirror = jax.random.bernoulli(key) if flip else False
         return jnp.clip(geometry.resize(cut, valid, shape=(size, size), mirror=mirror), 0, 1)
 
-    return _random_crops(view, size=size, num_views=1, min_area=min_area)
+    return Policy(Cuts(size, 1, functools.partial(boxes, num=1)), _per_view(view))
 
 
 def evaluation(*, size: int) -> Policy:
@@ -216,7 +245,7 @@ POLICIES: dict[str, Callable[..., Policy]] = {
 def _two_views(
     *,
     size: int,
-    min_area: float,
+    boxes: RandomBoxes,
     flip: bool,
     color_strength: float,
     widths: color.Widths,
@@ -229,7 +258,13 @@ def _two_views(
 
     `blur` and `solarize` are the probabilities for the first and the second view.
     """
-    _check_crop(size, min_area)
+    if not 0 <= color_strength <= color.MAX_STRENGTH:
+        raise ValueError(
+            f"color_strength={color_strength} must be between 0 (no colour change) and "
+            f"{color.MAX_STRENGTH}, where contrast and saturation, drawn from "
+            f"1 -/+ 0.8 * color_strength, would become negative; ImageNet uses 1, CIFAR-10 0.5."
+        )
+    _check_size(size)
     radius = size // 20  # half of the official kernel_size, a tenth of the view
     if any(blur) and radius < 1:
         raise ValueError(
@@ -256,7 +291,7 @@ def _two_views(
             image = jnp.where(inverts, color.solarize(image), image)
         return image
 
-    return _random_crops(view, size=size, num_views=2, min_area=min_area)
+    return Policy(Cuts(size, 2, functools.partial(boxes, num=2)), _per_view(view))
 
 
 def _of_view(chances: tuple[float, float], index: Index) -> Scalar | float:
@@ -264,11 +299,25 @@ def _of_view(chances: tuple[float, float], index: Index) -> Scalar | float:
     return first if first == second else jnp.asarray(chances)[index]
 
 
-def _random_crops(view: ViewFunction, *, size: int, num_views: int, min_area: float) -> Policy:
-    def boxes(bits: np.random.Philox, whole: tuple[int, int]) -> Int32[np.ndarray, "v 4"]:
-        return crop.random_crop_boxes(bits, whole, num_views, min_area=min_area)
-
-    return Policy(Cuts(size, num_views, boxes), _per_view(view))
+def _random_boxes(min_area: float, max_area: float, sampler: str) -> RandomBoxes:
+    """Returns `crop.random_crop_boxes` with settings that have been checked."""
+    if sampler not in crop.SAMPLERS:
+        raise ValueError(
+            f"crop_sampler={sampler!r} is unknown; it must be one of {[*crop.SAMPLERS]}."
+        )
+    if not 0 < min_area <= max_area <= 1:
+        raise ValueError(
+            f"min_area={min_area} and max_area={max_area} must be fractions of the image in "
+            "(0, 1], the second not below the first; SimCLR uses 0.08 and 1."
+        )
+    if sampler == "tf" and max_area <= crop.MIN_OBJECT_COVERED:
+        raise ValueError(
+            f"max_area={max_area}: crop_sampler='tf' draws no crop below "
+            f"{crop.MIN_OBJECT_COVERED} of the image; use crop_sampler='area'."
+        )
+    return functools.partial(
+        crop.random_crop_boxes, min_area=min_area, max_area=max_area, sampler=sampler
+    )
 
 
 def _per_view(view: ViewFunction) -> Augment:
@@ -293,11 +342,3 @@ def _per_view(view: ViewFunction) -> Augment:
 def _check_size(size: int) -> None:
     if size < 1:
         raise ValueError(f"size={size} must be a positive number of pixels, such as 32 or 224.")
-
-
-def _check_crop(size: int, min_area: float) -> None:
-    _check_size(size)
-    if not 0 < min_area <= 1:
-        raise ValueError(
-            f"min_area={min_area} must be a fraction of the image in (0, 1]; SimCLR uses 0.08."
-        )

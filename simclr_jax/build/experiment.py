@@ -25,7 +25,7 @@ from simclr_jax.data.dataset import Dataset
 from simclr_jax.data.place import place_batches
 from simclr_jax.data.records import Source
 from simclr_jax.methods import METHODS
-from simclr_jax.methods.base import FrozenNetwork, Method
+from simclr_jax.methods.base import Frozen, FrozenNetwork, Method
 from simclr_jax.optim.build import OPTIMIZERS, with_frozen
 from simclr_jax.optim.schedules import num_train_steps, recipe_schedule
 from simclr_jax.parallel.mesh import check_batch_size
@@ -108,10 +108,12 @@ def build_experiment(
     _check_batch(dataset.batch_size, source, mesh, method)
     schedule = build_section("config.schedule", recipe_schedule, config["schedule"], facts)
     optimizer, settings = lookup("config.optim", OPTIMIZERS, config["optim"])
+    # The encoder's first: a method may freeze all of it, and each pattern must match something.
+    frozen = [Frozen(pattern) for pattern in net.model.frozen_params]
     tx = with_frozen(
         functools.partial(build_section, "config.optim", optimizer, settings),
         schedule,
-        method.frozen_params,
+        (*frozen, *method.frozen_params),
     )
 
     def batch() -> dict[str, Any]:

@@ -130,6 +130,7 @@ def apply_model(
     batch_stats: Collection,
     views: Views,
     *,
+    key: PRNGKey | None,
     train: bool = True,
     grad_cache_chunks: int = 1,
 ) -> tuple[Any, Collection]:
@@ -147,6 +148,7 @@ def apply_model(
       params: parameters; they may be split over the devices, and are gathered here.
       batch_stats: running statistics.
       views: augmented images, one array or a tuple of one for each size.
+      key: of what the network draws, such as which paths it drops; None: it draws nothing.
       train: normalise with the statistics of the images and move the running ones.
       grad_cache_chunks: parts of the batch, a divisor of b; with c of them, part i has the images
         i, i + c, and so on, of which every device has equally many.
@@ -157,14 +159,15 @@ def apply_model(
     """
     params, batch_stats = jax.tree.map(replicate, (params, batch_stats))
 
-    def apply(views: Views) -> tuple[Any, Collection]:
+    def apply(views: Views, key: PRNGKey | None) -> tuple[Any, Collection]:
         variables = {"params": params, "batch_stats": batch_stats}
         forward = nn.apply(_forward, model, mutable=["batch_stats"])
-        out, updated = forward(variables, views, train=train)
+        rngs = {} if key is None else {"dropout": key}
+        out, updated = forward(variables, views, train=train, rngs=rngs)
         return out, {"batch_stats": {}, **updated}["batch_stats"]
 
     if grad_cache_chunks == 1:
-        return apply(views)
+        return apply(views, key)
     b = jax.tree.leaves(views)[0].shape[0]
     num_rows = b // grad_cache_chunks
 
@@ -172,7 +175,9 @@ def apply_model(
         return x.reshape(num_rows, grad_cache_chunks, *x.shape[1:]).swapaxes(0, 1)
 
     parts = jax.tree.map(split, views)
-    out, stats = jax.lax.map(jax.checkpoint(apply, prevent_cse=False), parts)
+    keys = None if key is None else jax.random.split(key, grad_cache_chunks)
+    recomputed = jax.checkpoint(apply, prevent_cse=False)
+    out, stats = jax.lax.map(lambda part: recomputed(*part), (parts, keys))
 
     def merge(x: jax.Array) -> jax.Array:  # [parts, b / parts * v, ...] -> [b * v, ...]
         v = x.shape[1] // num_rows

@@ -72,7 +72,6 @@ def distill(
     def loss(
         params: Params, state: TrainState, views: Views, batch: Batch, key: PRNGKey
     ) -> tuple[Scalar, StepOutput]:
-        del key
         views = first_view(views)
         teacher_vars = state.method_state["teacher"]
         teacher_out, _ = apply_model(
@@ -80,11 +79,12 @@ def distill(
             teacher_vars["params"],
             teacher_vars["batch_stats"],
             views,
+            key=None,
             train=False,
             grad_cache_chunks=grad_cache_chunks,
         )
         out, batch_stats = apply_model(
-            model, params, state.batch_stats, views, grad_cache_chunks=grad_cache_chunks
+            model, params, state.batch_stats, views, key=key, grad_cache_chunks=grad_cache_chunks
         )
         logits, teacher_logits = out["logits"], teacher_out["logits"]
         value = alpha * distillation(logits, teacher_logits, temperature=temperature)

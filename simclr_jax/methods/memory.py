@@ -70,7 +70,8 @@ def cosine_ema(start: float, num_steps: int) -> Callable[[Int[Array, ""]], Float
     """
     if not 0 <= start <= 1:
         raise ValueError(f"ema={start}; it must be in [0, 1]. BYOL uses 0.996, MoCo v3 0.99.")
-    return lambda step: 1 - (1 - start) * (1 + jnp.cos(jnp.pi * step / num_steps)) / 2
+    done = lambda step: jnp.clip(step / num_steps, 0, 1)
+    return lambda step: 1 - (1 - start) * (1 + jnp.cos(jnp.pi * done(step))) / 2
 
 
 @dataclasses.dataclass(frozen=True)

@@ -80,6 +80,7 @@ def simclr(
     *,
     temperature: Positive = 0.1,
     memory: Memory | None = None,
+    gradient_scale: Positive = 1.0,
     loss_tile: int | None = None,
     grad_cache_chunks: int = 1,
 ) -> Method:
@@ -91,6 +92,11 @@ def simclr(
       facts: of the run.
       temperature: of NT-Xent, > 0.
       memory: SimCLRv2's; None to contrast the views of one batch only.
+      gradient_scale: multiplies the gradient, > 0; the loss that is logged stays the mean over
+        views, in nats. The official code sums the losses of an image's two views
+        (tf2/objective.py), and its rates and weight decays were tuned with that: 2 goes with
+        them in LARS recipes, where another rate would not do. The trust ratio cancels a factor
+        of the gradient alone, not of the sum with the decay, and BatchNorm has none.
       loss_tile: candidates that the loss compares with at a time; memory grows with it. None
         or 0: all at once, or tiles of a good size for a batch above 4096 images.
       grad_cache_chunks: parts of the batch that go through the network one after the other, so
@@ -112,10 +118,10 @@ def simclr(
     num_negatives = num_keys - 2 + (memory.size if memory else 0)
 
     def project(
-        params: Params, batch_stats: Collection, views: Views
+        params: Params, batch_stats: Collection, views: Views, key: PRNGKey | None
     ) -> tuple[Projections, Collection]:
         out, stats = apply_model(
-            model, params, batch_stats, views, grad_cache_chunks=grad_cache_chunks
+            model, params, batch_stats, views, key=key, grad_cache_chunks=grad_cache_chunks
         )
         if "projection" not in out:
             raise ValueError("method simclr needs heads.projector, and no heads.classifier.")
@@ -124,7 +130,7 @@ def simclr(
     def init(key: PRNGKey, views: Views) -> Variables:
         variables = init_model(model, key, views)
         network = (variables.params, variables.batch_stats)
-        keys, _ = jax.eval_shape(functools.partial(project, *network), views)
+        keys, _ = jax.eval_shape(functools.partial(project, *network, key=None), views)
         if memory is None:
             return variables
         slots = memory.ring.num_slots(num_keys, "memory.size")
@@ -136,12 +142,12 @@ def simclr(
     def loss(
         params: Params, state: TrainState, views: Views, batch: Batch, key: PRNGKey
     ) -> tuple[Scalar, StepOutput]:
-        del batch, key
-        z, batch_stats = project(params, state.batch_stats, views)
+        del batch
+        z, batch_stats = project(params, state.batch_stats, views, key)
         keys, queue, carry = None, None, ()
         if memory is not None:
             network, queue = state.method_state["target"], ring_rows(state.method_state["queue"])
-            keys, target_stats = project(network["params"], network["batch_stats"], views)
+            keys, target_stats = project(network["params"], network["batch_stats"], views, key=None)
             carry = (keys, target_stats)
         value = nt_xent(z, temperature=temperature, keys=keys, queue=queue, tile=tile)
         metrics = {
@@ -150,7 +156,7 @@ def simclr(
             "loss_chance": jnp.log(num_negatives + 1.0),
             **contrastive_metrics(z, temperature=temperature, tile=tile),
         }
-        return value, StepOutput(batch_stats, metrics, carry)
+        return gradient_scale * value, StepOutput(batch_stats, metrics, carry)
 
     def after_update(state: TrainState, carry: Any) -> Any:
         if memory is None:

@@ -46,6 +46,10 @@ def supervised(
 ) -> Method:
     """Returns training of `model` with cross entropy on one view of each labelled image.
 
+    The loss is the official code's: a mean over images, of one-hot labels without smoothing.
+    Weight decay is the optimizer's; where the official code has it in the loss, the gradient is
+    the same.
+
     With train_from="classifier", linear evaluation, encoder and projector run in inference mode:
     their BatchNorms normalise with running statistics and keep them. That is what the official
     TF1 code does and TF2 does not. With a later stage than the stem, every BatchNorm, those of
@@ -78,12 +82,12 @@ def supervised(
     def loss(
         params: Params, state: TrainState, views: Views, batch: Batch, key: PRNGKey
     ) -> tuple[Scalar, StepOutput]:
-        del key
         out, batch_stats = apply_model(
             model,
             stop_gradient_at(frozen, params),
             state.batch_stats,
             first_view(views),
+            key=key,
             train=train_batch_norm,
             grad_cache_chunks=grad_cache_chunks,
         )

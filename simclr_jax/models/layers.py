@@ -1,5 +1,6 @@
 """Convolution, BatchNorm and selective-kernel layers as SimCLR's ResNets use them."""
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -18,6 +19,11 @@ def at_least_float32(dtype: DTypeLike) -> Any:
 
 
 MOMENTUM, EPSILON = 0.9, 1e-5  # of BatchNorm
+# Of convolutions: LeCun's, as in the official code, and torchvision's for its ResNets.
+KERNEL_INITS = {
+    "lecun": nn.initializers.lecun_normal(),
+    "he_fan_out": nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
+}
 CONV_OUTPUT = "conv_output"  # what `ResNet.remat` = "convs" keeps for the backward pass
 
 
@@ -25,25 +31,27 @@ class Conv(nn.Module):
     """A square convolution without bias, zero-padded by `kernel // 2` on every side.
 
     With a stride, "SAME" would pad even inputs only at the bottom right; the official code
-    pads both sides. Initialisation is LeCun's, not He's, as in the official code.
+    pads both sides.
 
     Attributes:
       features: channels of the output.
       kernel: height and width of the kernel, odd.
       strides: in both directions.
       dtype: type of the products and of the output; the parameter "kernel" is float32.
+      kernel_init: one of `KERNEL_INITS`.
     """
 
     features: int
     kernel: int
     strides: int = 1
     dtype: DTypeLike = jnp.float32
+    kernel_init: str = "lecun"
 
     @nn.compact
     def weights(self, channels: int) -> Float[Array, "k k channels features"]:
         """Returns the parameter "kernel" for an input with so many channels."""
         shape = (self.kernel, self.kernel, channels, self.features)
-        return jnp.asarray(self.param("kernel", nn.initializers.lecun_normal(), shape))
+        return jnp.asarray(self.param("kernel", KERNEL_INITS[self.kernel_init], shape))
 
     def __call__(
         self, x: Float[Array, "n h w c"], sign: Float[Array, " features"] | None = None
@@ -116,6 +124,7 @@ class SelectiveKernel(nn.Module):
       ratio: width of the squeezed descriptor relative to `features`; never below 32 channels.
       strides: stride of the convolutions.
       dtype: type of convolutions and activations.
+      kernel_init: one of `KERNEL_INITS`.
 
     Source: Li et al. 2019, https://arxiv.org/abs/1903.06586, Section 3.1.
     """
@@ -124,6 +133,7 @@ class SelectiveKernel(nn.Module):
     ratio: int | float
     strides: int = 1
     dtype: DTypeLike = jnp.float32
+    kernel_init: str = "lecun"
 
     @nn.compact
     def __call__(
@@ -131,13 +141,14 @@ class SelectiveKernel(nn.Module):
     ) -> Float[Array, "n out_h out_w features"]:
         """Returns the mixed streams."""
         f, dtype = self.features, self.dtype
-        x = Conv(2 * f, 3, strides=self.strides, dtype=dtype, name="conv")(x)
+        conv = functools.partial(Conv, dtype=dtype, kernel_init=self.kernel_init)
+        x = conv(2 * f, 3, strides=self.strides, name="conv")(x)
         x = nn.relu(norm(train=train, dtype=dtype, name="norm")(x))
         streams = x.reshape(*x.shape[:-1], 2, f)  # [n, h, w, 2, f]
         squeezed = streams.sum(axis=-2).mean(axis=(1, 2), keepdims=True)  # [n, 1, 1, f]
-        squeezed = Conv(max(int(f * self.ratio), 32), 1, dtype=dtype, name="squeeze_conv")(squeezed)
+        squeezed = conv(max(int(f * self.ratio), 32), 1, name="squeeze_conv")(squeezed)
         squeezed = nn.relu(norm(train=train, dtype=dtype, name="squeeze_norm")(squeezed))
-        logits = Conv(2 * f, 1, dtype=dtype, name="select_conv")(squeezed)
+        logits = conv(2 * f, 1, name="select_conv")(squeezed)
         logits = logits.reshape(*logits.shape[:-1], 2, f).astype(at_least_float32(dtype))
         weights = nn.softmax(logits, axis=-2)  # [n, 1, 1, 2, f]: the two streams compete
         return (streams * weights.astype(dtype)).sum(axis=-2)

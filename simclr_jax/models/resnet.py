@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 from simclr_jax.models.folded import FoldedNorm, conv_norm_sum, conv_pool_norm_relu
 from simclr_jax.models.layers import (
     CONV_OUTPUT,
+    KERNEL_INITS,
     Conv,
     SelectiveKernel,
     at_least_float32,
@@ -65,6 +66,10 @@ class ResNet(nn.Module):
       remat: what the backward pass finds stored: "none", all that it uses; "convs", in each
         residual block only the outputs of convolutions; "blocks", only the input of each block,
         so that the forward pass runs twice. Values are the same, memory is less.
+      kernel_init: how convolutions start, one of `KERNEL_INITS`: "lecun", as in the official
+        code, or "he_fan_out", as in torchvision.
+      zero_init_residual: whether the last scale of each residual branch starts at zero, so that
+        a block starts as its shortcut; not so in torchvision, by default.
     """
 
     depth: int
@@ -74,6 +79,8 @@ class ResNet(nn.Module):
     dtype: DTypeLike = jnp.float32
     geometry: str = "official"
     remat: str = "none"
+    kernel_init: str = "lecun"
+    zero_init_residual: bool = True
 
     def __post_init__(self):
         if self.depth not in STAGE_SIZES:
@@ -108,6 +115,10 @@ class ResNet(nn.Module):
             raise ValueError(
                 f"ResNet remat must be one of {[*REMAT_POLICIES]}, got {self.remat!r}."
             )
+        if self.kernel_init not in KERNEL_INITS:
+            raise ValueError(
+                f"ResNet kernel_init must be one of {[*KERNEL_INITS]}, got {self.kernel_init!r}."
+            )
         super().__post_init__()
 
     @nn.compact
@@ -133,6 +144,8 @@ class ResNet(nn.Module):
                 dtype=self.dtype,
                 project_always=self.geometry == "official",
                 remat=self.remat,
+                kernel_init=self.kernel_init,
+                zero_init_residual=self.zero_init_residual,
                 name=f"stage{i + 1}",
             )(x, train=train)
         return x.mean(axis=(1, 2), dtype=at_least_float32(self.dtype))
@@ -140,7 +153,10 @@ class ResNet(nn.Module):
     def _stem(self, x: Array, *, train: bool) -> Array:
         def layer(width, kernel, strides, suffix=""):
             features = int(width * self.width)
-            conv = Conv(features, kernel, strides, dtype=self.dtype, name=f"stem_conv{suffix}")
+            conv = Conv(
+                *(features, kernel, strides, self.dtype, self.kernel_init),
+                name=f"stem_conv{suffix}",
+            )
             return conv, f"stem_norm{suffix}"
 
         def conv_norm_relu(x, conv, norm_name):
@@ -168,7 +184,7 @@ class Stage(nn.Module):
       strides: of the first block.
       project_always: whether the first shortcut is a convolution even where the shapes agree
         (stage 1 of depths 18 and 34), as in the official code.
-      remat: see `ResNet`.
+      remat, kernel_init, zero_init_residual: see `ResNet`.
     """
 
     features: int
@@ -179,6 +195,8 @@ class Stage(nn.Module):
     dtype: DTypeLike
     project_always: bool
     remat: str
+    kernel_init: str
+    zero_init_residual: bool
 
     @nn.compact
     def __call__(
@@ -201,6 +219,8 @@ class Stage(nn.Module):
                 bottleneck=self.bottleneck,
                 sk_ratio=self.sk_ratio,
                 dtype=self.dtype,
+                kernel_init=self.kernel_init,
+                zero_init_residual=self.zero_init_residual,
                 name=f"block{i}",
             )(x, train)
         return x
@@ -214,7 +234,7 @@ class ResidualBlock(nn.Module):
       strides: stride of the first 3x3 convolution and of the shortcut.
       project: whether the shortcut is a 1x1 convolution or the input itself.
       bottleneck: which of the two branches.
-      sk_ratio: see `ResNet`.
+      sk_ratio, kernel_init, zero_init_residual: see `ResNet`.
       dtype: type of convolutions and activations.
     """
 
@@ -224,36 +244,40 @@ class ResidualBlock(nn.Module):
     bottleneck: bool
     sk_ratio: int | float
     dtype: DTypeLike
+    kernel_init: str
+    zero_init_residual: bool
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "n h w c"], train: bool
     ) -> Float[Array, "n out_h out_w out_c"]:
-        """Returns relu(shortcut + branch); the branch starts as zero at initialisation."""
+        """Returns relu(shortcut + branch); with `zero_init_residual` the branch starts as zero."""
         f, s, settings = self.features, self.strides, {"train": train, "dtype": self.dtype}
+        conv = functools.partial(Conv, dtype=self.dtype, kernel_init=self.kernel_init)
         sizes = ((1, 1), (3, s)) if self.bottleneck else ((3, s), (3, 1))
         y = x
         for i, (kernel, strides) in enumerate(sizes, start=1):
             if self.bottleneck and kernel == 3 and self.sk_ratio > 0:
-                y = SelectiveKernel(f, self.sk_ratio, strides, self.dtype, name="sk")(
-                    y, train=train
-                )
+                y = SelectiveKernel(
+                    *(f, self.sk_ratio, strides, self.dtype, self.kernel_init), name="sk"
+                )(y, train=train)
                 continue
             last = not self.bottleneck and i == len(sizes)
-            y = Conv(f, kernel, strides=strides, dtype=self.dtype, name=f"conv{i}")(y)
-            y = norm(**settings, zero_scale=last, name=f"norm{i}")(y)
+            y = conv(f, kernel, strides=strides, name=f"conv{i}")(y)
+            zero_scale = last and self.zero_init_residual
+            y = norm(**settings, zero_scale=zero_scale, name=f"norm{i}")(y)
             y = y if last else nn.relu(y)
         shortcut = self._shortcut_input(x) if self.project else x
         if not self.bottleneck:
             if self.project:
-                shortcut = Conv(f, 1, dtype=self.dtype, name="shortcut_conv")(shortcut)
+                shortcut = conv(f, 1, name="shortcut_conv")(shortcut)
                 shortcut = norm(**settings, name="shortcut_norm")(shortcut)
             return nn.relu(shortcut + y)
-        conv = functools.partial(Conv, 4 * f, 1, dtype=self.dtype)
-        branches = [(y, conv(name="conv3"), FoldedNorm(zero_scale=True, name="norm3"))]
+        last_norm = FoldedNorm(zero_scale=self.zero_init_residual, name="norm3")
+        branches = [(y, conv(4 * f, 1, name="conv3"), last_norm)]
         if self.project:
             norm_ = FoldedNorm(name="shortcut_norm")
-            branches.append((shortcut, conv(name="shortcut_conv"), norm_))
+            branches.append((shortcut, conv(4 * f, 1, name="shortcut_conv"), norm_))
             return stored_relu(conv_norm_sum(*branches, train=train))
         return stored_relu(shortcut + conv_norm_sum(*branches, train=train))
 

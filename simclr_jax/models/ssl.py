@@ -5,22 +5,45 @@ params/prototypes, params/classifier and the same below batch_stats, whatever th
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import flax.linen as nn
 from jaxtyping import Array, Float
 
 from simclr_jax.models.heads import MLP, Prototypes
 from simclr_jax.models.resnet import ResNet
+from simclr_jax.models.vit import ViT
 
-ENCODERS: dict[str, Callable[..., nn.Module]] = {"resnet": ResNet}
+
+@runtime_checkable
+class Encoder(Protocol):
+    """Maps images to one vector each: what a linen module must do to be trained here.
+
+    Its dataclass fields are what `config.encoder` can set. Beside "params" it may have a
+    collection "batch_stats", and in training it may draw from the key "dropout", which is absent
+    where nothing should be drawn: in a target or a teacher. The width d is read off the shape of
+    what it returns. An attribute `frozen_params`, where there is one, is a regular expression for
+    the paths of its parameters that no optimizer may change.
+    """
+
+    def __call__(self, images: Float[Array, "n h w c"], *, train: bool) -> Float[Array, "n d"]:
+        """Returns the representations of images in [0, 1], at least float32.
+
+        Args:
+          images: pixels, without mean or variance normalisation.
+          train: normalise with the statistics of this batch and move the running ones, and draw.
+        """
+        ...
+
+
+ENCODERS: dict[str, Callable[..., Encoder]] = {"resnet": ResNet, "vit": ViT}
 
 
 class SSLModel(nn.Module):
     """Encoder and heads behind one call.
 
     Attributes:
-      encoder: maps images [n, h, w, c] to representations [n, d].
+      encoder: a linen module.
       projector: maps representations to the outputs of its layers; None to have no head.
       classifier: maps features to logits; None to have no classes.
       select: which features the classifier sees: 0 the representation, i the output of layer i
@@ -30,7 +53,7 @@ class SSLModel(nn.Module):
       prototypes: compares projections with learned directions; None to have none.
     """
 
-    encoder: nn.Module
+    encoder: Encoder
     projector: MLP | None = None
     classifier: nn.Dense | None = None
     select: int = 0
@@ -51,6 +74,12 @@ class SSLModel(nn.Module):
                 "classifier."
             )
         super().__post_init__()
+
+    @property
+    def frozen_params(self) -> tuple[str, ...]:
+        """Regular expressions for the paths of parameters that no optimizer may change."""
+        pattern = getattr(self.encoder, "frozen_params", "")
+        return (f"encoder/({pattern})",) if pattern else ()
 
     def __call__(self, images: Float[Array, "n h w c"], *, train: bool) -> dict[str, Any]:
         """Returns the representation, what the heads make of it and everything between.

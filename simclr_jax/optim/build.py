@@ -13,7 +13,8 @@ from simclr_jax.core.tree import not_matching, path_name
 NORM = r".*norm[^/]*/(scale|bias)"
 # The official code takes biases and BatchNorm out of both weight decay and LARS, and the
 # classifier out of LARS only: its L2 term is in the loss (google-research/simclr, tf2/model.py).
-NO_DECAY = rf"{NORM}|.*/bias"
+# A ViT's LayerNorms, class token and learned positions are treated alike, as timm does.
+NO_DECAY = rf"{NORM}|.*/(bias|class_token|positions)"
 NO_LARS = rf"{NO_DECAY}|.*classifier/.*"
 # Pairs (pattern, factor): the learning rate of the parameters whose whole path matches the
 # pattern is multiplied by the factor. The first pattern that matches counts.
@@ -25,27 +26,32 @@ def lars(
     *,
     weight_decay: NonNegative = 1e-6,
     momentum: Decay = 0.9,
+    rate_in_momentum: bool = True,
+    adapt_classifier: bool = False,
     rates: Rates = (),
 ) -> optax.GradientTransformation:
     """LARS as SimCLR trains with it (You et al. 2017, https://arxiv.org/abs/1708.03888).
 
-    The rate multiplies each update before momentum sums them (`classic_momentum=True` in
-    the official code), so a later change of rate does not rescale past updates. Parameters
-    outside the layer-wise adaptation get plain momentum SGD at the full rate.
+    Parameters outside the layer-wise adaptation get plain momentum SGD at the full rate.
 
     Args:
       schedule: optimizer step -> learning rate.
       weight_decay: L2 coefficient, added to the gradient before the trust ratio.
       momentum: decay of the velocity, in [0, 1).
+      rate_in_momentum: whether the rate multiplies each update before momentum sums them
+        (`classic_momentum=True` in the official code), so that a later change of rate does not
+        rescale past updates; False, as in PyTorch code such as that of MoCo v3 and Barlow Twins,
+        multiplies the sum.
+      adapt_classifier: whether the classifier's kernel has a trust ratio. In the official code
+        it has none (tf2/model.py), but in its notebook of distillation it has.
       rates: factors for groups of parameters; see `with_rates`.
     """
-    tx = optax.lars(
-        schedule,
-        weight_decay=weight_decay,
-        weight_decay_mask=not_matching(NO_DECAY),
-        trust_coefficient=1e-3,
-        trust_ratio_mask=not_matching(NO_LARS),
-        momentum=momentum,
+    adapted = not_matching(NO_DECAY if adapt_classifier else NO_LARS)
+    rate, velocity = optax.scale_by_learning_rate(schedule), optax.trace(momentum)
+    tx = optax.chain(
+        optax.add_decayed_weights(weight_decay, mask=not_matching(NO_DECAY)),
+        optax.masked(optax.scale_by_trust_ratio(trust_coefficient=1e-3), adapted),
+        *((rate, velocity) if rate_in_momentum else (velocity, rate)),
     )
     return with_rates(tx, rates)
 
@@ -55,22 +61,27 @@ def sgd(
     *,
     weight_decay: NonNegative = 0.0,
     momentum: Decay = 0.9,
+    nesterov: bool = True,
+    decay_norms: bool = False,
     rates: Rates = (),
 ) -> optax.GradientTransformation:
-    """SGD with Nesterov momentum, the optimizer of linear evaluation and fine-tuning.
+    """SGD with momentum, the optimizer of linear evaluation and fine-tuning.
 
-    As in the official code, `weight_decay` is an L2 term on every parameter but those of
-    BatchNorm: biases decay too.
+    The rate multiplies what momentum has summed, as in PyTorch and in the official TF1 code; in
+    TF2 the summands, which differs while the rate changes. The defaults are the official ones.
 
     Args:
       schedule: optimizer step -> learning rate.
-      weight_decay: L2 coefficient, added to the gradient.
+      weight_decay: L2 coefficient, added to the gradient; of biases too.
       momentum: decay of the velocity, in [0, 1).
+      nesterov: whether the step goes ahead of the velocity; not by default in PyTorch.
+      decay_norms: whether BatchNorm's scales and biases decay, as everything does in PyTorch.
       rates: factors for groups of parameters; see `with_rates`.
     """
+    decayed = None if decay_norms else not_matching(NORM)
     tx = optax.chain(
-        optax.add_decayed_weights(weight_decay, mask=not_matching(NORM)),
-        optax.sgd(schedule, momentum=momentum, nesterov=True),
+        optax.add_decayed_weights(weight_decay, mask=decayed),
+        optax.sgd(schedule, momentum=momentum, nesterov=nesterov),
     )
     return with_rates(tx, rates)
 
@@ -83,7 +94,7 @@ def adamw(
     b2: Decay = 0.999,
     rates: Rates = (),
 ) -> optax.GradientTransformation:
-    """AdamW (Loshchilov & Hutter 2019); BatchNorm and biases do not decay.
+    """AdamW (Loshchilov & Hutter 2019); what `NO_DECAY` matches does not decay.
 
     Not used in the SimCLR papers; it reaches a good encoder sooner on small data.
 

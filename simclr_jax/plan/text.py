@@ -133,8 +133,8 @@ def _cures(answer: dict[str, Any]) -> list[str]:
         preset = "zero1 or fsdp" if answer["preset"] == "replicated" else "fsdp"
         lines.append(_row("--config.parallel.preset", f"{preset}: splits the state, {state} now"))
     if answer["remat"] != "blocks":
-        remat = "convs or blocks" if answer["remat"] == "none" else "blocks"
-        lines.append(_row("--config.encoder.remat", f"{remat}: computes activations again"))
+        also = " (or convs, of a ResNet)" if answer["remat"] == "none" else ""
+        lines.append(_row("--config.encoder.remat", f"blocks{also}: computes activations again"))
     if grad_cache_chunks:
         numbers = ", ".join(map(str, grad_cache_chunks))
         how = "the batch in parts, each with its own BatchNorm statistics"

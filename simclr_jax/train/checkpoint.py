@@ -4,6 +4,7 @@ A checkpoint holds the whole TrainState and, as JSON, the position in the data
 stream. Randomness needs no entry: keys are derived from the seed and the step.
 """
 
+import json
 import logging
 from typing import Any
 
@@ -68,25 +69,6 @@ class Checkpoints:
             ),
         )
 
-    def require_listing(self, listing: str) -> None:
-        """Checks that the newest checkpoint, if there is one, was trained on the same images.
-
-        Args:
-          listing: fingerprint of the training images now.
-
-        Raises:
-          UserError: if it was trained on another list of images.
-        """
-        if (step := self.latest_step()) is None:
-            return
-        data = ocp.args.Composite(data=ocp.args.JsonRestore())
-        if self._manager.restore(step, args=data)["data"]["listing"] != listing:
-            raise UserError(
-                f"The run in {self.directory.parent} was trained on another list of images: "
-                "files were added, removed or renamed since, or the split is another. Use "
-                "another --workdir, or bring the images back."
-            )
-
     def restore(self, abstract_state: TrainState) -> TrainState:
         """Restores the newest checkpoint.
 
@@ -141,6 +123,34 @@ class Checkpoints:
                 f"python -m simclr_jax train --config=... --workdir={self.directory.parent}"
             )
         return step
+
+
+def newest(workdir: str) -> tuple[int, dict[str, Any]]:
+    """Returns the step of the newest checkpoint and what is noted beside its state.
+
+    Nothing is opened, so that no process waits for another: one that cannot start would keep the
+    others waiting. (0, {}) if there is none.
+    """
+    directory = epath.Path(workdir) / "checkpoints"
+    names = [path.name for path in directory.iterdir()] if directory.exists() else []
+    step = max((int(name) for name in names if name.isdecimal()), default=0)
+    noted = directory / str(step) / "data" / "metadata"
+    return step, json.loads(noted.read_text()) if step and noted.exists() else {}
+
+
+def require_listing(workdir: str, listing: str) -> None:
+    """Checks that the newest checkpoint, if there is one, was trained on the same images.
+
+    Raises:
+      UserError: if it was trained on another list of images.
+    """
+    _, noted = newest(workdir)
+    if noted and noted["listing"] != listing:
+        raise UserError(
+            f"The run in {workdir} was trained on another list of images: "
+            "files were added, removed or renamed since, or the split is another. Use "
+            "another --workdir, or bring the images back."
+        )
 
 
 class SaveCheckpoint:

@@ -39,7 +39,8 @@ def make_train_step(method: Method, tx: optax.GradientTransformation, root: PRNG
     """Returns the unjitted step (state, batch) -> (state, metrics).
 
     If the loss or a gradient is not finite, the state comes back unchanged and
-    "health/finite" is False: the caller decides what to do, and nothing is lost.
+    "health/finite" is False: the caller decides what to do, and nothing is lost. "norm/grads" is
+    that of the gradient that the optimizer gets.
     """
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:

@@ -25,7 +25,8 @@ class WarmStart:
         from nothing.
       trees: path in the state to start -> path in the checkpoint's state; the encoder alone if
         None. Both trees must have the same arrays in the same shapes: a part of a network is named
-        as such, "params/projector/dense1".
+        as such, "params/projector/dense1". Statistics that neither of them has, as without
+        BatchNorm, are passed over.
       required: whether there must be a checkpoint.
     """
 
@@ -60,6 +61,13 @@ class WarmStart:
         with Checkpoints(str(self.checkpoint), read_only=True) as checkpoints:
             there = checkpoints.shapes()
             wanted: dict[str, Any] = {}
+            trees = {
+                target: source
+                for target, source in trees.items()
+                if not target.startswith("batch_stats/")
+                or _has(targets, target)
+                or _has(there, source)
+            }
             for target, source in trees.items():
                 part = _select(targets, target, "the state to start")
                 stored = _select(there, source, f"the checkpoint of {self.checkpoint}")
@@ -100,6 +108,13 @@ def module_trees(shapes: Mapping[str, Any]) -> list[str]:
 
 def _as_mappings(state: TrainState) -> dict[str, Any]:
     return {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+
+
+def _has(tree: Mapping[str, Any], path: str) -> bool:
+    try:
+        return bool(select(tree, path))
+    except KeyError:
+        return False
 
 
 def _select(tree: Mapping[str, Any], path: str, where: str) -> Any:

@@ -12,7 +12,7 @@ from simclr_jax.core.errors import UserError
 log = logging.getLogger(__name__)
 
 # Changing these does not change what is learned, so a resumed run may. The images that a path
-# leads to are compared by their list, see `Checkpoints.require_listing`.
+# leads to are compared by their list, see `checkpoint.require_listing`.
 FREE_TO_CHANGE = (
     "data.path",
     "data.num_threads",

@@ -29,7 +29,7 @@ from simclr_jax.core import rng
 from simclr_jax.core.sections import settings_of
 from simclr_jax.core.state import TrainState
 from simclr_jax.core.tree import largest_difference
-from simclr_jax.core.types import Batch, Views
+from simclr_jax.core.types import Batch
 from simclr_jax.methods import METHODS
 from simclr_jax.models.ssl import SSLModel
 from simclr_jax.parallel.sharding import batch_sharding
@@ -58,7 +58,7 @@ class _Steps:
     """
 
     before: list[TrainState]
-    views: list[Views]
+    views: list[Any]
     loss: list[Any]
     gradients: list[Any]
     batch_stats: list[Any]
@@ -96,7 +96,9 @@ def _comparisons(shrunk: Shrunk, num_devices: int, num_steps: int) -> list[Compa
         shrunk.source, reference_experiment.policy.cuts, indices=range(num_images)
     )
     names = reference_experiment.abstract_batch
-    batches = [{name: batch[name] for name in names} for batch in images]
+    batches = [
+        {name: batch[name].astype(like.dtype) for name, like in names.items()} for batch in images
+    ]
     views = _views(reference_experiment, batches)
     augmented = {reference_experiment.mesh: views}
     to_float64 = lambda views: jax.tree.map(lambda x: x.astype(np.float64), views)
@@ -155,7 +157,7 @@ def _abstract_float64(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
     return x.update(dtype=np.float64) if np.issubdtype(x.dtype, np.floating) else x
 
 
-def _views(experiment: Experiment, batches: list[dict[str, np.ndarray]]) -> list[Views]:
+def _views(experiment: Experiment, batches: list[dict[str, np.ndarray]]) -> list[Any]:
     """Returns what each step sees, augmented on the devices as in training."""
     key = jax.random.key(experiment.run.seed)
     augment = jax.jit(
@@ -215,7 +217,7 @@ def _run(
     step: Callable[..., Any],
     states: list[TrainState],
     batches: list[dict[str, np.ndarray]],
-    views: list[Views],
+    views: list[Any],
     optimize: Callable[..., Any],
 ) -> _Steps:
     """Takes the steps, each from its state; where there is none left, from the last outcome."""

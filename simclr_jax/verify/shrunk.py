@@ -100,8 +100,9 @@ def shrink(config: Mapping[str, Any], *, multiple: int, num_steps: int) -> Shrun
     elif batch_size % multiple:
         fits = max(batch_size // multiple, 1) * multiple
         change("data", data, "batch_size", fits, f"a multiple of {multiple}")
-    if augment["size"] is None or augment["size"] > MAX_VIEW:
-        change("augment", augment, "size", MAX_VIEW)
+    largest_view = _largest_view(small["encoder"])
+    if augment["size"] is None or augment["size"] > largest_view:
+        change("augment", augment, "size", largest_view)
     if data["canvas"] is None or data["canvas"] > MAX_CANVAS:
         change("data", data, "canvas", MAX_CANVAS)
     num_classes = _classes(small)
@@ -161,6 +162,13 @@ def perturb_constants(state: TrainState) -> TrainState:
     return state.replace(**moved, opt_state=jax.tree.map(cast, state.opt_state))
 
 
+def _largest_view(encoder: Mapping[str, Any]) -> int:
+    """Returns the side of the largest views that are small, in px."""
+    if encoder["name"] != "vit":
+        return MAX_VIEW
+    return max(MAX_VIEW // encoder["patch"], 1) * encoder["patch"]
+
+
 def _shrink_network(where: str, network: dict[str, Any], change: Any) -> None:
     encoder, heads = network["encoder"], network["heads"]
     if encoder["name"] == "resnet":
@@ -169,6 +177,15 @@ def _shrink_network(where: str, network: dict[str, Any], change: Any) -> None:
         # torchvision's geometry is defined for width 1 alone.
         if encoder["width"] > MAX_WIDTH and encoder["geometry"] != "torchvision":
             change(f"{where}encoder", encoder, "width", SMALL_WIDTH)
+        encoder["dtype"] = "float64"
+    if encoder["name"] == "vit":
+        if encoder["size"] != "tiny":
+            change(f"{where}encoder", encoder, "size", "tiny", "the same blocks, fewer of them")
+        if encoder["num_heads"] is not None:
+            change(f"{where}encoder", encoder, "num_heads", None)
+        if encoder["drop_path"]:
+            why = "parts of a batch draw for themselves"
+            change(f"{where}encoder", encoder, "drop_path", 0.0, why)
         encoder["dtype"] = "float64"
     for head, settings in heads.items():
         if isinstance(settings, Mapping) and "dtype" in settings:

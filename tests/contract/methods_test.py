@@ -55,7 +55,7 @@ def build(name, monkeypatch, tiny_encoder):
             "schedule": {"base_lr": rate, "scaling": "none", "warmup_epochs": 0.0},
         }
         config["data"] = config["data"] | {"batch_size": BATCH_SIZE}
-        config["augment"] = config["augment"] | {"size": 16}
+        config["augment"] = config["augment"] | {"size": 20}
         small = shrink(config, multiple=8, num_steps=1)
         heads = small.config["heads"].items()
         small.config["heads"] = {

@@ -74,7 +74,8 @@ def test_every_recipe_trains_on_class_folders_with_the_pretrained_network(
     pretrained, images, tmp_path
 ):
     start = {"warm_start": {"checkpoint": str(pretrained)}, "evals": {}}
-    finetuned = train(recipe("finetune", "folder", images, **start), tmp_path / "finetuned")
+    longer = {**start, "run": {"epochs": 40}, "schedule": {"base_lr": 0.02}}
+    finetuned = train(recipe("finetune", "folder", images, **longer), tmp_path / "finetuned")
     assert finetuned["test_top1"] == 1.0, "red and yellow pictures"
     assert "test_top1" in train(recipe("linear_probe", "folder", images, **start), tmp_path / "p")
     encoder = {"encoder": {"name": "tiny"}, "data": {"canvas": 20}}
@@ -83,6 +84,8 @@ def test_every_recipe_trains_on_class_folders_with_the_pretrained_network(
     assert "test_top1" in train(supervised, tmp_path / "supervised")
     student = recipe("distill", "folder,laptop", images, encoder={"name": "tiny"})
     student["method"] |= {"teacher": str(tmp_path / "finetuned")}
+    student["run"] |= longer["run"]
+    student["schedule"] |= longer["schedule"]
     assert train(student, tmp_path / "student")["test_top1"] == 1.0
     config = json.loads((tmp_path / "student/config.json").read_text())
     assert config["data"]["class_names"] == ["apple", "banana"]

@@ -97,7 +97,7 @@ def test_the_figures_agree_with_each_other():
     assert estimate["pairs_per_second"] == pytest.approx(128 / estimate["step_seconds"])
     assert estimate["steps"] == pytest.approx(4000 * 50 / 128, abs=0.5)
     assert estimate["usd"] == pytest.approx(2 * 4 * estimate["hours"])
-    image_bytes = 2 * (20 * 20 * 3 + 2 * 4) + 4  # two cuts and their sizes, and a label
+    image_bytes = 2 * (20 * 20 * 3 + 2 * 4) + 2 * 4  # two cuts and their sizes, a label and an id
     assert estimate["host_to_device_bytes"] == 128 * image_bytes
     assert estimate["images_per_host_second"] == pytest.approx(estimate["pairs_per_second"])
     page = describe(answer | {"flags": ["--config.encoder.remat=blocks"]})
@@ -132,7 +132,7 @@ def test_a_step_that_does_not_fit_gets_what_would_bring_it_in():
         assert words in result.stdout
     for knob in (
         "parallel.preset=zero1 or fsdp",
-        "encoder.remat=convs or",
+        "encoder.remat=blocks (or convs, of a ResNet)",
         "method.grad_cache_chunks=2, 4",
     ):
         assert f"--config.{knob}" in result.stdout

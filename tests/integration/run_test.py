@@ -15,7 +15,7 @@ from simclr_jax.build.experiment import build_experiment
 from simclr_jax.cli import app
 from simclr_jax.core.errors import UserError
 from simclr_jax.train import workdir as workdirs
-from simclr_jax.train.checkpoint import Checkpoints
+from simclr_jax.train.checkpoint import Checkpoints, require_listing
 from simclr_jax.train.health import NonFiniteError
 from simclr_jax.train.hooks import Terminated
 from simclr_jax.train.loop import fit
@@ -110,7 +110,7 @@ def test_a_diverging_run_stops_and_leaves_the_last_good_checkpoint(tiny_config, 
 @pytest.mark.parametrize(
     ("section", "key", "value", "message"),
     [
-        ("method", "temperature", 0.0, r"config.method: temperature=0.0; it must be > 0"),
+        ("method", "temperature", 0.0, r"config.method.temperature=0.0 must be above 0"),
         ("method", "temprature", 0.1, r"config.method.temprature .*Did you mean 'temperature'\?"),
         ("run", "epochs", 0, r"config.run.epochs=0 must be at least 1"),
         ("run", "epochs", "many", r"config.run.epochs='many' is of type str; it must be int"),
@@ -195,11 +195,8 @@ def test_a_workdir_of_another_run_is_refused(tiny_config, tmp_path):
 
 def test_other_images_than_those_of_the_checkpoint_are_refused(tiny_config, tmp_path):
     train(tiny_config, tmp_path)
-    with (
-        Checkpoints(str(tmp_path), read_only=True) as checkpoints,
-        pytest.raises(UserError, match="another list of images"),
-    ):
-        checkpoints.require_listing("other")
+    with pytest.raises(UserError, match="another list of images"):
+        require_listing(str(tmp_path), "other")
 
 
 @pytest.fixture

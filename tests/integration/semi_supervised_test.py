@@ -136,8 +136,8 @@ def test_a_resumed_run_does_not_start_from_the_checkpoint_again(
         ("heads", {}, r"needs config\.heads\.classifier"),
         ("method", {"name": "distill", "teacher": "/nowhere"}, "/nowhere holds no run"),
         ("method", {"name": "distill", "teacher": None}, "config.method.teacher is missing"),
-        ("data", {"fraction": 0.0}, r"fraction must be in \(0, 1\], got 0"),
-        ("data", {"fraction": 2}, r"fraction must be in \(0, 1\], got 2"),
+        ("data", {"fraction": 0.0}, "data.fraction=0.0 must be above 0 and at most 1"),
+        ("data", {"fraction": 2}, "data.fraction=2.0 must be above 0 and at most 1"),
     ],
 )
 def test_a_mistake_is_told_before_anything_is_trained(

@@ -109,7 +109,7 @@ def test_statistics_of_parts_are_seen_to_be_wrong(tiny_config, monkeypatch):
     [
         ("simclr", "nt_xent", local_nt_xent, "each row saw 2.00 negatives; it should see 30"),
         ("simclr", "nt_xent", forgetful_nt_xent, "gradients off by"),
-        ("base", "everywhere", repeated, "gradients off by 7 from 1 device"),
+        ("base", "replicate", repeated, "gradients off by 7 from 1 device"),
     ],
 )
 def test_a_mistake_is_seen_and_named(tiny_config, monkeypatch, room, name, broken, complaint):

@@ -4,7 +4,6 @@ The networks are an eighth as wide as the standard ones, with every BatchNorm pa
 statistic drawn at random, so that no branch is dead and no rule of padding goes unseen.
 """
 
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -12,19 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from simclr_jax.interop.names import official_names, tf1_name
-from simclr_jax.models.heads import MLP
-from simclr_jax.models.resnet import ResNet
 from simclr_jax.models.ssl import SSLModel
 
 pytestmark = pytest.mark.reference
 
-GOLDEN = Path(__file__).parents[1] / "golden"
-ENCODERS = {
-    "r18_cifar": {"depth": 18, "stem": "cifar"},
-    "r50": {"depth": 50},
-    "r50_sk": {"depth": 50, "sk_ratio": 0.0625},
-}
+ENCODERS = ("r18_cifar", "r50", "r50_sk")
 TEMPERATURE = 0.5
 # The networks are tiny: most of the time would go into optimising code that runs once.
 FAST_COMPILE = {"xla_backend_optimization_level": 0}
@@ -38,24 +29,9 @@ class Network(NamedTuple):
     rows: np.ndarray  # [2n, h, w, 3], all of view 1 and then all of view 2
 
 
-def build(name: str, dtype: str) -> Network:
-    encoder = ResNet(width=0.125, dtype=dtype, **ENCODERS[name])
-    projector = MLP(dtype=dtype)
-    with np.load(GOLDEN / f"{name}_w0125.npz") as file:
-        golden = {key: file[key] for key in file.files}
-    paths = {official: path for path, official in official_names(encoder, projector).items()}
-    theirs = [key.removeprefix("w/") for key in golden if key.startswith("w/")]
-    ours = {key: paths[tf1_name(key)] for key in theirs}
-    variables = {}
-    for key, path in ours.items():
-        *parents, leaf = path.split("/")
-        node = variables
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[leaf] = golden[f"w/{key}"].astype(dtype)
-    x = golden["x"].astype(dtype)
-    rows = np.concatenate([x[..., :3], x[..., 3:]])
-    return Network(SSLModel(encoder, projector), golden, ours, variables, rows)
+def build(n) -> Network:
+    model = SSLModel(n.encoder, n.projector)
+    return Network(model, n.golden, n.ours, n.variables, np.concatenate([*n.views.swapaxes(0, 1)]))
 
 
 def leaf(tree, path: str) -> np.ndarray:
@@ -96,8 +72,8 @@ def assert_close(got, want, tolerance: float, what: str):
 
 
 @pytest.fixture(scope="module", params=ENCODERS)
-def network64(request):
-    return build(request.param, "float64")
+def network64(request, golden_network):
+    return build(golden_network(request.param, "float64"))
 
 
 @pytest.fixture(scope="module")
@@ -165,9 +141,9 @@ def test_gradients_in_float64(network64, trained64):
 
 
 @pytest.mark.parametrize("name", ENCODERS)
-def test_float32_stays_close(name):
+def test_float32_stays_close(golden_network, name):
     """In training mode BatchNorm over a dozen rows amplifies rounding, hence the 1e-3."""
-    n = build(name, "float32")
+    n = build(golden_network(name, "float32"))
 
     def both(variables, rows):
         _, (out, _) = train(n.model, variables["params"], variables["batch_stats"], rows)

@@ -1,6 +1,7 @@
 """Crop boxes against samples of TensorFlow's, resizing against the official code."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -20,9 +21,9 @@ resize = jax.jit(geometry.resize, static_argnames="shape")
 
 
 @functools.cache
-def boxes(height: int, width: int, min_area: float = 0.08) -> np.ndarray:
+def boxes(height: int, width: int, **settings) -> np.ndarray:
     bits = np.random.Philox(key=height)
-    drawn = crop.random_crop_boxes(bits, (height, width), NUM_DRAWS, min_area=min_area)
+    drawn = crop.random_crop_boxes(bits, (height, width), NUM_DRAWS, **settings)
     assert drawn.dtype == np.int32
     return drawn.T.astype(np.int64)
 
@@ -53,19 +54,39 @@ def test_crops_are_distributed_as_the_reference_samples(crop_samples, shape):
     assert max(found.values()) < KS_BOUND, found
 
 
-def torchvision_boxes(height: int, width: int, *, log_aspect: bool) -> np.ndarray:
-    """RandomResizedCrop: uniform area in [0.08, 1], (log-)uniform aspect, inclusive offsets."""
-    rng = np.random.default_rng(0)
-    area = rng.uniform(0.08, 1, 4 * NUM_DRAWS) * height * width
+def torchvision_boxes(
+    height: int, width: int, *, log_aspect: bool = True, areas: tuple[float, float] = (0.08, 1)
+) -> np.ndarray:
+    """10,000 draws of torchvision's RandomResizedCrop.get_params, draw by draw."""
+    rng, drawn = np.random.default_rng(0), []
     low, high = 3 / 4, 4 / 3
-    aspect = rng.uniform(low, high, area.size)
-    if log_aspect:
-        aspect = np.exp(rng.uniform(np.log(low), np.log(high), area.size))
-    h, w = np.rint(np.sqrt(area / aspect)), np.rint(np.sqrt(area * aspect))
-    fits = (h <= height) & (w <= width)
-    h, w = h[fits][:NUM_DRAWS], w[fits][:NUM_DRAWS]
-    y, x = rng.integers(0, height - h + 1), rng.integers(0, width - w + 1)
-    return np.stack([y, x, h, w]).astype(np.int64)
+    for _ in range(10_000):
+        for _ in range(10):
+            area = height * width * rng.uniform(*areas)
+            aspect = rng.uniform(low, high)
+            if log_aspect:
+                aspect = math.exp(rng.uniform(math.log(low), math.log(high)))
+            w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+            if 0 < w <= width and 0 < h <= height:
+                y, x = rng.integers(0, height - h + 1), rng.integers(0, width - w + 1)
+                break
+        else:  # the central crop
+            w, h = width, height
+            if width / height < low:
+                h = round(w / low)
+            elif width / height > high:
+                w = round(h * high)
+            y, x = (height - h) // 2, (width - w) // 2
+        drawn.append((y, x, h, w))
+    return np.array(drawn).T
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, (20, 60)])  # the last one fits in few draws
+@pytest.mark.parametrize("areas", [(0.08, 1.0), (0.05, 0.14)])
+def test_area_crops_are_distributed_as_torchvision_samples(shape, areas):
+    ours = boxes(*shape, sampler="area", min_area=areas[0], max_area=areas[1])
+    found = distances(ours, torchvision_boxes(*shape, areas=areas), shape)
+    assert max(found.values()) < KS_BOUND, found
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -92,13 +113,27 @@ def test_crops_obey_the_limits_of_the_reference(shape):
 
 
 def test_crops_are_no_smaller_than_the_area_asked_for():
-    _, _, h, w = boxes(40, 48, 0.5)
+    _, _, h, w = boxes(40, 48, min_area=0.5)
     assert 0.5 <= (h * w).min() / (40 * 48) < 0.52
+
+
+def test_crops_are_no_larger_than_the_area_asked_for():
+    _, _, h, w = boxes(40, 48, min_area=0.2, max_area=0.3)
+    assert 0.2 <= (h * w).min() / (40 * 48) < 0.22
+    assert 0.28 < (h * w).max() / (40 * 48) <= 0.3
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (10, 200), (200, 10)])
 def test_an_image_that_no_allowed_crop_fits_is_taken_whole(shape):
     np.testing.assert_array_equal(np.unique(boxes(*shape), axis=1).T, [[0, 0, *shape]])
+
+
+@pytest.mark.parametrize(
+    ("shape", "box"),
+    [((1, 1), (0, 0, 1, 1)), ((10, 200), (0, 93, 10, 13)), ((200, 10), (93, 0, 13, 10))],
+)
+def test_an_image_that_no_area_crop_fits_is_cut_in_its_centre(shape, box):
+    np.testing.assert_array_equal(np.unique(boxes(*shape, sampler="area"), axis=1).T, [box])
 
 
 @pytest.mark.parametrize("name", ["smooth", "noise"])

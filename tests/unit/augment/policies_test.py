@@ -174,10 +174,38 @@ def test_names_a_size_that_is_not_positive(name):
 
 
 @pytest.mark.parametrize("name", ["simclr", "simclr_cifar", "finetune"])
-@pytest.mark.parametrize("min_area", [0.0, 1.5, -0.1])
-def test_names_an_impossible_area(name, min_area):
-    with pytest.raises(ValueError, match=rf"min_area={min_area} must be .* in \(0, 1\]"):
-        policies.POLICIES[name](size=32, min_area=min_area)
+@pytest.mark.parametrize("areas", [(0.0, 1.0), (-0.1, 1.0), (0.08, 1.5), (0.5, 0.4)])
+def test_names_impossible_areas(name, areas):
+    message = rf"min_area={areas[0]} and max_area={areas[1]} must be .* in \(0, 1\]"
+    with pytest.raises(ValueError, match=message):
+        policies.POLICIES[name](size=32, min_area=areas[0], max_area=areas[1])
+
+
+def test_names_the_known_samplers():
+    with pytest.raises(ValueError, match=r"crop_sampler='pil' .* one of \['tf', 'area'\]"):
+        policies.simclr(size=32, crop_sampler="pil")
+
+
+def test_a_sampler_that_draws_no_small_crop_is_not_asked_for_one():
+    with pytest.raises(ValueError, match=r"max_area=0.1: .* use crop_sampler='area'"):
+        policies.simclr(size=32, min_area=0.05, max_area=0.1)
+    policies.simclr(size=32, min_area=0.05, max_area=0.1, crop_sampler="area")
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("simclr", {"color_strength": 0.0, "blur": False}),
+        ("simclr_cifar", {"color_strength": 0.0}),
+        ("finetune", {}),
+    ],
+)
+def test_cuts_as_its_sampler_does(name, settings):
+    whole = {"min_area": 1.0, "crop_sampler": "area", "flip": False}
+    policy = policies.POLICIES[name](size=SIZE, **whole, **settings)
+    boxes = policy.cuts.boxes(np.random.Philox(key=0), (32, 48))
+    # No crop of that area has an aspect ratio of 3 : 2, so that all are the central one.
+    np.testing.assert_array_equal(boxes, [[0, 2, 32, 43]] * policy.cuts.num_views)
 
 
 @pytest.mark.parametrize("strength", [-0.1, 1.26])

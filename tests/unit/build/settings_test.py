@@ -1,25 +1,25 @@
 """No number of any section may be negative or NaN: told before anything is built."""
 
+import contextlib
+
 import pytest
 
 from simclr_jax.build.schema import NAMED, SECTIONS
 from simclr_jax.core.errors import UserError
 from simclr_jax.core.run_facts import RunFacts
-from simclr_jax.core.sections import build_section, settings_of
+from simclr_jax.core.sections import REQUIRED, build_section, settings_of
 from simclr_jax.methods.base import FrozenNetwork
 from simclr_jax.models import heads
 from simclr_jax.models.resnet import ResNet
 from simclr_jax.models.ssl import SSLModel
 
-MODEL = SSLModel(
-    ResNet(18), heads.MLP(), heads.classifier(num_classes=2), predictor=None, prototypes=None
-)
+MODEL = SSLModel(ResNet(18), heads.MLP(), heads.classifier(num_classes=2))
+PREDICTS = SSLModel(ResNet(18), heads.MLP(), predictor=heads.MLP())
 FACTS = RunFacts(num_steps=100, num_images=64, num_classes=2, batch_size=8)
 # What a callable is handed besides its section, by the section.
 GIVEN = {
     "schedule": (FACTS,),
     "heads": (ResNet(18),),
-    "method": (MODEL, lambda key, batch: 0, FACTS),
     "optim": (lambda step: 1.0,),
 }
 # What cannot be left out, by its key.
@@ -37,6 +37,16 @@ NEEDED = {
     "num_prototypes": 8,
     "teacher": FrozenNetwork(MODEL, {}),
 }
+
+
+def fitting(fn, settings):
+    """Returns the one of both models that a method takes."""
+    for model in (MODEL, PREDICTS):
+        given = (model, lambda key, batch: 0, FACTS)
+        with contextlib.suppress(UserError):
+            build_section("config.method", fn, settings, *given)
+            break
+    return given
 
 
 def callables():
@@ -64,7 +74,13 @@ def numbers():
 @pytest.mark.parametrize(("path", "key", "takes_fractions"), [*numbers()])
 def test_a_number_without_sense_is_refused(path, key, takes_fractions):
     fn, given = CALLABLES[path]
-    settings = {name: NEEDED[name] for name in settings_of(fn) if name in NEEDED}
+    settings = {
+        name: NEEDED[name]
+        for name, setting in settings_of(fn).items()
+        if name in NEEDED and setting.default in (REQUIRED, None)
+    }
+    if path.startswith("method "):
+        given = fitting(fn, settings)
     for value in (-1, *([float("nan"), -1e-9] if takes_fractions else [])):
         with pytest.raises(UserError, match=key):
             build_section(f"config.{path}", fn, settings | {key: value}, *given)

@@ -13,6 +13,7 @@ from simclr_jax.interop.tf_checkpoint import Imported
 from simclr_jax.models.heads import MLP
 from simclr_jax.models.resnet import ResNet
 from simclr_jax.train.checkpoint import Checkpoints
+from simclr_jax.train.workdir import VERSION
 
 SOURCE = {"format": "tf", "checkpoint": "there/model.ckpt", "ema": False}
 VARIABLES = {
@@ -35,6 +36,7 @@ def write(workdir, contents, **options):
 def test_the_config_describes_network_and_images(tmp_path):
     encoder, projector = ResNet(50, width=2, sk_ratio=0.0625), MLP(hidden_dim=48)
     assert write(tmp_path / "run", imported(encoder, projector, 1000), select=1) == {
+        "version": VERSION,
         "imported": SOURCE,
         "data": {
             "name": "tfds/imagenet2012",

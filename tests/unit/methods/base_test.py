@@ -33,7 +33,12 @@ def value_and_grads(model, grad_cache_chunks, mesh=None):
 
     def loss(params, views):
         out, stats = apply_model(
-            model, params, variables.batch_stats, views, grad_cache_chunks=grad_cache_chunks
+            model,
+            params,
+            variables.batch_stats,
+            views,
+            key=None,
+            grad_cache_chunks=grad_cache_chunks,
         )
         z = out["projection"].reshape(B, V, D)
         return nt_xent(z, temperature=0.2), (z, stats)
@@ -73,7 +78,13 @@ def test_statistics_that_are_not_moved_stay_bit_equal(grad_cache_chunks):
     params, stats, _ = init_model(model, jax.random.key(0), jnp.asarray(VIEWS))
     stats = jax.tree.map(lambda x: x + jnp.linspace(0.1, 1, x.size, dtype=x.dtype), stats)
     _, after = apply_model(
-        model, params, stats, jnp.asarray(VIEWS), train=False, grad_cache_chunks=grad_cache_chunks
+        model,
+        params,
+        stats,
+        jnp.asarray(VIEWS),
+        key=None,
+        train=False,
+        grad_cache_chunks=grad_cache_chunks,
     )
     jax.tree.map(np.testing.assert_array_equal, after, stats)
 
@@ -106,7 +117,12 @@ def test_nothing_of_a_part_is_kept_but_what_it_puts_out():
     def temporary_bytes(grad_cache_chunks):
         def total(params, views):
             out, _ = apply_model(
-                Deep(), params, variables.batch_stats, views, grad_cache_chunks=grad_cache_chunks
+                Deep(),
+                params,
+                variables.batch_stats,
+                views,
+                key=None,
+                grad_cache_chunks=grad_cache_chunks,
             )
             return (out["projection"] ** 2).sum()
 
@@ -114,6 +130,36 @@ def test_nothing_of_a_part_is_kept_but_what_it_puts_out():
         return compiled.memory_analysis().temp_size_in_bytes
 
     assert temporary_bytes(8) < temporary_bytes(1) / 3
+
+
+class Dropping(nn.Module):
+    """Draws for each image whether it is left out."""
+
+    @nn.compact
+    def __call__(self, images, *, train):
+        x = nn.Dense(D)(images.reshape(len(images), -1))
+        draws = train and self.has_rng("dropout")
+        return {"projection": nn.Dropout(0.5, broadcast_dims=(1,))(x, deterministic=not draws)}
+
+
+@pytest.mark.parametrize("grad_cache_chunks", [1, 4])
+def test_a_network_draws_where_there_is_a_key_and_anew_in_each_part(grad_cache_chunks):
+    views = jnp.broadcast_to(jnp.asarray(VIEWS[:1]), VIEWS.shape)
+    params, stats, _ = init_model(Dropping(), jax.random.key(0), views)
+
+    def kept(key, train=True):
+        settings = {"train": train, "grad_cache_chunks": grad_cache_chunks}
+        out, _ = apply_model(Dropping(), params, stats, views, key=key, **settings)
+        return np.asarray(out["projection"] != 0).all(axis=1).reshape(B, V)
+
+    drawn, again, other = (kept(jax.random.key(seed)) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(drawn, again)
+    assert np.any(drawn != other)
+    assert 0.3 < drawn.mean() < 0.7
+    parts = [drawn[part::grad_cache_chunks] for part in range(grad_cache_chunks)]
+    assert all(np.any(part != parts[0]) for part in parts[1:])
+    assert kept(None).all()
+    assert kept(jax.random.key(1), train=False).all()
 
 
 def test_refuses_no_parts():

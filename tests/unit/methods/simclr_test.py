@@ -52,8 +52,8 @@ def augment(key, batch):
     return images + 0.3 * jax.random.normal(key, (B, 2, 4, 4, 3))
 
 
-def method(memory=None):
-    section = {"temperature": 0.2, "memory": memory}
+def method(memory=None, **settings):
+    section = {"temperature": 0.2, "memory": memory, **settings}
     return build_section("config.method", simclr, section, MODEL, augment, FACTS)
 
 
@@ -161,6 +161,31 @@ def test_no_gradient_reaches_target_or_queue():
     online, memory = jax.jit(jax.grad(loss, argnums=(0, 1)))(state.params, state.method_state)
     assert all(np.abs(grad).max() > 0 for grad in jax.tree.leaves(online))
     assert all((np.asarray(grad) == 0).all() for grad in jax.tree.leaves(memory))
+
+
+@pytest.mark.parametrize("memory", [None, MEMORY], ids=["plain", "memory"])
+def test_gradient_scale_multiplies_the_gradient_and_no_metric(memory):
+    state = start(memory)
+    one, two = (
+        jax.jit(make_train_step(method(memory, gradient_scale=scale), TX, ROOT))(state, BATCH)
+        for scale in (1.0, 2.0)
+    )
+    moved = lambda after: jax.tree.map(np.subtract, after.params, state.params)
+    # The rate is 1. What is left of a difference is the rounding of the parameters.
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
+    jax.tree.map(lambda a, b: close(2 * a, b), moved(one[0]), moved(two[0]))
+    metrics = [{**one[1]}, {**two[1]}]
+    norms = [
+        {name: m.pop(f"norm/{name}") for name in ("grads", "updates", "params")} for m in metrics
+    ]
+    np.testing.assert_allclose(2 * norms[0]["grads"], norms[1]["grads"], rtol=1e-6)
+    jax.tree.map(np.testing.assert_array_equal, *metrics)
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, float("inf"), float("nan")])
+def test_a_gradient_scale_that_trains_nothing_is_refused(scale):
+    with pytest.raises(UserError, match=f"config.method.gradient_scale={scale}"):
+        method(gradient_scale=scale)
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,14 @@ def test_dense_kernels_start_normal_without_truncation():
     assert float(jnp.abs(kernel).max()) > 0.035
 
 
+def test_dense_kernels_can_start_as_pytorch_does():
+    """Uniform between -/+ 1 / sqrt(inputs): nn.Linear's reset_parameters."""
+    projector = MLP(num_layers=1, output_dim=512, kernel_init="torch")
+    kernel = init(projector, width=400)["params"]["dense1"]["kernel"]
+    quantiles = np.quantile(kernel, [0, 0.25, 0.5, 0.75, 1])
+    np.testing.assert_allclose(20 * quantiles, [-1, -0.5, 0, 0.5, 1], atol=0.01)
+
+
 def test_one_layer_is_a_linear_projection_and_may_be_negative():
     projector = MLP(num_layers=1)
     outputs = projector.apply(
@@ -82,6 +90,7 @@ def test_bfloat16_returns_float32():
         ({"num_layers": 0}, "num_layers=0; it must be at least 1"),
         ({"output_dim": 0}, "output_dim=0"),
         ({"hidden_dim": -3}, "hidden_dim=-3"),
+        ({"kernel_init": "he"}, r"kernel_init='he' must be one of .*'torch'"),
     ],
 )
 def test_names_the_bad_argument(kwargs, message):

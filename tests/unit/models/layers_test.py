@@ -15,10 +15,15 @@ def test_strided_convolution_pads_even_images_on_both_sides():
     np.testing.assert_array_equal(out[0, :, :, 0], [[4, 6], [6, 9]])
 
 
-def test_convolution_starts_with_the_variance_of_lecun():
-    layer = Conv(256, 3, dtype="float32", name="conv")
+@pytest.mark.parametrize(
+    ("kernel_init", "variance"), [("lecun", 1 / (9 * 64)), ("he_fan_out", 2 / (9 * 256))]
+)
+def test_convolution_starts_with_the_variance_of_its_initialisation(kernel_init, variance):
+    layer = Conv(256, 3, dtype="float32", kernel_init=kernel_init, name="conv")
     kernel = layer.init(jax.random.key(0), jnp.ones((1, 3, 3, 64)))["params"]["kernel"]
-    np.testing.assert_allclose(kernel.std(), np.sqrt(1 / (9 * 64)), rtol=0.01)
+    np.testing.assert_allclose(kernel.std(), np.sqrt(variance), rtol=0.01)
+    # LeCun's is cut off at two deviations before it is scaled, PyTorch's He is not.
+    assert (np.abs(kernel).max() > 4 * kernel.std()) == (kernel_init == "he_fan_out")
 
 
 def test_running_statistics_take_a_tenth_of_the_biased_batch_statistics():

@@ -2,6 +2,7 @@
 
 import re
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +11,8 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from simclr_jax.core.tree import path_name
-from simclr_jax.models.resnet import ResidualBlock, ResNet, Stage
+from simclr_jax.models.layers import Conv
+from simclr_jax.models.resnet import STAGE_SIZES, ResidualBlock, ResNet, Stage
 
 SK = 0.0625
 
@@ -126,9 +128,14 @@ def test_cifar_stem_replaces_the_stem_of_resnet_d():
     assert params["stem_conv"]["kernel"].shape == (3, 3, 3, 64)
 
 
+@pytest.mark.parametrize("zero", [True, False])
 @pytest.mark.parametrize(("bottleneck", "last"), [(False, "norm2"), (True, "norm3")])
-def test_every_block_starts_as_its_shortcut(bottleneck, last):
-    block = ResidualBlock(8, 2, project=True, bottleneck=bottleneck, sk_ratio=SK, dtype="float32")
+def test_every_block_starts_as_its_shortcut_if_asked(bottleneck, last, zero):
+    block = ResidualBlock(
+        *(8, 2),
+        **dict(project=True, bottleneck=bottleneck, sk_ratio=SK, dtype="float32"),
+        **dict(kernel_init="lecun", zero_init_residual=zero),
+    )
 
     @jax.jit
     def init_scales(key):
@@ -137,7 +144,7 @@ def test_every_block_starts_as_its_shortcut(bottleneck, last):
 
     scales = init_scales(jax.random.key(0))
     for name, value in scales.items():
-        wanted = 0.0 if name == f"{last}/scale" else 1.0
+        wanted = 0.0 if zero and name == f"{last}/scale" else 1.0
         np.testing.assert_array_equal(value, wanted, err_msg=name)
     assert f"{last}/scale" in scales
     assert "shortcut_norm/scale" in scales
@@ -184,6 +191,28 @@ def test_torchvision_geometry_pads_the_max_pool_on_all_sides():
     # Identity shortcuts beside branches of zeros: stage 1 hands the pool on.
     want = np.stack(pooled, axis=1).reshape(1, 5, 5, 64)
     np.testing.assert_allclose(stage1, want, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("depth", "sk_ratio"), [(18, 0), (50, SK)])
+def test_every_layer_is_told_how_to_start(depth, sk_ratio):
+    """What it then does is tested layer by layer."""
+    settings = {"kernel_init": "he_fan_out", "zero_init_residual": False}
+    convolutions, blocks = set(), set()
+
+    def note(call, args, kwargs, context):
+        module = context.module
+        if isinstance(module, Conv):
+            convolutions.add((module.path, module.kernel_init))
+        if isinstance(module, ResidualBlock):
+            blocks.add((module.path, module.zero_init_residual))
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(note):
+        params = paths(shapes(small(depth=depth, sk_ratio=sk_ratio, **settings))["params"])
+    assert {start for _, start in convolutions} == {"he_fan_out"}
+    assert len(convolutions) == sum(name.endswith("kernel") for name in params)
+    assert {start for _, start in blocks} == {False}
+    assert len(blocks) == sum(STAGE_SIZES[depth])
 
 
 def test_fractional_width_truncates_channels():
@@ -256,7 +285,7 @@ def test_eight_devices_share_one_batchnorm():
 @pytest.mark.parametrize("sk_ratio", [0, SK])
 def test_rematerialisation_changes_no_value(sk_ratio):
     def run(remat):
-        stage = Stage(8, 2, 2, True, sk_ratio, "float64", True, remat)
+        stage = Stage(8, 2, 2, True, sk_ratio, "float64", True, remat, "lecun", True)
         init = jax.jit(lambda key: stage.init(key, images(4), train=True))
         variables = init(jax.random.key(0))
         params = jax.tree.map(lambda x: x + 0.1, variables["params"])  # no scale is zero
@@ -335,6 +364,7 @@ def test_names_the_size_that_the_stem_cannot_take(stem, shape, message):
         ({"stem": "svhn"}, r"\['imagenet', 'cifar'\], got 'svhn'"),
         ({"geometry": "timm"}, r"\['official', 'torchvision'\], got 'timm'"),
         ({"remat": "all"}, r"remat must be one of \['none', 'convs', 'blocks'\], got 'all'"),
+        ({"kernel_init": "he"}, r"kernel_init must be one of \['lecun', 'he_fan_out'\], got 'he'"),
         ({"geometry": "torchvision", "stem": "imagenet"}, r"width=1.*got width=0.125"),
         ({"geometry": "torchvision", "width": 1}, r"stem='imagenet'.*stem='cifar'. Others need"),
         (

@@ -58,6 +58,11 @@ def test_lars_takes_the_official_steps():
             np.testing.assert_allclose(got, leaf, rtol=2e-5, atol=1e-6, err_msg=where)
 
 
+def flat(tree):
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(k, simple=True, separator="/"): np.float64(x) for k, x in leaves}
+
+
 def one_step(tx, params, grads):
     updates, _ = tx.update(grads, tx.init(params), params)
     return optax.apply_updates(params, updates)
@@ -70,6 +75,18 @@ PARAMS = {
 GRADS = jax.tree.map(jnp.ones_like, PARAMS)
 
 
+@pytest.mark.parametrize("adapted", [False, True])
+def test_lars_adapts_the_classifier_only_if_asked(adapted):
+    params = {"classifier": {"kernel": jnp.array([3.0, 4.0]), "bias": jnp.array([2.0])}}
+    grads = jax.tree.map(jnp.ones_like, params)
+    got = one_step(lars(lambda _: 0.1, weight_decay=0.5, adapt_classifier=adapted), params, grads)
+    decayed = np.array([2.5, 3.0])  # the gradient of 1 and half of the weights
+    trust = 0.001 * 5 / np.hypot(2.5, 3.0) if adapted else 1
+    want = [3, 4] - 0.1 * trust * decayed
+    np.testing.assert_allclose(got["classifier"]["kernel"], want, rtol=1e-6)
+    np.testing.assert_allclose(got["classifier"]["bias"], [1.9], rtol=1e-6)
+
+
 def test_sgd_is_nesterov_and_decays_all_but_batch_norm():
     got = one_step(sgd(lambda _: 0.1, weight_decay=0.5, momentum=0.9), PARAMS, GRADS)
     # First step: velocity = g, update = lr * (g + 0.9 g).
@@ -79,12 +96,70 @@ def test_sgd_is_nesterov_and_decays_all_but_batch_norm():
     np.testing.assert_allclose(got["norm1"]["bias"], [0.5 - 0.19], rtol=1e-6)
 
 
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize("decay_norms", [False, True])
+def test_sgd_takes_the_steps_of_pytorch(nesterov, decay_norms):
+    """torch.optim.SGD: v = m v + g; p -= rate * (g + m v if nesterov else v)."""
+    rates = [0.3, 0.2, 0.1]
+    settings = {"weight_decay": 0.5, "nesterov": nesterov, "decay_norms": decay_norms}
+    tx = sgd(lambda step: jnp.asarray(rates)[step], **settings)
+    state, params = tx.init(PARAMS), PARAMS
+    want = {path: (p, np.zeros_like(p)) for path, p in flat(PARAMS).items()}
+    for rate in rates:
+        updates, state = tx.update(GRADS, state, params)
+        params = optax.apply_updates(params, updates)
+        for path, (p, v) in want.items():
+            g = 1 + (0.5 * p if decay_norms or not path.startswith("norm") else 0)
+            v = 0.9 * v + g
+            want[path] = (p - rate * (g + 0.9 * v if nesterov else v), v)
+    for path, (p, _) in want.items():
+        np.testing.assert_allclose(flat(params)[path], p, rtol=1e-5, err_msg=path)
+
+
+def test_lars_with_the_rate_outside_sums_before_it_scales():
+    """As in MoCo v3: v = m v + q (g + decay w); w -= rate v, with q = 0.001 |w| / |g + decay w|."""
+    rates = [0.3, 0.1, 0.2]
+    tx = lars(lambda step: jnp.asarray(rates)[step], weight_decay=0.5, rate_in_momentum=False)
+    state, params = tx.init(PARAMS), PARAMS
+    want = {path: (p, np.zeros_like(p)) for path, p in flat(PARAMS).items()}
+    for i, rate in enumerate(rates):
+        grads = jax.tree.map(lambda g, i=i: (i + 1) * g, GRADS)
+        updates, state = tx.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+        for path, (w, v) in want.items():
+            g, trust = i + 1.0, 1.0
+            if path.endswith("kernel"):
+                g = g + 0.5 * w
+                trust = 0.001 * np.linalg.norm(w) / np.linalg.norm(g)
+            v = 0.9 * v + trust * g
+            want[path] = (w - rate * v, v)
+    for path, (w, _) in want.items():
+        np.testing.assert_allclose(flat(params)[path], w, rtol=1e-6, err_msg=path)
+
+
 def test_adamw_decays_only_weights():
     got = one_step(adamw(lambda _: 0.1, weight_decay=0.5), PARAMS, GRADS)
     # First step: the normalised gradient is 1.
     np.testing.assert_allclose(got["conv"]["kernel"], [3 - 0.1 * 2.5, 4 - 0.1 * 3.0], rtol=1e-5)
     np.testing.assert_allclose(got["conv"]["bias"], [1.9], rtol=1e-5)
     np.testing.assert_allclose(got["norm1"]["scale"], [0.9], rtol=1e-5)
+
+
+@pytest.mark.parametrize("optimizer", [adamw, lars])
+def test_class_token_and_positions_neither_decay_nor_scale_with_their_norm(optimizer):
+    """As LayerNorm and biases do: one step with decay is one without."""
+    names = ("class_token", "positions", "norm1/scale", "norm/bias", "qkv/bias", "qkv/kernel")
+    params = {f"encoder/block0/{name}": jnp.full((2, 4), 3.0) for name in names}
+    grads = jax.tree.map(lambda x: 0.5 + jnp.arange(8.0).reshape(2, 4), params)
+    plain, decayed = (
+        one_step(optimizer(lambda _: 0.1, weight_decay=decay), params, grads)
+        for decay in (0.0, 0.5)
+    )
+    changed = {path for path in params if np.any(plain[path] != decayed[path])}
+    assert changed == {"encoder/block0/qkv/kernel"}
+    if optimizer is lars:  # plain momentum at the full rate
+        token = "encoder/block0/class_token"
+        np.testing.assert_allclose(plain[token], params[token] - 0.1 * grads[token], rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

@@ -51,6 +51,34 @@ def test_each_change_of_a_large_recipe_is_told():
     assert config["encoder"]["depth"] == 152, "the recipe itself was changed"
 
 
+def test_a_vit_becomes_a_tiny_one_with_whole_patches():
+    config = recipe("simclr_imagenet", "v1_r50_1x")
+    config["encoder"] = {
+        "name": "vit",
+        "size": "s",
+        "patch": 14,
+        "num_heads": 12,
+        "drop_path": 0.1,
+        "learned_positions": 224,
+        "freeze_patches": True,
+    }
+    small = shrunk(config)
+    assert small.changes[:6] == [
+        "data.batch_size 4096 -> 32",
+        "augment.size 224 -> 28",
+        "data.canvas 8192 -> 48",
+        "encoder.size s -> tiny (the same blocks, fewer of them)",
+        "encoder.num_heads 12 -> None",
+        "encoder.drop_path 0.1 -> 0.0 (parts of a batch draw for themselves)",
+    ]
+    kept = {"patch": 14, "learned_positions": 224, "freeze_patches": True, "dtype": "float64"}
+    assert kept.items() <= small.config["encoder"].items()
+
+
+def test_a_small_vit_keeps_its_size():
+    assert not any("encoder" in change for change in shrunk(recipe("simclr_digits", "vit")).changes)
+
+
 def test_a_batch_becomes_a_multiple():
     config = recipe("finetune", "digits,fraction=0.01")
     assert "data.batch_size 20 -> 16 (a multiple of 16)" in shrunk(config).changes

@@ -1,0 +1,32 @@
+"""BYOL's loss: values and gradients of the released code, and its limits."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from simclr_jax.losses.siamese import byol
+
+GOLDEN = Path(__file__).parents[2] / "golden/family/byol.npz"
+
+
+@pytest.mark.parametrize("case", ["plain", "aligned", "opposed"])
+def test_matches_the_released_code_which_sums_the_views(case):
+    with np.load(GOLDEN) as file, jax.enable_x64(True):
+        golden = {name: file[f"{case}/{name}"] for name in ("prediction", "target_projection")}
+        value, grad = jax.value_and_grad(byol)(*map(jnp.asarray, golden.values()))
+        np.testing.assert_allclose(value, file[f"{case}/mean_over_views"], atol=1e-12)
+        np.testing.assert_allclose(2 * value, file[f"{case}/loss"], atol=1e-12)
+        np.testing.assert_allclose(2 * grad, file[f"{case}/grad_prediction"], atol=1e-12)
+
+
+def test_no_gradient_reaches_the_target():
+    x = jax.random.normal(jax.random.key(0), (4, 2, 8))
+    assert not np.any(jax.grad(byol, argnums=1)(x, x + 1))
+
+
+def test_names_the_bad_shape():
+    with pytest.raises(ValueError, match=r"\[b, 2, d\], got \(4, 3, 8\)"):
+        byol(jnp.ones((4, 3, 8)), jnp.ones((4, 3, 8)))
