@@ -82,7 +82,8 @@ def network(config: Mapping[str, Any]) -> Network:
     @jax.jit
     def update_statistics(variables: Mapping[str, Any], batch: Batch) -> dict[str, Any]:
         settings: dict[str, Any] = {"train": True, "method": "encode", "mutable": ["batch_stats"]}
-        return model.apply(variables, images(batch), **settings)[1]["batch_stats"]
+        moved: Any = model.apply(variables, images(batch), **settings)[1]
+        return moved["batch_stats"]
 
     return Network(
         model=model,

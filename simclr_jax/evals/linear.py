@@ -17,14 +17,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
 from simclr_jax.evals import logistic
 from simclr_jax.evals.features import check_labels
 from simclr_jax.evals.logistic import Examples, Solution
-from simclr_jax.parallel.mesh import make_mesh
-from simclr_jax.parallel.sharding import batch_sharding
 
 # From too strong to too weak for any number of labels up to 100,000, half a decade apart.
 STRENGTHS = tuple(10.0 ** (1 - i / 2) for i in range(15))
@@ -60,7 +57,6 @@ def linear_probe(
     num_classes: int,
     strengths: Sequence[float] = STRENGTHS,
     seed: int = 0,
-    mesh: Mesh | None = None,
 ) -> LinearProbe:
     """Fits a probe whose strength is chosen on held-out parts of the training labels.
 
@@ -77,7 +73,6 @@ def linear_probe(
       strengths: candidates for l2, tried from the strongest on; the search ends when two in
         a row were worse than the best.
       seed: deals rows into parts; the same on every machine.
-      mesh: devices that share the rows, where there are more rows than features; one if None.
 
     Returns:
       The probe, fitted to all rows.
@@ -89,14 +84,14 @@ def linear_probe(
       SimCLR follows for transfer (Appendix B.8.1): strength from a logarithmic grid by
       validation. Theirs uses the data set's own validation split, 45 strengths and L-BFGS.
     """
-    problem = _problem(features, check_labels(labels, num_classes), mesh)
+    problem = _problem(features, check_labels(labels, num_classes))
     start = _zeros(problem, num_classes)
     part = _deal(labels, seed)
     num_parts = part.max() + 1
     if num_parts == 1:
         return _fit(problem, _DEFAULT_L2, start)
     num_held_out = min(num_parts, math.ceil(_HELD_OUT_ROWS * num_parts / len(labels)))
-    held_out = [_shard_rows(part == i, problem.every.sharding.mesh) for i in range(num_held_out)]
+    held_out = [jnp.asarray(part == i) for i in range(num_held_out)]
     return _fit(problem, *_choose(problem, held_out, strengths, start))
 
 
@@ -106,7 +101,6 @@ def fit_logistic(
     *,
     num_classes: int,
     l2: float,
-    mesh: Mesh | None = None,
 ) -> LinearProbe:
     """Fits multinomial logistic regression of a given strength.
 
@@ -120,18 +114,18 @@ def fit_logistic(
       labels: in [0, num_classes).
       num_classes: number of classes; one may have no row.
       l2: strength, > 0.
-      mesh: devices that share the rows, where there are more rows than features; one if None.
 
     Returns:
-      The minimum of the objective at the head of this module; what is left
-      is the rounding of float32 features and weights.
+      The minimum of the objective at the head of this module. What is left is the rounding of
+      float32 features and weights: down to l2 = 1e-6 the objective is within 1e-6 of that of
+      scikit-learn in float64 and predictions are the same, at 1e-8 within 1e-5.
 
     Raises:
       ValueError: if a label or l2 is out of range.
     """
     if not l2 > 0:
         raise ValueError(f"l2={l2} must be above 0, such as {_DEFAULT_L2}.")
-    problem = _problem(features, check_labels(labels, num_classes), mesh)
+    problem = _problem(features, check_labels(labels, num_classes))
     return _fit(problem, l2, _zeros(problem, num_classes))
 
 
@@ -148,7 +142,6 @@ class _Problem(NamedTuple):
 
     Attributes:
       examples: centred and scaled columns, in `basis`.
-      every: True but for columns that fill up the last device.
       mean: of the rows.
       scale: what centred rows were divided by.
       basis: orthonormal, of the features; where they outnumber the rows it is one of the span
@@ -156,48 +149,27 @@ class _Problem(NamedTuple):
     """
 
     examples: Examples
-    every: Bool[Array, " n"]
     mean: Float[Array, " d"]
     scale: Float[Array, ""]
     basis: Float[Array, "d r"] | None
 
 
-def _problem(
-    features: Float[Array | np.ndarray, "n d"], labels: Int[np.ndarray, " n"], mesh: Mesh | None
-) -> _Problem:
+def _problem(features: Float[Array | np.ndarray, "n d"], labels: Int[np.ndarray, " n"]) -> _Problem:
     n, d = features.shape
-    if mesh is None or n < d:
-        mesh = make_mesh(jax.local_devices()[:1])
-    x, labels_, every = (
-        _shard_rows(np.asarray(x), mesh) for x in (features, labels, np.ones(n, bool))
-    )
-    x, mean, scale = _standardise(x, every)
+    x, mean, scale = _standardise(features)
     x, basis = _span(x) if n < d else (x, None)
-    return _Problem(logistic.prepare(x, labels_), every, mean, scale, basis)
-
-
-def _shard_rows(x: np.ndarray, mesh: Mesh) -> Array:
-    """Splits rows over the devices, with zeros at the end where they do not divide."""
-    rows = -(-len(x) // mesh.size) * mesh.size
-
-    def part(index: tuple[slice, ...]) -> np.ndarray:
-        there = x[index[0]]
-        missing = len(range(*index[0].indices(rows))) - len(there)
-        return np.concatenate([there, np.zeros((missing, *x.shape[1:]), x.dtype)])
-
-    return jax.make_array_from_callback((rows, *x.shape[1:]), batch_sharding(mesh), part)
+    return _Problem(logistic.prepare(x, labels), mean, scale, basis)
 
 
 @jax.jit
 def _standardise(
-    x: Float[Array, "n d"], every: Bool[Array, " n"]
+    x: Float[Array, "n d"],
 ) -> tuple[Float[Array, "d n"], Float[Array, " d"], Float[Array, ""]]:
     """Returns the rows as centred columns of a mean squared norm of 100, their mean and scale."""
     x = x.astype(jnp.float32)
-    n = jnp.sum(every)
-    mean = jnp.sum(x, axis=0) / n
-    centred = (x.T - mean[:, None]) * every[None]
-    scale = jnp.sqrt(jnp.sum(centred**2) / n / _MEAN_SQUARED_NORM)
+    mean = jnp.mean(x, axis=0)
+    centred = x.T - mean[:, None]
+    scale = jnp.sqrt(jnp.sum(centred**2) / len(x) / _MEAN_SQUARED_NORM)
     scale = jnp.where(scale > 0, scale, 1.0)  # all rows alike
     return centred / scale, mean, scale
 
@@ -234,7 +206,7 @@ def _choose(
     best, best_loss, num_worse = _DEFAULT_L2, math.inf, 0
     for l2 in sorted(strengths, reverse=True):  # each solution is the start of the next
         solutions = [
-            logistic.minimise(problem.examples, problem.every & ~rows, l2, near, _CHOOSING).solution
+            logistic.minimise(problem.examples, ~rows, l2, near, _CHOOSING)
             for rows, near in zip(held_out, solutions, strict=True)
         ]
         losses = [
@@ -252,8 +224,9 @@ def _choose(
 
 
 def _fit(problem: _Problem, l2: float, start: Solution) -> LinearProbe:
-    end = logistic.minimise(problem.examples, problem.every, l2, start, _FINAL)
-    weights = end.solution.weights.T / problem.scale
+    every = jnp.ones(problem.examples.labels.shape, bool)
+    solution = logistic.minimise(problem.examples, every, l2, start, _FINAL)
+    weights = solution.weights.T / problem.scale
     dot = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
     weights = weights if problem.basis is None else dot(problem.basis, weights)
-    return LinearProbe(weights, end.solution.bias - dot(problem.mean, weights), float(l2))
+    return LinearProbe(weights, solution.bias - dot(problem.mean, weights), float(l2))

@@ -57,23 +57,6 @@ class Solution(NamedTuple):
     bias: Float[Array, " k"]
 
 
-class Outcome(NamedTuple):
-    """Where `minimise` ended.
-
-    Attributes:
-      solution: the last point.
-      value: the objective there.
-      promise: by how much the last Newton step could lower it, about its distance from the
-        minimum before that step.
-      steps: Newton steps taken.
-    """
-
-    solution: Solution
-    value: Scalar
-    promise: Scalar
-    steps: Int[Array, ""]
-
-
 class _Loss(NamedTuple):
     """Of each example, relatively exact however small."""
 
@@ -107,7 +90,7 @@ def minimise(
     l2: Scalar | float,
     start: Solution,
     tolerance: Scalar | float,
-) -> Outcome:
+) -> Solution:
     """Minimises the objective over the examples in `use`, which weigh the same.
 
     The Newton step that promises less than `tolerance` times the objective is the last.
@@ -147,11 +130,10 @@ def minimise(
         return (promise > tolerance * now) & (count < _MAX_STEPS)
 
     logits = _dot(start.weights, x) + start.bias[:, None]
-    carry = (start, logits, value(start, logits), jnp.float32(jnp.inf), 0)
-    solution, _, now, promise, count = jax.lax.while_loop(unfinished, step, carry)
+    carry = (start, logits, value(start, logits), jnp.float32(jnp.inf), jnp.int32(0))
+    solution, *_ = jax.lax.while_loop(unfinished, step, carry)
     # A constant added to all biases changes nothing.
-    solution = solution._replace(bias=solution.bias - solution.bias.mean())
-    return Outcome(solution, now, promise, count)
+    return solution._replace(bias=solution.bias - solution.bias.mean())
 
 
 def _loss(logits: Float[Array, "k n"], labels: Int[Array, " n"]) -> _Loss:
@@ -198,11 +180,14 @@ def _newton_step(
         step, step_logits, residual, direction, size, first, count = carry
         logits = _dot(direction.weights, x) + direction.bias[:, None]
         moved = hessian(direction, logits)
-        length = size / inner(direction, moved)
+        # Rounding alone may leave a direction without curvature, such as one constant added to
+        # all biases: there is nothing more to gain then.
+        curved = inner(direction, moved)
+        length = jnp.where(curved > 0, size / curved, 0)
         step, step_logits = add(step, length, direction), step_logits + length * logits
         residual = add(residual, -length, moved)
         towards = precondition(residual)
-        new_size = inner(residual, towards)
+        new_size = jnp.where(curved > 0, inner(residual, towards), 0)
         direction = add(towards, new_size / size, direction)
         return step, step_logits, residual, direction, new_size, first, count + 1
 
