@@ -9,6 +9,7 @@ import jax
 from jax.sharding import Mesh
 
 from simclr_jax.build.network import Network, network
+from simclr_jax.core.compile import jit_once
 from simclr_jax.core.errors import UserError
 from simclr_jax.core.sections import build_section
 from simclr_jax.core.tree import select
@@ -124,7 +125,7 @@ class Restored:
             if "run" in self.config
             else None
         )
-        init = jax.jit(self.network.random_variables, out_shardings=replicated(self.mesh))
+        init = jit_once(self.network.random_variables, out_shardings=replicated(self.mesh))
         seed = run.seed if run else 0
         batches = dataset.train_batches(
             train,
