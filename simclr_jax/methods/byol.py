@@ -10,8 +10,8 @@ from simclr_jax.core.ranges import Positive
 from simclr_jax.core.run_facts import RunFacts
 from simclr_jax.core.state import TrainState
 from simclr_jax.core.types import Batch, Params, PRNGKey, Scalar, Views
-from simclr_jax.losses.contrastive import l2_normalize
 from simclr_jax.losses.siamese import byol as byol_loss
+from simclr_jax.losses.similarity import l2_normalize
 from simclr_jax.methods.base import (
     Method,
     StepOutput,

@@ -16,7 +16,8 @@ from simclr_jax.core.ranges import Count, Positive
 from simclr_jax.core.run_facts import RunFacts
 from simclr_jax.core.state import TrainState
 from simclr_jax.core.types import Batch, Collection, Params, PRNGKey, Projections, Scalar, Views
-from simclr_jax.losses.contrastive import contrastive_metrics, l2_normalize, nt_xent
+from simclr_jax.losses.contrastive import contrastive_metrics, nt_xent
+from simclr_jax.losses.similarity import l2_normalize
 from simclr_jax.methods.base import (
     Method,
     StepOutput,
