@@ -134,10 +134,9 @@ def simclr(
         keys, _ = jax.eval_shape(functools.partial(project, *network, key=None), views)
         if memory is None:
             return variables
-        slots = memory.ring.num_slots(num_keys, "memory.size")
-        shape = (slots, num_keys, keys.shape[-1])
-        directions = jax.random.normal(jax.random.fold_in(key, 1), shape, jnp.float32)
-        memories = {"target": memory.target.init(variables), "queue": l2_normalize(directions)}
+        key = jax.random.fold_in(key, 1)
+        queue = memory.ring.init(key, num_keys, keys.shape[-1], "memory.size")
+        memories = {"target": memory.target.init(variables), "queue": queue}
         return variables._replace(method_state=memories)
 
     def loss(
