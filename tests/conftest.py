@@ -1,5 +1,8 @@
 """Every test runs on 8 virtual CPU devices, and implicit rank promotion is an error."""
 
+import contextlib
+import resource
+import signal
 import tempfile
 
 import flax.linen as nn
@@ -58,6 +61,24 @@ def tiny_config(monkeypatch):
         "parallel": {"preset": "replicated"},
         "evals": {"knn": {"every_epochs": 0.5, "k": 5}},
     }
+
+
+@pytest.fixture
+def full_disk():
+    """Returns a context in which no file of this process may grow beyond some bytes."""
+
+    @contextlib.contextmanager
+    def limit(num_bytes):
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # an error, and no signal
+        resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+            signal.signal(signal.SIGXFSZ, handler)
+
+    return limit
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from absl import logging as absl_logging
 from etils import epath
 
 from simclr_jax.cli import recipe
-from simclr_jax.core.errors import UserError
+from simclr_jax.core.errors import StorageError, UserError
 from simclr_jax.train.health import NonFiniteError
 from simclr_jax.train.hooks import Terminated
 
@@ -37,7 +37,7 @@ def run(main: Callable[[], None], argv: Sequence[str], *, required: Sequence[str
             main()
     except UserError as error:
         return _complain(error, USER_MISTAKE)
-    except NonFiniteError as error:
+    except (NonFiniteError, StorageError) as error:
         return _complain(error, FAILED)
     except Terminated as stopped:
         logging.getLogger(__name__).info("%s", stopped)

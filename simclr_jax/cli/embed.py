@@ -16,6 +16,7 @@ from etils import epath
 from simclr_jax.cli import app, restored
 from simclr_jax.cli.images import choose_images
 from simclr_jax.core.errors import UserError
+from simclr_jax.core.files import atomic_write
 from simclr_jax.data.quarantine import Quarantine
 from simclr_jax.evals.features import extract_features
 
@@ -51,12 +52,10 @@ def _embed() -> None:
     batches = dataset.eval_batches(source, run.network.evaluation.cuts, quarantine=unreadable)
     features = extract_features(run.encode, batches, run.mesh)
     names = np.array([source[int(i)].name for i in features.ids])
-    unfinished = output.with_suffix(".tmp")
-    with unfinished.open("wb") as file:
+    with atomic_write(output) as unfinished, unfinished.open("wb") as file:
         np.savez(
             file, names=names, class_names=np.array(source.class_names, str), **features._asdict()
         )
-    unfinished.replace(output)
     n, d = features.features.shape
     labels = f"labels of {len(source.class_names)} classes" if source.class_names else "no labels"
     print(

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from etils import epath
 
 from simclr_jax.core.errors import UserError
-from simclr_jax.core.files import append_line
+from simclr_jax.core.files import append_lines
 
 
 class Unreadable(NamedTuple):
@@ -50,7 +50,7 @@ class Quarantine:
             return
         self.entries[unreadable.name] = unreadable
         if self._path is not None:
-            append_line(self._path, json.dumps(unreadable._asdict()))
+            append_lines(self._path, [json.dumps(unreadable._asdict())])
 
     def _read(self, path: epath.Path) -> None:
         text = path.read_text()

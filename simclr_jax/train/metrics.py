@@ -10,7 +10,7 @@ from etils import epath
 from jaxtyping import UInt8
 from tensorboardX import SummaryWriter
 
-from simclr_jax.core.files import append_line, in_a_bucket
+from simclr_jax.core.files import append_lines, in_a_bucket, write_text
 
 log = logging.getLogger(__name__)
 
@@ -37,9 +37,7 @@ class MetricsWriter:
         if not self._writes:
             return
         rows = [row for row in read_metrics(self._workdir) if row["step"] <= first_step]
-        rewritten = self._path.with_suffix(".tmp")
-        rewritten.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        rewritten.replace(self._path)
+        write_text(self._path, "".join(json.dumps(row) + "\n" for row in rows))
         self.last_row = rows[-1] if rows else {}
         if in_a_bucket(self._workdir):
             log.info("No files for TensorBoard in a bucket; %s has all values.", self._path)
@@ -59,7 +57,7 @@ class MetricsWriter:
         self.pending = {}
         if not self._writes:
             return row
-        append_line(self._path, json.dumps(row))
+        append_lines(self._path, [json.dumps(row)])
         if self._board is not None:
             for name, value in row.items():
                 if name != "step":

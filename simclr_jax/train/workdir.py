@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 from etils import epath
 
 from simclr_jax.core.errors import UserError
+from simclr_jax.core.files import write_text
 
 log = logging.getLogger(__name__)
 
@@ -96,9 +97,7 @@ def claim(
         )  # fmt: skip
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(".tmp")
-        unfinished.write_text(json.dumps({"version": VERSION, **config}, indent=2) + "\n")
-        unfinished.replace(path)
+        write_text(path, json.dumps({"version": VERSION, **config}, indent=2) + "\n")
     except OSError as error:
         raise UserError(f"Cannot write to --workdir={workdir}: {error}.") from error
 
