@@ -21,6 +21,7 @@ from simclr_jax.data.quarantine import Quarantine
 from simclr_jax.evals.features import extract_features
 
 WORKDIR = flags.DEFINE_string("workdir", "", "Directory of the run.")
+STEP = flags.DEFINE_integer("step", None, "Of the checkpoint; the newest whole one if left out.")
 DATA = flags.DEFINE_string("data", None, "digits, folder or tfds/NAME; the run's own if left out.")
 PATH = flags.DEFINE_string("path", None, "The folder, or the directory of prepared data sets.")
 SPLIT = flags.DEFINE_string("split", None, "Which images; of another folder all.")
@@ -36,7 +37,7 @@ def _embed() -> None:
     output = epath.Path(OUTPUT.value)
     if output.suffix != ".npz" or not output.parent.exists():
         raise UserError(f"--output={output} must end in .npz, in a directory that exists.")
-    run = restored.load(WORKDIR.value)
+    run = restored.load(WORKDIR.value, STEP.value)
     is_folder = (DATA.value or run.dataset.name) == "folder"
     dataset = choose_images(
         run.dataset,

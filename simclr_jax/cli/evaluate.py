@@ -38,6 +38,7 @@ PROTOCOLS = ("classifier", "knn", "linear")
 FEATURES = ("pixels", "random_encoder", "encoder")
 
 WORKDIR = flags.DEFINE_string("workdir", "", "Directory of the run.")
+STEP = flags.DEFINE_integer("step", None, "Of the checkpoint; the newest whole one if left out.")
 PROTOCOL = flags.DEFINE_list(
     "protocol",
     None,
@@ -62,7 +63,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _evaluate() -> None:
     kinds = _checked("features", KINDS.value, FEATURES)
-    run = restored.load(WORKDIR.value)
+    run = restored.load(WORKDIR.value, STEP.value)
     default = ["knn", "linear"] if run.model.classifier is None else ["classifier"]
     protocols = _checked("protocol", PROTOCOL.value or default, PROTOCOLS)
     features_protocols = [name for name in protocols if name != "classifier"]

@@ -27,6 +27,7 @@ MAX_IMAGES = 1000  # in the map and among the neighbours
 THUMBNAIL_PX = 64
 
 WORKDIR = flags.DEFINE_string("workdir", "", "Directory of the run.")
+STEP = flags.DEFINE_integer("step", None, "Of the checkpoint; the newest whole one if left out.")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -35,7 +36,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _report() -> None:
-    run, workdir = restored.load(WORKDIR.value), epath.Path(WORKDIR.value)
+    run, workdir = restored.load(WORKDIR.value, STEP.value), epath.Path(WORKDIR.value)
     if "method" not in run.config:
         raise UserError(f"{workdir} holds an import, not a run: there is no training to report.")
     experiment = build_experiment(run.config)

@@ -5,7 +5,9 @@ import os
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
+import fsspec
 from etils import epath
 
 from simclr_jax.core.errors import StorageError
@@ -79,6 +81,23 @@ def append_lines(path: epath.Path, lines: Iterable[str]) -> None:
         except OSError:
             file.truncate(size)  # no half line
             raise
+
+
+def file_system(path: epath.PathLike) -> Any:
+    """Returns the fsspec file system that a path is on, which remembers no listings."""
+    protocol = str(path).partition("://")[0] if in_a_bucket(path) else "file"
+    return fsspec.filesystem(protocol, use_listings_cache=False)
+
+
+def file_sizes(directory: epath.PathLike) -> dict[str, int]:
+    """Returns the names of all files below a directory, relative to it, and their sizes in bytes.
+
+    Raises:
+      OSError: if there is no such directory, or it cannot be listed.
+    """
+    top = str(directory).partition("://")[2] or os.path.abspath(directory)
+    found = file_system(directory).find(str(directory), detail=True)
+    return {name.removeprefix(f"{top}/"): info["size"] for name, info in found.items()}
 
 
 def remove(path: epath.Path) -> None:

@@ -14,7 +14,7 @@ from simclr_jax.interop.recognition import Recognised
 from simclr_jax.interop.tf_checkpoint import Imported
 from simclr_jax.models.resnet import SMALLEST_IMAGE_PX
 from simclr_jax.train import workdir as workdirs
-from simclr_jax.train.checkpoint import Checkpoints
+from simclr_jax.train.checkpoint_writer import CheckpointWriter
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ def write_workdir(
     with atomic_write(workdir) as unfinished:
         workdirs.claim(str(unfinished), _config(imported.network, source, size_px, select))
         log.info("Writing the checkpoint ...")
-        with Checkpoints(str(unfinished)) as checkpoints:
+        with CheckpointWriter(str(unfinished)) as checkpoints:
             checkpoints.save(imported.step, state, {"next_example": 0, "listing": ""})
 
 

@@ -16,8 +16,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from simclr_jax.core.state import TrainState
 from simclr_jax.core.types import Metrics
-from simclr_jax.train.checkpoint import SaveCheckpoint
 from simclr_jax.train.metrics import MetricsWriter
+from simclr_jax.train.saving import SaveCheckpoint
 
 log = logging.getLogger(__name__)
 SECONDS_BETWEEN_LINES = 10.0  # of plain progress in a log file
@@ -53,7 +53,7 @@ class StopOnSigterm:
         """Stops the run if SIGTERM has come since the last step."""
         asked = self._asked if self._alone else multihost_utils.reached_preemption_sync_point(step)
         if asked:
-            self._save_checkpoint.save(step, state, metrics)
+            self._save_checkpoint.save_at_last(step, state, metrics)
             raise Terminated(step)
 
     def close(self) -> None:

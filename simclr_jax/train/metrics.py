@@ -29,7 +29,7 @@ class MetricsWriter:
         self._path = self._workdir / "metrics.jsonl"
         self._writes = writes
         self._board: SummaryWriter | None = None
-        self.last_row: dict[str, Any] = {}  # of the run that is resumed
+        self.last_row: dict[str, Any] = {}  # written, by this run or by the one that it resumes
         self.pending: dict[str, float] = {}  # waits for `write`
 
     def open(self, *, first_step: int) -> None:
@@ -54,7 +54,7 @@ class MetricsWriter:
     def write(self, step: int, values: Mapping[str, float]) -> dict[str, Any]:
         """Writes the line of `step`: `values` and what was added before. Returns it."""
         row = {"step": step, **values, **self.pending}
-        self.pending = {}
+        self.pending, self.last_row = {}, row
         if not self._writes:
             return row
         append_lines(self._path, [json.dumps(row)])

@@ -13,13 +13,14 @@ from simclr_jax.core.files import write_text
 log = logging.getLogger(__name__)
 
 # Changing these does not change what is learned, so a resumed run may. The images that a path
-# leads to are compared by their list, see `checkpoint.require_listing`.
+# leads to are compared by their list, see `Checkpoints.require_listing`.
 FREE_TO_CHANGE = (
     "data.path",
     "data.num_threads",
     "run.log_every",
     "run.checkpoint_every",
     "run.keep_checkpoints",
+    "run.keep_best",
     "parallel",
     "encoder.remat",
     "method.loss_tile",

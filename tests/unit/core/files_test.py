@@ -1,7 +1,6 @@
 """What a run writes beside its checkpoints, on a stand-in for a bucket."""
 
 import fsspec
-import orbax.checkpoint as ocp
 import pytest
 from etils import epath
 from etils.epath import backend
@@ -120,7 +119,6 @@ def test_a_run_keeps_config_metrics_and_quarantine_in_a_bucket(workdir):
 
 
 def test_checkpoints_go_to_the_bucket_and_not_below_this_directory(monkeypatch, tmp_path):
-    monkeypatch.setattr(ocp, "CheckpointManager", lambda directory, **_: directory)
     monkeypatch.chdir(tmp_path)
     for workdir, directory in (("gs://bucket/run", "gs://bucket/run"), ("run", f"{tmp_path}/run")):
         assert str(Checkpoints(workdir).directory) == f"{directory}/checkpoints"
