@@ -38,7 +38,7 @@ from simclr_jax.train import workdir as workdirs
 from simclr_jax.train.checkpoint import Checkpoints
 from simclr_jax.train.checkpoint_writer import CheckpointWriter
 from simclr_jax.train.health import StopOnNonFinite
-from simclr_jax.train.hooks import LogMetrics, StopOnSigterm
+from simclr_jax.train.hooks import LogMetrics, StopOnSignal
 from simclr_jax.train.loop import Hook
 from simclr_jax.train.metrics import MetricsWriter, view_sheet
 from simclr_jax.train.saving import SaveCheckpoint
@@ -127,8 +127,8 @@ def open_run(config: Mapping[str, Any], workdir: str) -> Iterator[Run]:
             evaluated=experiment.method.evaluated,
             keep_best=experiment.run.keep_best,
         )
-        stop_on_sigterm = StopOnSigterm(save_checkpoint)
-        stack.enter_context(contextlib.closing(stop_on_sigterm))
+        stop_on_signal = StopOnSignal(save_checkpoint)
+        stack.enter_context(contextlib.closing(stop_on_signal))
         yield Run(
             state=state,
             step=train_step(experiment),
@@ -139,7 +139,7 @@ def open_run(config: Mapping[str, Any], workdir: str) -> Iterator[Run]:
                 *evaluations,
                 log_metrics,
                 save_checkpoint,
-                stop_on_sigterm,
+                stop_on_signal,
             ],
         )
 

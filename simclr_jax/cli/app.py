@@ -15,7 +15,9 @@ from simclr_jax.core.errors import StorageError, UserError
 from simclr_jax.train.health import NonFiniteError
 from simclr_jax.train.hooks import Terminated
 
-DONE, FAILED, USER_MISTAKE, TERMINATED = 0, 1, 2, 143
+# Beside these, 128 and the number of the signal that ended a run: 129 SIGHUP, 130 Ctrl-C,
+# 143 SIGTERM.
+DONE, FAILED, USER_MISTAKE = 0, 1, 2
 
 
 def run(main: Callable[[], None], argv: Sequence[str], *, required: Sequence[str]) -> int:
@@ -27,7 +29,8 @@ def run(main: Callable[[], None], argv: Sequence[str], *, required: Sequence[str
       required: names of flags that must be given.
 
     Returns:
-      0 done; 1 failed; 2 the user's mistake; 143 stopped by SIGTERM after a checkpoint.
+      0 done; 1 failed; 2 the user's mistake; 128 and the number of a signal that stopped a run
+      after a checkpoint.
       Not returned, since the process ends at once: 75 not all processes started in time.
     """
     _set_up_logging()
@@ -41,7 +44,7 @@ def run(main: Callable[[], None], argv: Sequence[str], *, required: Sequence[str
         return _complain(error, FAILED)
     except Terminated as stopped:
         logging.getLogger(__name__).info("%s", stopped)
-        return TERMINATED
+        return 128 + stopped.signum
     return DONE
 
 

@@ -2,7 +2,28 @@
 
 import pytest
 
+from simclr_jax.models.ssl import ENCODERS
+from simclr_jax.train.checkpoint import Checkpoints
+from tests.conftest import TinyEncoder
 from tests.faults.plan import Plan
+from tests.faults.small_run import STEPS, train
+
+
+@pytest.fixture(scope="session", autouse=True)
+def tiny():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ENCODERS, "tiny", TinyEncoder)
+        yield
+
+
+@pytest.fixture(scope="session")
+def straight(tiny, tmp_path_factory):
+    """A run without faults: its workdir, with checkpoints of steps 8 and 11, and its last state."""
+    workdir = tmp_path_factory.mktemp("straight")
+    state = train(workdir)
+    assert int(state.step) == STEPS
+    assert Checkpoints(workdir).steps() == [8, 11]
+    return workdir, state
 
 
 @pytest.fixture
