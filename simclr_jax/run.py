@@ -39,6 +39,7 @@ from simclr_jax.train.checkpoint import Checkpoints
 from simclr_jax.train.checkpoint_writer import CheckpointWriter
 from simclr_jax.train.health import StopOnNonFinite
 from simclr_jax.train.hooks import LogMetrics, StopOnSignal
+from simclr_jax.train.lease import acquire
 from simclr_jax.train.loop import Hook
 from simclr_jax.train.metrics import MetricsWriter, view_sheet
 from simclr_jax.train.saving import SaveCheckpoint
@@ -68,6 +69,7 @@ def open_run(config: Mapping[str, Any], workdir: str) -> Iterator[Run]:
     Raises:
       UserError: if the config is wrong, or `workdir` is another run's or cannot be written, or
         the processes of a run don't agree.
+      TryAgainError: if a run trains in `workdir` already.
     """
     writer = MetricsWriter(workdir, writes=hosts.is_primary())
     with hosts.check_hosts_agree() as facts:
@@ -77,9 +79,12 @@ def open_run(config: Mapping[str, Any], workdir: str) -> Iterator[Run]:
         facts["list of images"] = experiment.source.fingerprint
     _tell_images(experiment)
     with contextlib.ExitStack() as stack:
+        lease: list[Hook] = []
         for primary_turn in (True, False):
             with hosts.check_hosts_agree():
                 if hosts.is_primary() == primary_turn:
+                    if primary_turn:
+                        lease.append(stack.enter_context(contextlib.closing(acquire(workdir))))
                     _claim(experiment, workdir, is_primary=primary_turn)
         checkpoint_writer = stack.enter_context(
             CheckpointWriter(
@@ -135,6 +140,7 @@ def open_run(config: Mapping[str, Any], workdir: str) -> Iterator[Run]:
             batches=place_batches(host_batches, experiment.mesh),
             num_steps=experiment.num_steps,
             hooks=[
+                *lease,
                 StopOnNonFinite(),
                 *evaluations,
                 log_metrics,

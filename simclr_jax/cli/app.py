@@ -11,13 +11,13 @@ from absl import logging as absl_logging
 from etils import epath
 
 from simclr_jax.cli import recipe
-from simclr_jax.core.errors import StorageError, UserError
+from simclr_jax.core.errors import StorageError, TryAgainError, UserError
 from simclr_jax.train.health import NonFiniteError
 from simclr_jax.train.hooks import Terminated
 
 # Beside these, 128 and the number of the signal that ended a run: 129 SIGHUP, 130 Ctrl-C,
 # 143 SIGTERM.
-DONE, FAILED, USER_MISTAKE = 0, 1, 2
+DONE, FAILED, USER_MISTAKE, TRY_AGAIN = 0, 1, 2, 75  # EX_TEMPFAIL of sysexits.h
 
 
 def run(main: Callable[[], None], argv: Sequence[str], *, required: Sequence[str]) -> int:
@@ -30,8 +30,8 @@ def run(main: Callable[[], None], argv: Sequence[str], *, required: Sequence[str
 
     Returns:
       0 done; 1 failed; 2 the user's mistake; 128 and the number of a signal that stopped a run
-      after a checkpoint.
-      Not returned, since the process ends at once: 75 not all processes started in time.
+      after a checkpoint; 75 it may go well the next time: another run holds the workdir, or, then
+      the process ends at once, not all processes started in time.
     """
     _set_up_logging()
     _set_up_compilation_cache()
@@ -42,6 +42,8 @@ def run(main: Callable[[], None], argv: Sequence[str], *, required: Sequence[str
         return _complain(error, USER_MISTAKE)
     except (NonFiniteError, StorageError) as error:
         return _complain(error, FAILED)
+    except TryAgainError as error:
+        return _complain(error, TRY_AGAIN)
     except Terminated as stopped:
         logging.getLogger(__name__).info("%s", stopped)
         return 128 + stopped.signum

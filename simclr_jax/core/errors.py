@@ -16,6 +16,10 @@ class StorageError(OSError):
     """A file that could not be written or read: the message says which, why, and what is left."""
 
 
+class TryAgainError(RuntimeError):
+    """Nothing is wrong with what was asked for; it may go well the next time."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Returns " Did you mean 'x'?" for the known name closest to `name`, or ""."""
     close = difflib.get_close_matches(name, list(known), n=1)

@@ -1,7 +1,10 @@
 """The table of faults: each test says what it did, what happened and what was lost."""
 
+import jax
 import pytest
 
+from simclr_jax import run as runs
+from simclr_jax.build.experiment import build_experiment
 from simclr_jax.models.ssl import ENCODERS
 from simclr_jax.train.checkpoint import Checkpoints
 from tests.conftest import TinyEncoder
@@ -11,8 +14,11 @@ from tests.faults.small_run import STEPS, train
 
 @pytest.fixture(scope="session", autouse=True)
 def tiny():
+    """Runs are of a network that compiles in a second, on one device."""
+    one_device = lambda config: build_experiment(config, jax.devices()[:1])
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(ENCODERS, "tiny", TinyEncoder)
+        patch.setattr(runs, "build_experiment", one_device)
         yield
 
 
