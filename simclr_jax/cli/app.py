@@ -4,11 +4,11 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import jax
 from absl import flags
 from absl import logging as absl_logging
-from etils import epath
 
 from simclr_jax.cli import recipe
 from simclr_jax.core.errors import StorageError, TryAgainError, UserError
@@ -77,7 +77,8 @@ def _complain(error: Exception, code: int) -> int:
 
 
 def _set_up_logging() -> None:
-    absl_logging.set_verbosity(absl_logging.ERROR)  # orbax tells each step of each save
+    # orbax tells each step of each save, and each layer that a failure passes.
+    absl_logging.set_verbosity(absl_logging.FATAL)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
     log = logging.getLogger("simclr_jax")
@@ -90,7 +91,14 @@ def _set_up_compilation_cache() -> None:
     """Keeps compiled programs between runs, in a directory that only this user can write."""
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-        cache = epath.Path(base).expanduser() / "simclr_jax" / "compiled"
-        cache.mkdir(parents=True, exist_ok=True, mode=0o700)
+        cache = Path(os.path.expanduser(base)).absolute() / "simclr_jax" / "compiled"
+        try:
+            cache.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            logging.getLogger(__name__).warning(
+                "Compiled programs are not kept (%s). To start faster the next time, set "
+                "JAX_COMPILATION_CACHE_DIR to a directory that you may write.", error
+            )  # fmt: skip
+            return
         jax.config.update("jax_compilation_cache_dir", str(cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

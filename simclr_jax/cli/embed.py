@@ -16,7 +16,7 @@ from etils import epath
 from simclr_jax.cli import app, restored
 from simclr_jax.cli.images import choose_images
 from simclr_jax.core.errors import UserError
-from simclr_jax.core.files import atomic_write
+from simclr_jax.core.files import atomic_write, require_writable
 from simclr_jax.data.quarantine import Quarantine
 from simclr_jax.evals.features import extract_features
 
@@ -35,8 +35,9 @@ def main(argv: Sequence[str]) -> int:
 
 def _embed() -> None:
     output = epath.Path(OUTPUT.value)
-    if output.suffix != ".npz" or not output.parent.exists():
-        raise UserError(f"--output={output} must end in .npz, in a directory that exists.")
+    if output.suffix != ".npz":
+        raise UserError(f"--output={output} must end in .npz.")
+    require_writable(output, "--output")
     run = restored.load(WORKDIR.value, STEP.value)
     is_folder = (DATA.value or run.dataset.name) == "folder"
     dataset = choose_images(

@@ -13,6 +13,7 @@ from absl import flags
 
 from simclr_jax.cli import app, restored
 from simclr_jax.core.errors import UserError
+from simclr_jax.core.files import require_writable
 from simclr_jax.interop import formats
 from simclr_jax.interop.encoder import TrainedEncoder
 from simclr_jax.models.resnet import ResNet
@@ -48,6 +49,7 @@ def _export() -> None:
             )
         options["batch"] = BATCH.value
     formats.check_request(FORMAT.value, output)
+    require_writable(output, "--output")
     encoder = _encoder(restored.load(WORKDIR.value, STEP.value))
     found, usage = formats.export(encoder, output, FORMAT.value, max_difference=limit, **options)
     print(

@@ -10,7 +10,9 @@ from typing import Any
 import fsspec
 from etils import epath
 
-from simclr_jax.core.errors import StorageError
+from simclr_jax.core.errors import StorageError, UserError
+
+TRIAL_BYTES = 1 << 16
 
 
 def in_a_bucket(path: epath.PathLike) -> bool:
@@ -58,6 +60,32 @@ def write_text(path: epath.PathLike, text: str) -> None:
     """Replaces a file by another text, as `atomic_write` does."""
     with atomic_write(path) as unfinished:
         unfinished.write_text(text)
+
+
+def require_writable(path: epath.PathLike, flag: str) -> None:
+    """Writes a little beside `path` and removes it, so that an output is refused before the work.
+
+    Args:
+      path: of the output.
+      flag: that asks for it, for the message, such as "--output".
+
+    Raises:
+      UserError: if the directory is not there, cannot be written to, or has no room.
+    """
+    path = epath.Path(path)
+    trial = path.parent / f".{uuid.uuid4().hex[:8]}.tmp"
+    try:
+        if not in_a_bucket(path) and not path.parent.is_dir():
+            raise FileNotFoundError(f"the directory {path.parent} does not exist")
+        trial.write_bytes(bytes(TRIAL_BYTES))
+    except OSError as error:
+        raise UserError(
+            f"{flag}: {path} cannot be written: {reason(error)}. Give a name in a directory that "
+            "exists, is writable and has room."
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            trial.unlink(missing_ok=True)
 
 
 def append_lines(path: epath.Path, lines: Iterable[str]) -> None:

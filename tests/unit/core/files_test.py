@@ -7,7 +7,13 @@ from etils.epath import backend
 from fsspec.implementations.memory import MemoryFileSystem
 
 from simclr_jax.core.errors import StorageError, UserError
-from simclr_jax.core.files import append_lines, atomic_write, in_a_bucket, write_text
+from simclr_jax.core.files import (
+    append_lines,
+    atomic_write,
+    in_a_bucket,
+    require_writable,
+    write_text,
+)
 from simclr_jax.data.quarantine import Quarantine, Unreadable
 from simclr_jax.data.sources import open_source
 from simclr_jax.train.checkpoint import Checkpoints
@@ -93,6 +99,15 @@ def test_a_directory_takes_the_place_of_an_empty_one_only(tmp_path):
     with pytest.raises(StorageError, match="not empty"), atomic_write(tmp_path / "there") as other:
         other.mkdir()
     assert [path.name for path in tmp_path.rglob("*")] == ["there", "file"]
+
+
+def test_an_output_is_refused_before_the_work_and_leaves_nothing(tmp_path, full_disk):
+    require_writable(tmp_path / "out.npz", "--output")
+    with pytest.raises(UserError, match=r"--output: \S+ cannot be written: .*does not exist"):
+        require_writable(tmp_path / "absent" / "out.npz", "--output")
+    with full_disk(100), pytest.raises(UserError, match=r"--output: .*: File too large"):
+        require_writable(tmp_path / "out.npz", "--output")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_run_keeps_config_metrics_and_quarantine_in_a_bucket(workdir):
