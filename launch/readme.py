@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from simclr_jax.core.files import write_text
+
 README = Path(__file__).parents[1] / "README.md"
 
 
@@ -15,6 +17,4 @@ def replace_between(start: str, end: str, text: str) -> None:
     _, found_end, after = rest.partition(end)
     if not found_start or not found_end:
         raise ValueError(f"{README} lacks the line {start.strip()} or {end.strip()}.")
-    unfinished = README.with_suffix(".tmp")
-    unfinished.write_text(before + start + text + end + after)
-    unfinished.replace(README)
+    write_text(README, before + start + text + end + after)

@@ -22,6 +22,7 @@ from simclr_jax.cli import app, restored
 from simclr_jax.cli.images import choose_images
 from simclr_jax.cli.restored import Restored
 from simclr_jax.core.errors import UserError, did_you_mean
+from simclr_jax.core.files import require_writable
 from simclr_jax.core.ranges import Count, Fraction, Positive
 from simclr_jax.core.sections import checked
 from simclr_jax.core.types import Batch
@@ -31,13 +32,14 @@ from simclr_jax.evals.classifier import classifier_accuracy
 from simclr_jax.evals.features import extract_features
 from simclr_jax.evals.label_efficiency import label_efficiency
 from simclr_jax.evals.representation import effective_rank
-from simclr_jax.evals.results import Row, add_results, by_images
+from simclr_jax.evals.results import FILE, Row, add_results, by_images
 
 log = logging.getLogger(__name__)
 PROTOCOLS = ("classifier", "knn", "linear")
 FEATURES = ("pixels", "random_features", "encoder")
 
 WORKDIR = flags.DEFINE_string("workdir", "", "Directory of the run.")
+STEP = flags.DEFINE_integer("step", None, "Of the checkpoint; the newest whole one if left out.")
 PROTOCOL = flags.DEFINE_list(
     "protocol",
     None,
@@ -62,7 +64,8 @@ def main(argv: Sequence[str]) -> int:
 
 def _evaluate() -> None:
     kinds = _checked("features", KINDS.value, FEATURES)
-    run = restored.load(WORKDIR.value)
+    run = restored.load(WORKDIR.value, STEP.value)
+    require_writable(epath.Path(WORKDIR.value) / FILE, "--workdir")
     default = ["knn", "linear"] if run.model.classifier is None else ["classifier"]
     protocols = _checked("protocol", PROTOCOL.value or default, PROTOCOLS)
     features_protocols = [name for name in protocols if name != "classifier"]

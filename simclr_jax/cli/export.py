@@ -13,11 +13,13 @@ from absl import flags
 
 from simclr_jax.cli import app, restored
 from simclr_jax.core.errors import UserError
+from simclr_jax.core.files import require_writable
 from simclr_jax.interop import formats
 from simclr_jax.interop.encoder import TrainedEncoder
 from simclr_jax.models.resnet import ResNet
 
 WORKDIR = flags.DEFINE_string("workdir", "", "Directory of the run.")
+STEP = flags.DEFINE_integer("step", None, "Of the checkpoint; the newest whole one if left out.")
 FORMAT = flags.DEFINE_string("format", "", f"One of {', '.join(formats.FORMATS)}.")
 OUTPUT = flags.DEFINE_string("output", "", "The file to write; for saved_model a new directory.")
 MAX_DIFFERENCE = flags.DEFINE_float(
@@ -47,7 +49,8 @@ def _export() -> None:
             )
         options["batch"] = BATCH.value
     formats.check_request(FORMAT.value, output)
-    encoder = _encoder(restored.load(WORKDIR.value))
+    require_writable(output, "--output")
+    encoder = _encoder(restored.load(WORKDIR.value, STEP.value))
     found, usage = formats.export(encoder, output, FORMAT.value, max_difference=limit, **options)
     print(
         f"{output}: largest difference from the JAX encoder on photographs {found.absolute:.2g}, "

@@ -141,32 +141,35 @@ class Restored:
         return lambda batch: self.network.encode(variables, batch)
 
 
-def load(workdir: str) -> Restored:
-    """Reads the newest checkpoint of a workdir.
+def load(workdir: str, step: int | None = None) -> Restored:
+    """Reads the newest whole checkpoint of a workdir, or that of a step.
 
     Raises:
-      UserError: if the directory holds no run and no import, or no checkpoint.
+      UserError: if the directory holds no run and no import, or no such checkpoint.
+      StorageError: if the checkpoint cannot be read.
     """
     config, mesh = load_config(workdir), make_mesh()
     net = network(config)
     place = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh))
-    with Checkpoints(workdir, read_only=True) as checkpoints:
-        variables = _evaluated_variables(checkpoints, jax.tree.map(place, net.shapes))
-        step = checkpoints.latest_step()
+    checkpoints = Checkpoints(workdir)
+    step = checkpoints.find(step)
+    variables = _evaluated_variables(checkpoints, step, jax.tree.map(place, net.shapes))
     dataset = build_section("config.data", Dataset, config["data"])
-    return Restored(config, mesh, dataset, net, variables, step or 0)
+    return Restored(config, mesh, dataset, net, variables, step)
 
 
-def _evaluated_variables(checkpoints: Checkpoints, wanted: dict[str, Any]) -> Mapping[str, Any]:
+def _evaluated_variables(
+    checkpoints: Checkpoints, step: int, wanted: dict[str, Any]
+) -> Mapping[str, Any]:
     """Restores the copy of the network that the method names; heads that it lacks are left out."""
-    path = checkpoints.evaluated()
+    path = checkpoints.evaluated(step)
     if not path:
-        return checkpoints.restore_variables(wanted)
-    there = select(checkpoints.shapes(), path)
+        return checkpoints.restore_variables(step, wanted)
+    there = select(checkpoints.shapes(step), path)
     part = {
         name: {module: tree for module, tree in modules.items() if module in there[name]}
         for name, modules in wanted.items()
     }
     for name in reversed(path.split("/")):
         part = {name: part}
-    return select(checkpoints.restore_variables(part), path)
+    return select(checkpoints.restore_variables(step, part), path)
