@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from simclr_jax.core.files import write_text
+
 DOCS = Path(__file__).parents[1] / "docs"
 
 
@@ -15,6 +17,4 @@ def replace_between(page: Path, start: str, end: str, text: str) -> None:
     _, found_end, after = rest.partition(end)
     if not found_start or not found_end:
         raise ValueError(f"{page} lacks the line {start.strip()} or {end.strip()}.")
-    unfinished = page.with_suffix(".tmp")
-    unfinished.write_text(before + start + text + end + after)
-    unfinished.replace(page)
+    write_text(page, before + start + text + end + after)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from launch.pages import DOCS, replace_between
+from simclr_jax.core.files import write_text
 from simclr_jax.models.published import NETWORKS
 
 ROOT = Path(__file__).parents[1]
@@ -152,18 +153,12 @@ def _plan(line: str, *, again: bool) -> dict[str, Any]:
         sys.exit(f"It ended with exit code {run.returncode}; nothing is kept of it.")
     answer = json.loads(run.stdout)
     del answer["chip"], answer["tried"], answer["flags"]
-    _replace(PLANS, json.dumps(_load() | {line: answer}, indent=1, sort_keys=True) + "\n")
+    write_text(PLANS, json.dumps(_load() | {line: answer}, indent=1, sort_keys=True) + "\n")
     return answer
 
 
 def _load() -> dict[str, dict[str, Any]]:
     return json.loads(PLANS.read_text()) if PLANS.exists() else {}
-
-
-def _replace(path: Path, text: str) -> None:
-    unfinished = path.with_suffix(".tmp")
-    unfinished.write_text(text)
-    unfinished.replace(path)
 
 
 def section(plans: dict[str, dict[str, Any]]) -> str:

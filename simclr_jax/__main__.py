@@ -15,10 +15,11 @@ VERBS = {
     "report": "writes one page that shows a run: D/report.html",
     "import": "takes in a checkpoint of the official code, as a workdir like any other",
     "verify": "proves on a recipe that one device learns what many do; needs no data",
+    "checkpoints": "lists the checkpoints of a run, and checks every file of them",
     "export": "takes the encoder away: PyTorch, torchvision, StableHLO, ONNX, TensorFlow",
 }
 USAGE = "usage: simclr-jax VERB [--help] [--flags]\n\n" + "\n".join(
-    f"  {verb:<10}{does}" for verb, does in VERBS.items()
+    f"  {verb:<13}{does}" for verb, does in VERBS.items()
 )
 
 

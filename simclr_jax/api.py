@@ -41,8 +41,9 @@ def train(recipe: str, *, workdir: str | os.PathLike[str], **sections: Any) -> N
 
     Raises:
       UserError: if there is no such recipe or key, or a value or the images do not fit.
+      TryAgainError: if a run trains in `workdir` already.
       NonFiniteError: if the loss is not finite any more.
-      Terminated: if the process got SIGTERM; a checkpoint is saved first.
+      Terminated: if the process got SIGTERM, SIGHUP or Ctrl-C; a checkpoint is saved first.
     """
     run.train(recipes.load(recipe, sections), os.fspath(workdir))
 
@@ -57,13 +58,14 @@ def evaluate(workdir: str | os.PathLike[str], **settings: Any) -> list[dict[str,
     return trained_evaluate.evaluate(os.fspath(workdir), **settings)
 
 
-def load(workdir: str | os.PathLike[str]) -> "Encoder":
-    """Returns the encoder of a run or an import, at its newest checkpoint.
+def load(workdir: str | os.PathLike[str], *, step: int | None = None) -> "Encoder":
+    """Returns the encoder of a run or an import, at its newest whole checkpoint or that of a step.
 
     Raises:
       UserError: if there is none.
+      StorageError: if the checkpoint cannot be read.
     """
-    return Encoder(restored.load(os.fspath(workdir)))
+    return Encoder(restored.load(os.fspath(workdir), step))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,7 +19,8 @@ from simclr_jax.build.experiment import (
     train_step,
 )
 from simclr_jax.build.schema import complete
-from simclr_jax.core.errors import UserError
+from simclr_jax.core.compile import jit_once
+from simclr_jax.core.errors import UserError, did_you_mean
 from simclr_jax.core.sections import build_section, config_errors_at
 from simclr_jax.core.state import TrainState
 from simclr_jax.core.types import Batch
@@ -35,20 +36,20 @@ from simclr_jax.evals.online import (
 )
 from simclr_jax.parallel import hosts
 from simclr_jax.train import workdir as workdirs
-from simclr_jax.train.checkpoint import (
-    Checkpoints,
-    SaveCheckpoint,
-    newest,
-    require_listing,
-)
+from simclr_jax.train.checkpoint import Checkpoints
+from simclr_jax.train.checkpoint_writer import CheckpointWriter
 from simclr_jax.train.health import StopOnNonFinite
-from simclr_jax.train.hooks import LogMetrics, StopOnSigterm
+from simclr_jax.train.hooks import LogMetrics, StopOnSignal
+from simclr_jax.train.lease import acquire
 from simclr_jax.train.loop import Hook, fit
 from simclr_jax.train.metrics import MetricsWriter, view_sheet
+from simclr_jax.train.saving import SaveCheckpoint
 from simclr_jax.train.step import TrainStep
 from simclr_jax.train.warm_start import replace_parts
 
 log = logging.getLogger(__name__)
+# Metrics that the sections of `config.evals` add.
+EVALUATED = {"knn": ("knn_top1",), "classifier": ("test_top1", "test_top5")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,8 +68,9 @@ def train(config: Mapping[str, Any], workdir: str) -> None:
 
     Raises:
       UserError: as `open_run` does.
+      TryAgainError: if a run trains in `workdir` already.
       NonFiniteError: if the loss is not finite any more.
-      Terminated: on SIGTERM, after a checkpoint.
+      Terminated: on a signal, after a checkpoint.
     """
     with open_run(config, workdir) as run:
         fit(run.state, run.step, run.batches, num_steps=run.num_steps, hooks=run.hooks)
@@ -81,6 +83,7 @@ def open_run(config: Mapping[str, Any], workdir: str) -> Iterator[Run]:
     Raises:
       UserError: if the config is wrong, or `workdir` is another run's or cannot be written, or
         the processes of a run don't agree.
+      TryAgainError: if a run trains in `workdir` already.
     """
     writer = MetricsWriter(workdir, writes=hosts.is_primary())
     with hosts.check_hosts_agree() as facts:
@@ -88,29 +91,27 @@ def open_run(config: Mapping[str, Any], workdir: str) -> Iterator[Run]:
         evaluations = online_evaluation(experiment, writer)
         facts.update(hosts.flatten(experiment.config), code=hosts.code_version(), workdir=workdir)
         facts["list of images"] = experiment.source.fingerprint
-        step, _ = newest(workdir)
-        workdirs.continued(workdir, experiment.config, complete=complete, step=step)
-        require_listing(workdir, experiment.source.fingerprint)
     _tell_images(experiment)
-    for primary_turn in (True, False):
-        with hosts.check_hosts_agree():
-            if hosts.is_primary() == primary_turn:
-                workdirs.claim(
-                    workdir,
-                    experiment.config,
-                    complete=complete,
-                    step=step,
-                    is_primary=primary_turn,
-                )
     with contextlib.ExitStack() as stack:
-        checkpoints = stack.enter_context(
-            Checkpoints(workdir, keep=experiment.run.keep_checkpoints)
+        lease: list[Hook] = []
+        for primary_turn in (True, False):
+            with hosts.check_hosts_agree():
+                if hosts.is_primary() == primary_turn:
+                    if primary_turn:
+                        lease.append(stack.enter_context(contextlib.closing(acquire(workdir))))
+                    _claim(experiment, workdir, is_primary=primary_turn)
+        checkpoint_writer = stack.enter_context(
+            CheckpointWriter(
+                workdir,
+                keep=experiment.run.keep_checkpoints,
+                keep_best=experiment.run.keep_best,
+            )
         )
         with hosts.check_hosts_agree() as facts:  # on disks of their own, they would differ
-            first_step = checkpoints.latest_step() or 0
+            first_step = checkpoint_writer.latest_step() or 0
             facts["last checkpoint in --workdir"] = f"step {first_step}" if first_step else "none"
         with hosts.check_hosts_agree():
-            state = _initial_state(experiment, checkpoints, first_step)
+            state = _initial_state(experiment, Checkpoints(workdir), first_step)
             writer.open(first_step=first_step)
         stack.enter_context(contextlib.closing(writer))
         host_batches = experiment.dataset.train_batches(
@@ -136,35 +137,52 @@ def open_run(config: Mapping[str, Any], workdir: str) -> Iterator[Run]:
         )
         stack.enter_context(contextlib.closing(log_metrics))
         save_checkpoint = SaveCheckpoint(
-            checkpoints,
+            checkpoint_writer,
+            writer,
             every=experiment.run.checkpoint_every,
             num_steps=experiment.num_steps,
             batch_size=experiment.dataset.batch_size,
             listing=experiment.source.fingerprint,
             evaluated=experiment.method.evaluated,
+            keep_best=experiment.run.keep_best,
         )
-        stop_on_sigterm = StopOnSigterm(save_checkpoint)
-        stack.enter_context(contextlib.closing(stop_on_sigterm))
+        stop_on_signal = StopOnSignal(save_checkpoint)
+        stack.enter_context(contextlib.closing(stop_on_signal))
         yield Run(
             state=state,
             step=train_step(experiment),
             batches=place_batches(host_batches, experiment.mesh),
             num_steps=experiment.num_steps,
             hooks=[
+                *lease,
                 StopOnNonFinite(),
                 *evaluations,
                 log_metrics,
                 save_checkpoint,
-                stop_on_sigterm,
+                stop_on_signal,
             ],
         )
+
+
+def _claim(experiment: Experiment, workdir: str, *, is_primary: bool) -> None:
+    """Makes the workdir this run's, from its newest whole checkpoint on."""
+    claim = functools.partial(workdirs.claim, workdir, experiment.config, complete=complete)
+    if not is_primary:
+        claim(is_primary=False)
+        return
+    checkpoints = Checkpoints(workdir)
+    step = checkpoints.last()
+    workdirs.continued(workdir, experiment.config, complete=complete, step=step)
+    checkpoints.require_listing(step, experiment.source.fingerprint)
+    claim(step=step)
+    checkpoints.set_aside_after(step)
 
 
 def _initial_state(experiment: Experiment, checkpoints: Checkpoints, first_step: int) -> TrainState:
     if experiment.method.grad_cache_chunks > 1:
         _explain_chunks(experiment)
     if first_step:
-        state = checkpoints.restore(experiment.abstract_state)
+        state = checkpoints.restore(first_step, experiment.abstract_state)
         if first_step == experiment.num_steps:
             log.info(
                 "The run is complete: step %d of %d. To train on, raise --config.run.epochs.",
@@ -181,7 +199,7 @@ def _initial_state(experiment: Experiment, checkpoints: Checkpoints, first_step:
     params = experiment.abstract_state.params
     log.info(parameter_overview.get_parameter_overview(params, include_stats=False))
     shardings = jax.tree.map(lambda x: x.sharding, experiment.abstract_state)
-    state = jax.jit(experiment.init, out_shardings=shardings)()
+    state = jit_once(experiment.init, out_shardings=shardings)()
     for start, trees in zip(experiment.warm_starts, restored, strict=True):
         state = replace_parts(state, trees)
         log.info("From %s: %s.", start.checkpoint, ", ".join(trees))
@@ -222,6 +240,7 @@ def online_evaluation(experiment: Experiment, writer: MetricsWriter) -> list[Hoo
       UserError: if the images or the network are not what a protocol needs.
     """
     protocols = build_section("config.evals", OnlineProtocols, experiment.config["evals"])
+    _require_metric(experiment.run.keep_best, protocols)
     network, hooks = experiment.network, []
     if protocols.knn is not None:
         images = _evaluation_images(experiment, "knn", needs_train_labels=True)
@@ -234,6 +253,16 @@ def online_evaluation(experiment: Experiment, writer: MetricsWriter) -> list[Hoo
         images = _evaluation_images(experiment, "classifier", needs_train_labels=False)
         hooks.append(_hook(experiment, writer, protocols.classifier, network.classify, images))
     return hooks
+
+
+def _require_metric(name: str, protocols: OnlineProtocols) -> None:
+    added = [f for f in EVALUATED if getattr(protocols, f) is not None]
+    known = ["loss", *(metric for protocol in added for metric in EVALUATED[protocol])]
+    if name and name not in known:
+        raise UserError(
+            f"config.run.keep_best={name!r} must be one of {', '.join(known)}."
+            f"{did_you_mean(name, known)} The sections of config.evals add others."
+        )
 
 
 def _hook(

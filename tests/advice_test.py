@@ -10,6 +10,8 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
+from simclr_jax.build.schema import complete
+
 # ml_collections reads recipes with it.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 ROOT = Path(__file__).parents[1]
@@ -128,7 +130,7 @@ def test_a_setting_that_a_message_names_can_be_set(source, key, value):
     recipes = next(recipes for prefix, recipes in APPLIES_TO.items() if key.startswith(prefix))
     for recipe in recipes:
         if value == "{}" and key not in SAMPLES:  # a section, or a setting that is not a flag's
-            section = parse(file_of(recipe))
+            section = complete(parse(file_of(recipe)).to_dict())
             for part in key.split("."):
                 assert part in section, f"{recipe} has no config.{key}"
                 section = section[part]

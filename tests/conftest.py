@@ -1,6 +1,14 @@
 """Every test runs on 8 virtual CPU devices, and implicit rank promotion is an error."""
 
+import contextlib
+import os
+import resource
+import signal
 import tempfile
+
+# Most of a test's time is compilation, which half of LLVM's optimisations double. Programs that
+# tests start inherit it.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=1"
 
 import flax.linen as nn
 import jax
@@ -58,6 +66,24 @@ def tiny_config(monkeypatch):
         "parallel": {"preset": "replicated"},
         "evals": {"knn": {"every_epochs": 0.5, "k": 5}},
     }
+
+
+@pytest.fixture
+def full_disk():
+    """Returns a context in which no file of this process may grow beyond some bytes."""
+
+    @contextlib.contextmanager
+    def limit(num_bytes):
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # an error, and no signal
+        resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+            signal.signal(signal.SIGXFSZ, handler)
+
+    return limit
 
 
 @pytest.fixture

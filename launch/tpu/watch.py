@@ -16,8 +16,9 @@ from launch.tpu.gcloud import ABSENT, Gcloud, GcloudError, LaunchError, Slice
 POLL_SECONDS = 60.0
 MAX_PAUSE_SECONDS = 600.0
 MAX_FAILURES = 6  # commands that fail in a row: about 16 minutes of pauses
-# All others are worth a restart: 143 after SIGTERM, 75 when some host came late, and when one is
-# lost, the signals that end it (137) and its peers (134), or no code at all.
+# All others are worth a restart: 143 after SIGTERM, 75 when some host came late or another run
+# holds the workdir, and when a host is lost, the signals that end it (137) and its peers (134), or
+# no code at all.
 FINAL_ENDS = ("exited 0", "exited 1", "exited 2")
 SHORT_LOOKS = 10  # a run that was seen to run less often ended within about 10 minutes
 MAX_SHORT_RUNS = 3  # in a row on one slice

@@ -4,18 +4,20 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import jax
 from absl import flags
 from absl import logging as absl_logging
-from etils import epath
 
 from simclr_jax.cli import recipe
-from simclr_jax.core.errors import UserError
+from simclr_jax.core.errors import StorageError, TryAgainError, UserError
 from simclr_jax.train.health import NonFiniteError
 from simclr_jax.train.hooks import Terminated
 
-DONE, FAILED, USER_MISTAKE, TERMINATED = 0, 1, 2, 143
+# Beside these, 128 and the number of the signal that ended a run: 129 SIGHUP, 130 Ctrl-C,
+# 143 SIGTERM.
+DONE, FAILED, USER_MISTAKE, TRY_AGAIN = 0, 1, 2, 75  # EX_TEMPFAIL of sysexits.h
 
 
 def run(main: Callable[[], None], argv: Sequence[str], *, required: Sequence[str]) -> int:
@@ -27,8 +29,9 @@ def run(main: Callable[[], None], argv: Sequence[str], *, required: Sequence[str
       required: names of flags that must be given.
 
     Returns:
-      0 done; 1 failed; 2 the user's mistake; 143 stopped by SIGTERM after a checkpoint.
-      Not returned, since the process ends at once: 75 not all processes started in time.
+      0 done; 1 failed; 2 the user's mistake; 128 and the number of a signal that stopped a run
+      after a checkpoint; 75 it may go well the next time: another run holds the workdir, or, then
+      the process ends at once, not all processes started in time.
     """
     _set_up_logging()
     _set_up_compilation_cache()
@@ -37,11 +40,13 @@ def run(main: Callable[[], None], argv: Sequence[str], *, required: Sequence[str
             main()
     except UserError as error:
         return _complain(error, USER_MISTAKE)
-    except NonFiniteError as error:
+    except (NonFiniteError, StorageError) as error:
         return _complain(error, FAILED)
+    except TryAgainError as error:
+        return _complain(error, TRY_AGAIN)
     except Terminated as stopped:
         logging.getLogger(__name__).info("%s", stopped)
-        return TERMINATED
+        return 128 + stopped.signum
     return DONE
 
 
@@ -72,7 +77,8 @@ def _complain(error: Exception, code: int) -> int:
 
 
 def _set_up_logging() -> None:
-    absl_logging.set_verbosity(absl_logging.ERROR)  # orbax tells each step of each save
+    # orbax tells each step of each save, and each layer that a failure passes.
+    absl_logging.set_verbosity(absl_logging.FATAL)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
     log = logging.getLogger("simclr_jax")
@@ -85,7 +91,14 @@ def _set_up_compilation_cache() -> None:
     """Keeps compiled programs between runs, in a directory that only this user can write."""
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-        cache = epath.Path(base).expanduser() / "simclr_jax" / "compiled"
-        cache.mkdir(parents=True, exist_ok=True, mode=0o700)
+        cache = Path(os.path.expanduser(base)).absolute() / "simclr_jax" / "compiled"
+        try:
+            cache.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            logging.getLogger(__name__).warning(
+                "Compiled programs are not kept (%s). To start faster the next time, set "
+                "JAX_COMPILATION_CACHE_DIR to a directory that you may write.", error
+            )  # fmt: skip
+            return
         jax.config.update("jax_compilation_cache_dir", str(cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

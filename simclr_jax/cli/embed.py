@@ -15,12 +15,14 @@ from etils import epath
 
 from simclr_jax.cli import app
 from simclr_jax.core.errors import UserError
+from simclr_jax.core.files import atomic_write, require_writable
 from simclr_jax.data.quarantine import Quarantine
 from simclr_jax.evals.features import extract_features
 from simclr_jax.trained import restored
 from simclr_jax.trained.images import choose_images
 
 WORKDIR = flags.DEFINE_string("workdir", "", "Directory of the run.")
+STEP = flags.DEFINE_integer("step", None, "Of the checkpoint; the newest whole one if left out.")
 DATA = flags.DEFINE_string("data", None, "digits, folder or tfds/NAME; the run's own if left out.")
 PATH = flags.DEFINE_string("path", None, "The folder, or the directory of prepared data sets.")
 SPLIT = flags.DEFINE_string("split", None, "Which images; of another folder all.")
@@ -34,9 +36,10 @@ def main(argv: Sequence[str]) -> int:
 
 def _embed() -> None:
     output = epath.Path(OUTPUT.value)
-    if output.suffix != ".npz" or not output.parent.exists():
-        raise UserError(f"--output={output} must end in .npz, in a directory that exists.")
-    run = restored.load(WORKDIR.value)
+    if output.suffix != ".npz":
+        raise UserError(f"--output={output} must end in .npz.")
+    require_writable(output, "--output")
+    run = restored.load(WORKDIR.value, STEP.value)
     is_folder = (DATA.value or run.dataset.name) == "folder"
     dataset = choose_images(
         run.dataset,
@@ -52,12 +55,10 @@ def _embed() -> None:
     batches = dataset.eval_batches(source, run.network.evaluation.cuts, quarantine=unreadable)
     features = extract_features(run.encode, batches, run.mesh)
     names = np.array([source[int(i)].name for i in features.ids])
-    unfinished = output.with_suffix(".tmp")
-    with unfinished.open("wb") as file:
+    with atomic_write(output) as unfinished, unfinished.open("wb") as file:
         np.savez(
             file, names=names, class_names=np.array(source.class_names, str), **features._asdict()
         )
-    unfinished.replace(output)
     n, d = features.features.shape
     labels = f"labels of {len(source.class_names)} classes" if source.class_names else "no labels"
     print(

@@ -19,6 +19,7 @@ from simclr_jax.evals.results import Row, by_images, read_results
 from simclr_jax.trained.evaluate import FEATURES, FRACTIONS, PROTOCOLS, evaluate
 
 WORKDIR = flags.DEFINE_string("workdir", "", "Directory of the run.")
+STEP = flags.DEFINE_integer("step", None, "Of the checkpoint; the newest whole one if left out.")
 PROTOCOL = flags.DEFINE_list(
     "protocol",
     None,
@@ -44,6 +45,7 @@ def main(argv: Sequence[str]) -> int:
 def _evaluate() -> None:
     rows = evaluate(
         WORKDIR.value,
+        step=STEP.value,
         protocol=PROTOCOL.value,
         features=KINDS.value,
         fractions=_fractions(),

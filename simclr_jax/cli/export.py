@@ -12,10 +12,12 @@ from absl import flags
 
 from simclr_jax.cli import app
 from simclr_jax.core.errors import UserError
+from simclr_jax.core.files import require_writable
 from simclr_jax.interop import formats
 from simclr_jax.trained import restored
 
 WORKDIR = flags.DEFINE_string("workdir", "", "Directory of the run.")
+STEP = flags.DEFINE_integer("step", None, "Of the checkpoint; the newest whole one if left out.")
 FORMAT = flags.DEFINE_string("format", "", f"One of {', '.join(formats.FORMATS)}.")
 OUTPUT = flags.DEFINE_string("output", "", "The file to write; for saved_model a new directory.")
 MAX_DIFFERENCE = flags.DEFINE_float(
@@ -45,7 +47,8 @@ def _export() -> None:
             )
         options["batch"] = BATCH.value
     formats.check_request(FORMAT.value, output)
-    encoder = restored.load(WORKDIR.value).encoder_to_export()
+    require_writable(output, "--output")
+    encoder = restored.load(WORKDIR.value, STEP.value).encoder_to_export()
     found, usage = formats.export(encoder, output, FORMAT.value, max_difference=limit, **options)
     print(
         f"{output}: largest difference from the JAX encoder on photographs {found.absolute:.2g}, "

@@ -15,6 +15,7 @@ from simclr_jax.build.experiment import Experiment, augmented_views, build_exper
 from simclr_jax.build.resolve import frozen_networks
 from simclr_jax.cli import app
 from simclr_jax.core.errors import UserError
+from simclr_jax.core.files import require_writable
 from simclr_jax.data.decode import decode
 from simclr_jax.data.records import Source
 from simclr_jax.evals.features import extract_features
@@ -28,6 +29,7 @@ MAX_IMAGES = 1000  # in the map and among the neighbours
 THUMBNAIL_PX = 64
 
 WORKDIR = flags.DEFINE_string("workdir", "", "Directory of the run.")
+STEP = flags.DEFINE_integer("step", None, "Of the checkpoint; the newest whole one if left out.")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -36,14 +38,15 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _report() -> None:
-    run, workdir = restored.load(WORKDIR.value), epath.Path(WORKDIR.value)
+    run, workdir = restored.load(WORKDIR.value, STEP.value), epath.Path(WORKDIR.value)
     if "method" not in run.config:
         raise UserError(f"{workdir} holds an import, not a run: there is no training to report.")
+    path = workdir / "report.html"
+    require_writable(path, "--workdir")
     experiment = build_experiment(run.config)
     metrics = read_metrics(WORKDIR.value)
     encoder = {"name": experiment.config["encoder"]["name"], **experiment.config["encoder"]}
     encoder.pop("remat", None)  # how it was trained, and not what it is
-    path = workdir / "report.html"
     write_report(
         ReportContents(
             title=f"{experiment.config['method']['name']} on {experiment.source.name}",

@@ -1,4 +1,4 @@
-"""The one exception that the command line turns into a message and exit code 2."""
+"""The exceptions that the command line turns into a message and an exit code."""
 
 import difflib
 from collections.abc import Iterable
@@ -10,6 +10,14 @@ class UserError(ValueError):
     The message is written for the person who made it: what was given and where, what is
     needed, and a value that would work.
     """
+
+
+class StorageError(OSError):
+    """A file that could not be written or read: the message says which, why, and what is left."""
+
+
+class TryAgainError(RuntimeError):
+    """Nothing is wrong with what was asked for; it may go well the next time."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -1,8 +1,18 @@
-"""Files of a run, which may lie in a bucket (gs://), where nothing can be added to a file."""
+"""Files of a run, on a disk or in a bucket (gs://): written whole, or not at all."""
 
+import contextlib
 import os
+import uuid
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
 
+import fsspec
 from etils import epath
+
+from simclr_jax.core.errors import StorageError, UserError
+
+TRIAL_BYTES = 1 << 16
 
 
 def in_a_bucket(path: epath.PathLike) -> bool:
@@ -15,15 +25,125 @@ def absolute(path: str) -> str:
     return path if in_a_bucket(path) else os.path.abspath(os.path.expanduser(path))
 
 
-def append_line(path: epath.Path, line: str) -> None:
-    """Adds a line to a file, and makes it if it is not there.
+@contextlib.contextmanager
+def atomic_write(path: epath.PathLike) -> Iterator[epath.Path]:
+    """Yields a path beside `path`; what the block writes there appears as `path` when it ends.
 
-    In a bucket that writes the whole file again: seconds apart, as lines of metrics are, and some
-    megabytes long it does no harm.
+    Readers see what was there before, or all of what is new: a file, or a directory where there
+    is none. If the block raises, nothing is left; a process that is killed in it leaves a hidden
+    file beside `path`.
+
+    Raises:
+      StorageError: if the block or the file system raises an OSError.
     """
+    path = epath.Path(path)
+    unfinished = path.parent / f".{path.name[:40]}.{uuid.uuid4().hex[:8]}.tmp"
+    try:
+        yield unfinished
+        if not in_a_bucket(path):
+            _sync(unfinished)
+        if path.is_dir():
+            if any(path.iterdir()):
+                raise FileExistsError("it is a directory that is not empty")
+            path.rmdir()
+        unfinished.replace(path)
+    except OSError as error:
+        raise StorageError(
+            f"Cannot write {path}: {reason(error)}. Nothing of it was written."
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):  # what went wrong before is told, not this
+            remove(unfinished)
+
+
+def write_text(path: epath.PathLike, text: str) -> None:
+    """Replaces a file by another text, as `atomic_write` does."""
+    with atomic_write(path) as unfinished:
+        unfinished.write_text(text)
+
+
+def require_writable(path: epath.PathLike, flag: str) -> None:
+    """Writes a little beside `path` and removes it, so that an output is refused before the work.
+
+    Args:
+      path: of the output.
+      flag: that asks for it, for the message, such as "--output".
+
+    Raises:
+      UserError: if the directory is not there, cannot be written to, or has no room.
+    """
+    path = epath.Path(path)
+    trial = path.parent / f".{uuid.uuid4().hex[:8]}.tmp"
+    try:
+        if not in_a_bucket(path) and not path.parent.is_dir():
+            raise FileNotFoundError(f"the directory {path.parent} does not exist")
+        trial.write_bytes(bytes(TRIAL_BYTES))
+    except OSError as error:
+        raise UserError(
+            f"{flag}: {path} cannot be written: {reason(error)}. Give a name in a directory that "
+            "exists, is writable and has room."
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            trial.unlink(missing_ok=True)
+
+
+def append_lines(path: epath.Path, lines: Iterable[str]) -> None:
+    """Adds lines to a file, and makes it if it is not there; all of them, or none.
+
+    In a bucket, where nothing can be added to a file, that writes the whole file again: seconds
+    apart, as lines of metrics are, and some megabytes long it does no harm.
+
+    Raises:
+      OSError: if there is no room, or the file cannot be written; it is as it was then.
+    """
+    data = "".join(f"{line}\n" for line in lines).encode()
     if in_a_bucket(path):
-        before = path.read_text() if path.exists() else ""
-        path.write_text(before + line + "\n")
+        path.write_bytes((path.read_bytes() if path.exists() else b"") + data)
         return
-    with path.open("a") as file:
-        file.write(line + "\n")
+    with Path(path).open("ab", buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        try:
+            while data:  # one call may write a part, and the next one say that the disk is full
+                data = data[file.write(data) :]
+        except OSError:
+            file.truncate(size)  # no half line
+            raise
+
+
+def file_system(path: epath.PathLike) -> Any:
+    """Returns the fsspec file system that a path is on, which remembers no listings."""
+    protocol = str(path).partition("://")[0] if in_a_bucket(path) else "file"
+    return fsspec.filesystem(protocol, use_listings_cache=False)
+
+
+def file_sizes(directory: epath.PathLike) -> dict[str, int]:
+    """Returns the names of all files below a directory, relative to it, and their sizes in bytes.
+
+    Raises:
+      OSError: if there is no such directory, or it cannot be listed.
+    """
+    top = str(directory).partition("://")[2] or os.path.abspath(directory)
+    found = file_system(directory).find(str(directory), detail=True)
+    return {name.removeprefix(f"{top}/"): info["size"] for name, info in found.items()}
+
+
+def remove(path: epath.Path) -> None:
+    """Removes a file, or a directory with all that is in it, if it is there."""
+    if path.is_dir():
+        path.rmtree()
+    else:
+        path.unlink(missing_ok=True)
+
+
+def reason(error: OSError) -> str:
+    """Returns why the file system refused, without the number and the path."""
+    return error.strerror or str(error) or type(error).__name__
+
+
+def _sync(path: epath.Path) -> None:
+    """Waits until what was written is on the disk, so that a power failure leaves no empty file."""
+    if path.is_dir():
+        return
+    with Path(path).open("rb") as file:
+        os.fsync(file.fileno())

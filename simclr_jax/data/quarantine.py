@@ -1,12 +1,15 @@
 """The list of images that could not be read, so that they are known and not only missing."""
 
 import json
+import logging
 from typing import NamedTuple
 
 from etils import epath
 
 from simclr_jax.core.errors import UserError
-from simclr_jax.core.files import append_line
+from simclr_jax.core.files import append_lines, reason, write_text
+
+log = logging.getLogger(__name__)
 
 
 class Unreadable(NamedTuple):
@@ -31,6 +34,7 @@ class Quarantine:
 
     def __init__(self, path: epath.PathLike | None = None, *, process_index: int = 0):
         self.entries: dict[str, Unreadable] = {}
+        self._unwritten: list[str] = []  # the disk was full
         self._path = None if path is None else epath.Path(path)
         if self._path is None:
             return
@@ -49,8 +53,15 @@ class Quarantine:
         if unreadable.name in self.entries:
             return
         self.entries[unreadable.name] = unreadable
-        if self._path is not None:
-            append_line(self._path, json.dumps(unreadable._asdict()))
+        if self._path is None:
+            return
+        self._unwritten.append(json.dumps(unreadable._asdict()))
+        try:
+            append_lines(self._path, self._unwritten)
+        except OSError as error:  # it waits for the next one, and is counted all the same
+            log.warning("%s waits: %s.", self._path, reason(error))
+        else:
+            self._unwritten = []
 
     def _read(self, path: epath.Path) -> None:
         text = path.read_text()
@@ -64,4 +75,4 @@ class Quarantine:
                 f"{path} is no list of unreadable images ({error}); move it away and start again."
             ) from error
         if torn:  # the process died while it wrote this line; the image will come again
-            path.write_text(whole + "\n" if whole else "")
+            write_text(path, whole + "\n" if whole else "")

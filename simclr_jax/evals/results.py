@@ -7,6 +7,8 @@ from typing import Any, TypeAlias
 
 from etils import epath
 
+from simclr_jax.core.files import write_text
+
 log = logging.getLogger(__name__)
 Row: TypeAlias = Mapping[str, Any]
 FILE = "results.json"
@@ -33,10 +35,7 @@ def add_results(workdir: epath.PathLike, rows: Sequence[Row]) -> list[Row]:
     was judged on them at another step. What is of other images stays.
     """
     kept = [row for row in read_results(workdir) if not _replaced(row, rows)]
-    path = epath.Path(workdir) / FILE
-    unfinished = path.with_suffix(".tmp")
-    unfinished.write_text(json.dumps([*kept, *rows], indent=2) + "\n")
-    unfinished.replace(path)
+    write_text(epath.Path(workdir) / FILE, json.dumps([*kept, *rows], indent=2) + "\n")
     return [*kept, *rows]
 
 

@@ -1,12 +1,12 @@
 """Trained encoders out: every format is written, read back and compared before it appears."""
 
 import dataclasses
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from simclr_jax.core.errors import UserError, did_you_mean
+from simclr_jax.core.files import atomic_write
 from simclr_jax.interop import (
     onnx_format,
     safetensors_format,
@@ -135,17 +135,13 @@ def export(
     check_request(format_name, path)
     chosen = FORMATS[format_name]
     _check_fits(encoder, format_name, chosen.max_bytes)
-    unfinished = path.with_name(f"{path.name}.tmp")
-    _remove(unfinished)
-    try:
+    with atomic_write(path) as beside:
+        unfinished = Path(beside)
         usage = chosen.write(encoder, unfinished, **options)
         images = photographs(encoder.image_size)
         found = difference(chosen.read(unfinished)(images), encoder.encode(images))
         if not found.relative <= max_difference:
             raise UserError(_refusal(encoder, format_name, found, max_difference))
-        unfinished.replace(path)
-    finally:
-        _remove(unfinished)
     return Exported(found, usage)
 
 
@@ -177,10 +173,3 @@ def _refusal(
             "config.encoder.geometry='torchvision' in the next training."
         )
     return message + f"Another format may be exact; or give {accept}."
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

@@ -1,7 +1,6 @@
 """The workdir of imported weights: what `evaluate`, `embed`, `train` and `export` take."""
 
 import logging
-import uuid
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,12 +8,13 @@ import jax.numpy as jnp
 from etils import epath
 
 from simclr_jax.core.errors import UserError
+from simclr_jax.core.files import atomic_write
 from simclr_jax.core.state import TrainState
 from simclr_jax.interop.recognition import Recognised
 from simclr_jax.interop.tf_checkpoint import Imported
 from simclr_jax.models.resnet import SMALLEST_IMAGE_PX
 from simclr_jax.train import workdir as workdirs
-from simclr_jax.train.checkpoint import Checkpoints
+from simclr_jax.train.checkpoint_writer import CheckpointWriter
 
 log = logging.getLogger(__name__)
 
@@ -69,22 +69,14 @@ def write_workdir(
       select: which features the classifier takes, if there is one.
     """
     require_free(workdir)
-    target = epath.Path(workdir)
-    unfinished = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.tmp"
     state = TrainState(
         step=jnp.asarray(imported.step, jnp.int32), **imported.variables, opt_state=()
     )
-    try:
+    with atomic_write(workdir) as unfinished:
         workdirs.claim(str(unfinished), _config(imported.network, source, size_px, select))
         log.info("Writing the checkpoint ...")
-        with Checkpoints(str(unfinished)) as checkpoints:
+        with CheckpointWriter(str(unfinished)) as checkpoints:
             checkpoints.save(imported.step, state, {"next_example": 0, "listing": ""})
-        if target.exists():
-            target.rmdir()  # which refuses if it is not empty by now
-        unfinished.replace(target)
-    finally:
-        if unfinished.exists():
-            unfinished.rmtree()
 
 
 def _config(

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from simclr_jax.core.errors import UserError
+from simclr_jax.core.errors import TryAgainError, UserError
 
 NOT_ALL_STARTED = 75  # exit code: EX_TEMPFAIL of sysexits.h; it may go well the next time
 SHUTDOWN_SECONDS = 60  # a process that fails takes the others along after this time
@@ -105,15 +105,16 @@ def check_hosts_agree() -> Iterator[dict[str, str]]:
       UserError: if the block raises anything on any process, with its name and host, but where it
         is no UserError, the process itself raises what it was; or if facts differ, naming the odd
         process, and what it has and the others have.
+      TryAgainError: if that is what the block raises on any process.
     """
     facts: dict[str, str] = {}
     try:
         yield facts
-    except UserError as error:
-        _require_agreement({}, error=str(error))
+    except (UserError, TryAgainError) as error:
+        _require_agreement({}, error=str(error), again=isinstance(error, TryAgainError))
         raise
     except Exception as error:
-        with contextlib.suppress(UserError):
+        with contextlib.suppress(UserError, TryAgainError):
             _require_agreement({}, error=f"{type(error).__name__}: {error}")
         raise
     _require_agreement(facts)
@@ -168,14 +169,15 @@ def _give_up(given: Mapping[str, Any], timeout_seconds: int) -> None:
     os._exit(NOT_ALL_STARTED)  # the wait is in native code, which no exception reaches
 
 
-def _require_agreement(facts: Mapping[str, str], error: str = "") -> None:
+def _require_agreement(facts: Mapping[str, str], error: str = "", *, again: bool = False) -> None:
     if jax.process_count() == 1:
         return
-    mine = {"host": socket.gethostname(), "facts": facts, "error": error}
+    mine = {"host": socket.gethostname(), "facts": facts, "error": error, "again": again}
     said = [json.loads(text) for text in _gather(json.dumps(mine))]
     failed = [f"{_name(said, i)}: {one['error']}" for i, one in enumerate(said) if one["error"]]
     if failed:
-        raise UserError(f"{len(failed)} of {len(said)} processes cannot start. {failed[0]}")
+        kind = TryAgainError if any(one["again"] for one in said) else UserError
+        raise kind(f"{len(failed)} of {len(said)} processes cannot start. {failed[0]}")
     differences = _differences(said)
     if differences:
         raise UserError(

@@ -23,7 +23,8 @@ SYMBOLS = {
 
 def escape(text: object) -> str:
     """Returns `text` fit for HTML content and for quoted attribute values."""
-    return html.escape(str(text), quote=True)
+    shown = str(text).encode("utf-8", "backslashreplace").decode()  # a name may be no UTF-8
+    return html.escape(shown, quote=True)
 
 
 def percent(fraction: float | int) -> str:

@@ -6,15 +6,14 @@ made to attack a reader has nothing to reach even if escaping had a hole.
 
 import importlib.resources
 import json
-import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from etils import epath
 from jaxtyping import UInt8
 
-from simclr_jax.core.errors import UserError
+from simclr_jax.core.files import write_text
 from simclr_jax.evals.results import by_images
 from simclr_jax.report import markup, results, training
 from simclr_jax.report.contents import Embedding, ReportContents
@@ -26,25 +25,13 @@ MAX_CARDS = 12
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
-def write_report(contents: ReportContents, path: str | os.PathLike[str]) -> None:
+def write_report(contents: ReportContents, path: epath.PathLike) -> None:
     """Writes the report to `path`; an existing file is replaced only by a complete one.
 
     Raises:
-      UserError: if the file cannot be written there.
+      StorageError: if the file cannot be written there.
     """
-    text = render(contents)
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    except OSError as error:
-        raise UserError(
-            f"Cannot write the report {str(path)!r}: {error.strerror}. Give the path of a file in"
-            " a directory that exists and is writable, with room for about 1 MB."
-        ) from error
-    finally:
-        partial.unlink(missing_ok=True)
+    write_text(path, render(contents))
 
 
 def render(contents: ReportContents) -> str:

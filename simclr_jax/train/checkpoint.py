@@ -1,202 +1,212 @@
-"""Checkpoints: D/checkpoints/STEP/, written by orbax in the background.
+"""Reading checkpoints: D/checkpoints/STEP/, each checked before anything is made of it.
 
 A checkpoint holds the whole TrainState and, as JSON, the position in the data
 stream. Randomness needs no entry: keys are derived from the seed and the step.
 """
 
+import contextlib
 import json
 import logging
-from typing import Any
+import os
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import orbax.checkpoint as ocp
 from etils import epath
 
-from simclr_jax.core.errors import UserError
+from simclr_jax.core.errors import StorageError, UserError
+from simclr_jax.core.files import absolute, file_sizes, reason
 from simclr_jax.core.state import TrainState
-from simclr_jax.core.types import Metrics
-from simclr_jax.train.health import require_finite
+from simclr_jax.train import integrity
 
 log = logging.getLogger(__name__)
+DAMAGED = "damaged"  # D/damaged/STEP: checkpoints that a run has set aside
+
+
+class Stored(NamedTuple):
+    """A checkpoint, as a list of them shows it.
+
+    Attributes:
+      step: optimizer steps taken.
+      num_bytes: of all its files.
+      condition: what the check of its files found.
+      metrics: of that step, as far as one decides which checkpoint is the best.
+    """
+
+    step: int
+    num_bytes: int
+    condition: integrity.Condition
+    metrics: dict[str, float]
 
 
 class Checkpoints:
-    """The checkpoints of one workdir; use as a context manager, which waits for the last one."""
+    """The checkpoints of one workdir, as they are now; changes nothing unless it says so."""
 
-    def __init__(self, workdir: str, *, keep: int = 2, read_only: bool = False) -> None:
-        """Opens D/checkpoints.
+    def __init__(self, workdir: epath.PathLike) -> None:
+        """Names the directory of the run; nothing is read before it is asked for."""
+        self.directory = epath.Path(absolute(str(workdir))) / "checkpoints"
 
-        Args:
-          workdir: directory of the run.
-          keep: how many of the newest checkpoints stay.
-          read_only: never creates, deletes or cleans anything.
-        """
-        path = epath.Path(workdir)
-        # A bucket's path is absolute as it is; `absolute` would look for it below this directory.
-        self.directory = (path if path.is_absolute() else path.absolute()) / "checkpoints"
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=None if read_only else keep,
-            create=not read_only,
-            read_only=read_only,
-            cleanup_tmp_directories=not read_only,
-            enable_async_checkpointing=not read_only,
-        )
-        self._manager = ocp.CheckpointManager(
-            self.directory,
-            options=options,
-            item_handlers={
-                # Without a limit orbax holds an encoded copy of the whole state until it commits.
-                "state": ocp.StandardCheckpointHandler(save_concurrent_gb=1),
-                "data": ocp.JsonCheckpointHandler(),
-            },
-        )
+    def steps(self) -> list[int]:
+        """Returns the steps that there are checkpoints of, the oldest first, damaged ones too."""
+        paths = ocp.utils.checkpoint_steps_paths(self.directory)
+        return sorted(int(path.name) for path in paths if path.name.isdigit())
 
-    def __enter__(self) -> "Checkpoints":
-        return self
+    def last(self) -> int:
+        """Returns the step of the newest whole checkpoint as `find` does; 0 if there are none."""
+        return self.find() if self.steps() else 0
 
-    def __exit__(self, *exc: object) -> None:
-        self._manager.close()
+    def find(self, step: int | None = None) -> int:
+        """Returns the step of the newest whole checkpoint, or `step` if that one is whole.
 
-    def latest_step(self) -> int | None:
-        """Returns the step of the newest checkpoint, or None if there is none."""
-        return self._manager.latest_step()
-
-    def save(self, step: int, state: TrainState, data: dict[str, Any]) -> None:
-        """Starts to write a checkpoint; the files appear under their name when complete."""
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data)
-            ),
-        )
-
-    def restore(self, abstract_state: TrainState) -> TrainState:
-        """Restores the newest checkpoint.
-
-        Args:
-          abstract_state: the state's shapes, types and shardings on the mesh of *this* run,
-            which need not be the one that wrote the checkpoint.
+        Reads all of its files, and of newer ones that are damaged, which it names in the log.
 
         Raises:
-          UserError: if there is no checkpoint.
+          UserError: if there is no checkpoint, none of `step`, or it is damaged.
         """
-        state = ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state))
-        return self._manager.restore(self._require_step(), args=state)["state"]
-
-    def shapes(self) -> dict[str, Any]:
-        """Returns the newest state as nested mappings of things with a shape and a dtype."""
-        state = self.directory / str(self._require_step()) / "state"
-        metadata: Any = ocp.Checkpointer(ocp.PyTreeCheckpointHandler()).metadata(state)
-        return metadata.item_metadata.tree
-
-    def restore_variables(self, abstract_variables: dict[str, Any]) -> dict[str, Any]:
-        """Restores only some entries of the newest state, such as its params and batch_stats.
-
-        Args:
-          abstract_variables: {"params": ..., "batch_stats": ...} of shapes with shardings;
-            each may be a part of what the checkpoint holds.
-        """
-        step = self._require_step()
-        return ocp.Checkpointer(ocp.PyTreeCheckpointHandler()).restore(
-            self.directory / str(step) / "state",
-            args=ocp.args.PyTreeRestore(
-                item=abstract_variables,
-                restore_args=ocp.checkpoint_utils.construct_restore_args(abstract_variables),
-                partial_restore=True,
-            ),
-        )
-
-    def evaluated(self) -> str:
-        """Returns the path in the newest state of the network that is evaluated; "" for the state.
-
-        Checkpoints of before methods could name one have none.
-        """
-        data = self._manager.restore(
-            self._require_step(), args=ocp.args.Composite(data=ocp.args.JsonRestore())
-        )["data"]
-        return {"evaluated": "", **data}["evaluated"]
-
-    def _require_step(self) -> int:
-        step = self.latest_step()
-        if step is None:
+        steps = self.steps()
+        if not steps:
             raise UserError(
                 f"{self.directory} holds no finished checkpoint. Train first: "
                 f"python -m simclr_jax train --config=... --workdir={self.directory.parent}"
             )
-        return step
-
-
-def newest(workdir: str) -> tuple[int, dict[str, Any]]:
-    """Returns the step of the newest checkpoint and what is noted beside its state.
-
-    Nothing is opened, so that no process waits for another: one that cannot start would keep the
-    others waiting. (0, {}) if there is none.
-    """
-    directory = epath.Path(workdir) / "checkpoints"
-    names = [path.name for path in directory.iterdir()] if directory.exists() else []
-    step = max((int(name) for name in names if name.isdecimal()), default=0)
-    noted = directory / str(step) / "data" / "metadata"
-    return step, json.loads(noted.read_text()) if step and noted.exists() else {}
-
-
-def require_listing(workdir: str, listing: str) -> None:
-    """Checks that the newest checkpoint, if there is one, was trained on the same images.
-
-    Raises:
-      UserError: if it was trained on another list of images.
-    """
-    _, noted = newest(workdir)
-    if noted and noted["listing"] != listing:
-        raise UserError(
-            f"The run in {workdir} was trained on another list of images: "
-            "files were added, removed or renamed since, or the split is another. Use "
-            "another --workdir, or bring the images back."
+        if step is not None and step not in steps:
+            known = ", ".join(map(str, steps))
+            raise UserError(f"{self.directory} holds no checkpoint of step {step}, but of {known}.")
+        damaged: list[str] = []
+        for candidate in reversed(steps) if step is None else (step,):
+            condition = integrity.check(self.directory / str(candidate))
+            if not condition.damage:
+                if damaged:
+                    log.warning("%s. Step %d is read instead.", "; ".join(damaged), candidate)
+                if not condition.summed:
+                    log.warning("%s: %s.", self.directory / str(candidate), condition)
+                return candidate
+            damaged.append(f"{self.directory / str(candidate)} is damaged: {condition.damage}")
+        advice = (
+            "None is whole: bring a copy back, or use another --workdir."
+            if step is None
+            else "Without --step the newest whole one is read."
         )
+        raise UserError(f"{'; '.join(damaged)}. {advice}")
 
+    def set_aside_after(self, step: int) -> None:
+        """Moves the checkpoints behind a step, which are damaged, to D/damaged/.
 
-class SaveCheckpoint:
-    """Hook: saves every `every` steps and at the last step, if the step was finite."""
+        A run that goes on from `step` writes those steps again.
+        """
+        for damaged in (s for s in self.steps() if s > step):
+            aside = self.directory.parent / DAMAGED / str(damaged)
+            while aside.exists():
+                aside = aside.with_name(f"{aside.name}.again")
+            aside.parent.mkdir(exist_ok=True)
+            (self.directory / str(damaged)).rename(aside)
+            log.warning("The damaged checkpoint of step %d now lies in %s.", damaged, aside)
 
-    def __init__(
-        self,
-        checkpoints: Checkpoints,
-        *,
-        every: int,
-        num_steps: int,
-        batch_size: int,
-        listing: str,
-        evaluated: str = "",
-    ) -> None:
-        """Sets when to save, and what to note beside the state.
+    def survey(self) -> list[Stored]:
+        """Returns what there is, after a check of every file."""
+        return [
+            Stored(
+                step,
+                sum(file_sizes(self.directory / str(step)).values()),
+                integrity.check(self.directory / str(step)),
+                self.metrics(step),
+            )
+            for step in self.steps()
+        ]
+
+    def require_listing(self, step: int, listing: str) -> None:
+        """Checks that a checkpoint was trained on the same images.
 
         Args:
-          checkpoints: where to.
-          every: steps from one checkpoint to the next.
-          num_steps: of the run; its last step is always saved.
-          batch_size: images in the global batch.
-          listing: fingerprint of the training images.
-          evaluated: see `Method.evaluated`.
+          step: of the checkpoint; 0 stands for none, which fits all images.
+          listing: fingerprint of the training images now.
+
+        Raises:
+          UserError: if it was trained on another list of images.
         """
-        self._checkpoints = checkpoints
-        self._every = every
-        self._num_steps = num_steps
-        self._batch_size = batch_size
-        self._listing = listing
-        self._evaluated = evaluated
+        if step and self._data(step)["listing"] != listing:
+            raise UserError(
+                f"The run in {self.directory.parent} was trained on another list of images: "
+                "files were added, removed or renamed since, or the split is another. Use "
+                "another --workdir, or bring the images back."
+            )
 
-    def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
-        """Saves if it is time to."""
-        if step % self._every == 0 or step == self._num_steps:
-            self.save(step, state, metrics)
+    def restore(self, step: int, abstract_state: TrainState) -> TrainState:
+        """Restores a whole state.
 
-    def save(self, step: int, state: TrainState, metrics: Metrics) -> None:
-        """Saves now; does nothing if this step is saved already."""
-        require_finite(step, metrics)
-        if self._checkpoints.latest_step() != step:
-            # The position in the stream of shuffled images: the next batch starts there.
-            data = {
-                "next_example": step * self._batch_size,
-                "listing": self._listing,
-                "evaluated": self._evaluated,
-            }
-            self._checkpoints.save(step, state, data)
-            log.info("Checkpoint at step %d -> %s", step, self._checkpoints.directory)
+        Args:
+          step: of the checkpoint, from `find`.
+          abstract_state: the state's shapes, types and shardings on the mesh of *this* run,
+            which need not be the one that wrote the checkpoint.
+
+        Raises:
+          StorageError: if it cannot be read.
+        """
+        with self._reading(step) as state:
+            return ocp.StandardCheckpointer().restore(state, abstract_state)
+
+    def shapes(self, step: int) -> dict[str, Any]:
+        """Returns a state as nested mappings of things with a shape and a dtype."""
+        with self._reading(step) as state:
+            metadata: Any = ocp.Checkpointer(ocp.PyTreeCheckpointHandler()).metadata(state)
+            return metadata.item_metadata.tree
+
+    def restore_variables(self, step: int, abstract_variables: dict[str, Any]) -> dict[str, Any]:
+        """Restores only some entries of a state, such as its params and batch_stats.
+
+        Args:
+          step: of the checkpoint, from `find`.
+          abstract_variables: {"params": ..., "batch_stats": ...} of shapes with shardings;
+            each may be a part of what the checkpoint holds.
+
+        Raises:
+          StorageError: if it cannot be read.
+        """
+        args = ocp.args.PyTreeRestore(
+            item=abstract_variables,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(abstract_variables),
+            partial_restore=True,
+        )
+        with self._reading(step) as state:
+            return ocp.Checkpointer(ocp.PyTreeCheckpointHandler()).restore(state, args=args)
+
+    def evaluated(self, step: int) -> str:
+        """Returns the path in a state of the network that is evaluated; "" for the state.
+
+        Checkpoints of before methods could name one have none.
+        """
+        return {"evaluated": "", **self._data(step)}["evaluated"]
+
+    def metrics(self, step: int) -> dict[str, float]:
+        """Returns what was noted of a step to find the best one by; of a damaged one nothing."""
+        try:
+            return {"metrics": {}, **self._data(step)}["metrics"]
+        except StorageError:
+            return {}
+
+    @contextlib.contextmanager
+    def _reading(self, step: int) -> Iterator[epath.Path]:
+        path = self.directory / str(step)
+        try:
+            yield path / "state"
+        except Exception as error:  # of many kinds: every layer below has its own
+            raise StorageError(f"{path} cannot be restored: {why(error)}.") from error
+
+    def _data(self, step: int) -> dict[str, Any]:
+        path = self.directory / str(step) / "data" / "metadata"
+        try:
+            data = json.loads(path.read_bytes())
+            return {**data, "listing": data["listing"]}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise StorageError(f"{path} cannot be read: {why(error)}.") from error
+
+
+def why(error: Exception) -> str:
+    """Returns the reason of a failure in one line, from an error of any layer."""
+    if isinstance(error, OSError):
+        return reason(error)
+    text = str(error) or type(error).__name__
+    if number := re.search(r"os_error_code='(\d+)'", text):  # of TensorStore
+        return os.strerror(int(number.group(1)))
+    return text.splitlines()[0][:300]

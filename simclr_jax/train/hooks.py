@@ -1,7 +1,9 @@
-"""Hooks of the loop: metrics and progress, and an orderly stop on SIGTERM."""
+"""Hooks of the loop: metrics and progress, and an orderly stop on signals."""
 
+import contextlib
 import datetime
 import logging
+import os
 import signal
 import sys
 import time
@@ -16,50 +18,68 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from simclr_jax.core.state import TrainState
 from simclr_jax.core.types import Metrics
-from simclr_jax.train.checkpoint import SaveCheckpoint
 from simclr_jax.train.metrics import MetricsWriter
+from simclr_jax.train.saving import SaveCheckpoint
 
 log = logging.getLogger(__name__)
 SECONDS_BETWEEN_LINES = 10.0  # of plain progress in a log file
 
 
 class Terminated(Exception):  # noqa: N818 - it is no error: the run was asked to stop
-    """The run stopped on SIGTERM, after a checkpoint at `step`."""
+    """The run stopped on a signal, after a checkpoint at `step`."""
 
-    def __init__(self, step: int) -> None:
-        super().__init__(f"Stopped by SIGTERM after a checkpoint at step {step}.")
+    def __init__(self, step: int, signum: int = signal.SIGTERM) -> None:
+        name = signal.Signals(signum).name
+        super().__init__(f"Stopped by {name} after a checkpoint at step {step}.")
         self.step = step
+        self.signum = signum
 
 
-class StopOnSigterm:
-    """Hook: after SIGTERM, finishes the step, saves a checkpoint and raises `Terminated`.
+class StopOnSignal:
+    """Hook: after a signal, finishes the step, saves a checkpoint and raises `Terminated`.
 
-    Of several processes, all stop after the same step if any of them gets the signal: JAX
-    catches it, and finds a step that none has passed.
+    The signals are SIGTERM, Ctrl-C (a second one ends the process at once) and SIGHUP, which a
+    terminal sends when it is closed. One that was ignored before stays so, as under nohup.
+
+    Of several processes, all stop after the same step if any of them gets a signal: JAX catches
+    SIGTERM, and finds a step that none has passed.
     """
 
     def __init__(self, save_checkpoint: SaveCheckpoint) -> None:
         self._save_checkpoint = save_checkpoint
-        self._asked = False
+        self._signum: int | None = None
         self._alone = jax.process_count() == 1
-        if self._alone:
-            self._previous_handler = signal.signal(signal.SIGTERM, self._on_signal)
+        self._previous = {
+            signum: signal.signal(signum, self._on_signal)
+            for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+            if signal.getsignal(signum) != signal.SIG_IGN
+            and (self._alone or signum != signal.SIGTERM)
+        }
 
     def _on_signal(self, signum: int, frame: object) -> None:
-        del signum, frame
-        self._asked = True
+        del frame
+        self._signum = signum
+        if signum == signal.SIGINT:
+            signal.signal(signum, signal.SIG_DFL)
+            # Not through `logging`: the signal may have come while that was writing.
+            os.write(2, b"\nSaving a checkpoint. Ctrl-C again ends at once, without it.\n")
+        if not self._alone:
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
-        """Stops the run if SIGTERM has come since the last step."""
-        asked = self._asked if self._alone else multihost_utils.reached_preemption_sync_point(step)
+        """Stops the run if a signal has come since the last step."""
+        if self._alone:
+            asked = self._signum is not None
+        else:
+            asked = multihost_utils.reached_preemption_sync_point(step)
         if asked:
-            self._save_checkpoint.save(step, state, metrics)
-            raise Terminated(step)
+            self._save_checkpoint.save_at_last(step, state, metrics)
+            raise Terminated(step, self._signum or signal.SIGTERM)
 
     def close(self) -> None:
-        """Lets SIGTERM do again what it did before."""
-        if self._alone:
-            signal.signal(signal.SIGTERM, self._previous_handler)
+        """Lets the signals do again what they did before."""
+        for signum, handler in self._previous.items():
+            signal.signal(signum, handler)
 
 
 class LogMetrics:
@@ -116,7 +136,8 @@ class LogMetrics:
     def close(self) -> None:
         """Takes the bar off the terminal."""
         if self._bar is not None:
-            self._bar.stop()
+            with contextlib.suppress(OSError):  # the terminal may have been closed
+                self._bar.stop()
 
     def _log(self, step: int, metrics: Metrics, *, last: bool) -> None:
         values = {name: float(np.asarray(value)) for name, value in metrics.items()}

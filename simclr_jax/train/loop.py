@@ -24,6 +24,9 @@ class RunConfig:
       log_every: steps between two lines of metrics.
       checkpoint_every: steps between two checkpoints; the last step is always saved.
       keep_checkpoints: how many of the newest checkpoints stay.
+      keep_best: a metric, such as "knn_top1"; the checkpoint with its best value stays, too. The
+        largest is the best, but of the loss the smallest. Values of an evaluation all count, and
+        are saved; of the loss, those at checkpoints.
       extended: (step, epochs that it had until then) of each time that the run was made longer;
         the program writes it.
     """
@@ -33,6 +36,7 @@ class RunConfig:
     log_every: Count = 50
     checkpoint_every: Count = 1000
     keep_checkpoints: Count = 2
+    keep_best: str = ""
     extended: Sequence[Sequence[int]] = ()
 
 

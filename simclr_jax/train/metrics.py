@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from etils import epath
 from jaxtyping import UInt8
-from tensorboardX import SummaryWriter
 
-from simclr_jax.core.files import append_line, in_a_bucket
+from simclr_jax.core.errors import UserError
+from simclr_jax.core.files import append_lines, in_a_bucket, reason, write_text
+from simclr_jax.train.tensorboard import TensorBoard
 
 log = logging.getLogger(__name__)
 
@@ -28,8 +29,9 @@ class MetricsWriter:
         self._workdir = epath.Path(workdir)
         self._path = self._workdir / "metrics.jsonl"
         self._writes = writes
-        self._board: SummaryWriter | None = None
-        self.last_row: dict[str, Any] = {}  # of the run that is resumed
+        self._board: TensorBoard | None = None
+        self._unwritten: list[str] = []  # the disk was full
+        self.last_row: dict[str, Any] = {}  # written, by this run or by the one that it resumes
         self.pending: dict[str, float] = {}  # waits for `write`
 
     def open(self, *, first_step: int) -> None:
@@ -37,14 +39,12 @@ class MetricsWriter:
         if not self._writes:
             return
         rows = [row for row in read_metrics(self._workdir) if row["step"] <= first_step]
-        rewritten = self._path.with_suffix(".tmp")
-        rewritten.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        rewritten.replace(self._path)
+        write_text(self._path, "".join(json.dumps(row) + "\n" for row in rows))
         self.last_row = rows[-1] if rows else {}
         if in_a_bucket(self._workdir):
             log.info("No files for TensorBoard in a bucket; %s has all values.", self._path)
             return
-        self._board = SummaryWriter(str(self._workdir / "tensorboard"), purge_step=first_step + 1)
+        self._board = TensorBoard(self._workdir / "tensorboard", first_step=first_step)
 
     def add(self, **values: float) -> None:
         """Adds values to the line of the current step, which `write` closes.
@@ -56,38 +56,59 @@ class MetricsWriter:
     def write(self, step: int, values: Mapping[str, float]) -> dict[str, Any]:
         """Writes the line of `step`: `values` and what was added before. Returns it."""
         row = {"step": step, **values, **self.pending}
-        self.pending = {}
+        self.pending, self.last_row = {}, row
         if not self._writes:
             return row
-        append_line(self._path, json.dumps(row))
+        self._unwritten.append(json.dumps(row))
+        self._flush()
         if self._board is not None:
-            for name, value in row.items():
-                if name != "step":
-                    self._board.add_scalar(name, value, step)
+            self._board.scalars({name: row[name] for name in row if name != "step"}, step)
         return row
 
     def write_image(self, name: str, image: np.ndarray, step: int) -> None:
         """Shows one uint8 [h, w, 3] picture in TensorBoard."""
         if self._board is not None:
-            self._board.add_image(name, image, step, dataformats="HWC")
+            self._board.image(name, image, step)
 
     def close(self) -> None:
-        """Flushes and closes the files for TensorBoard."""
+        """Writes what is left and closes the files."""
         if self._board is not None:
             self._board.close()
+        if self._unwritten and not self._flush():
+            log.error("%d lines of %s are lost.", len(self._unwritten), self._path)
+
+    def _flush(self) -> bool:
+        """Writes the lines that wait, all or none; returns whether that went well."""
+        try:
+            append_lines(self._path, self._unwritten)
+        except OSError as error:
+            if len(self._unwritten) == 1:
+                log.warning("%s waits: %s.", self._path, reason(error))
+            return False
+        self._unwritten = []
+        return True
 
 
 def read_metrics(workdir: epath.PathLike) -> list[dict[str, Any]]:
-    """Returns the rows of D/metrics.jsonl; a torn last line is left out."""
+    """Returns the rows of D/metrics.jsonl; a torn last line is left out.
+
+    Raises:
+      UserError: if another line is no row.
+    """
     path = epath.Path(workdir) / "metrics.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
+    lines = path.read_bytes().split(b"\n") if path.exists() else []
     rows = []
     for number, line in enumerate(lines, 1):
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            if number != len(lines):
-                raise ValueError(f"{path}, line {number}, is not JSON: {line[:80]!r}") from None
+            row = json.loads(line)
+            rows.append({**row, "step": int(row["step"])})
+        except (ValueError, KeyError, TypeError, RecursionError):
+            if number < len(lines):  # what stands behind the last line break is torn, or nothing
+                raise UserError(
+                    f"{path} is damaged: line {number} is no row of metrics: {line[:80]!r}. Remove "
+                    "that line, or bring a copy of the file back; without the file a run goes on, "
+                    "and its curves begin there."
+                ) from None
     return rows
 
 

@@ -21,18 +21,19 @@ class WarmStart:
     """Which parts of a checkpoint go where in a fresh state.
 
     Attributes:
-      checkpoint: workdir of a run, or of an import; its newest checkpoint is read. None to start
-        from nothing.
+      checkpoint: workdir of a run, or of an import. None to start from nothing.
       trees: path in the state to start -> path in the checkpoint's state; the encoder alone if
         None. Both trees must have the same arrays in the same shapes: a part of a network is named
         as such, "params/projector/dense1". Statistics that neither of them has, as without
         BatchNorm, are passed over.
       required: whether there must be a checkpoint.
+      step: of the checkpoint that is read; the newest whole one if None.
     """
 
     checkpoint: str | None = None
     trees: Mapping[str, str] | None = None
     required: bool = False
+    step: int | None = None
 
     def __post_init__(self) -> None:
         if self.required and not self.checkpoint:
@@ -58,22 +59,21 @@ class WarmStart:
         """
         targets = _as_mappings(abstract_state)
         trees = ENCODER if self.trees is None else self.trees
-        with Checkpoints(str(self.checkpoint), read_only=True) as checkpoints:
-            there = checkpoints.shapes()
-            wanted: dict[str, Any] = {}
-            trees = {
-                target: source
-                for target, source in trees.items()
-                if not target.startswith("batch_stats/")
-                or _has(targets, target)
-                or _has(there, source)
-            }
-            for target, source in trees.items():
-                part = _select(targets, target, "the state to start")
-                stored = _select(there, source, f"the checkpoint of {self.checkpoint}")
-                _require_same(part, stored, f"{self.checkpoint}:{source}", target)
-                wanted = _insert(wanted, source.split("/"), part)
-            restored = checkpoints.restore_variables(wanted)
+        checkpoints = Checkpoints(str(self.checkpoint))
+        step = checkpoints.find(self.step)
+        there = checkpoints.shapes(step)
+        wanted: dict[str, Any] = {}
+        trees = {
+            target: source
+            for target, source in trees.items()
+            if not target.startswith("batch_stats/") or _has(targets, target) or _has(there, source)
+        }
+        for target, source in trees.items():
+            part = _select(targets, target, "the state to start")
+            stored = _select(there, source, f"the checkpoint of {self.checkpoint}")
+            _require_same(part, stored, f"{self.checkpoint}:{source}", target)
+            wanted = _insert(wanted, source.split("/"), part)
+        restored = checkpoints.restore_variables(step, wanted)
         # A tree that goes to two places is copied: the step donates each of its buffers once.
         return {
             target: jax.tree.map(jnp.copy, select(restored, source))

@@ -8,17 +8,19 @@ from typing import Any, TypeAlias
 from etils import epath
 
 from simclr_jax.core.errors import UserError
+from simclr_jax.core.files import write_text
 
 log = logging.getLogger(__name__)
 
 # Changing these does not change what is learned, so a resumed run may. The images that a path
-# leads to are compared by their list, see `checkpoint.require_listing`.
+# leads to are compared by their list, see `Checkpoints.require_listing`.
 FREE_TO_CHANGE = (
     "data.path",
     "data.num_threads",
     "run.log_every",
     "run.checkpoint_every",
     "run.keep_checkpoints",
+    "run.keep_best",
     "parallel",
     "encoder.remat",
     "method.loss_tile",
@@ -96,9 +98,7 @@ def claim(
         )  # fmt: skip
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(".tmp")
-        unfinished.write_text(json.dumps({"version": VERSION, **config}, indent=2) + "\n")
-        unfinished.replace(path)
+        write_text(path, json.dumps({"version": VERSION, **config}, indent=2) + "\n")
     except OSError as error:
         raise UserError(f"Cannot write to --workdir={workdir}: {error}.") from error
 
@@ -129,6 +129,8 @@ def continued(
         f"  {key}: {old!r} there, {new!r} here"
         for key, old, new in _differences(stored, config)
         if not f"{key}.".startswith(tuple(f"{key}." for key in free))
+        # Runs from before names were stored: the list of images says whether they are the same.
+        and not (key == "data.class_names" and old is None)
     ]
     if differences:
         raise UserError(

@@ -6,9 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+from etils import epath
 
 from simclr_jax.build.resolve import frozen_networks
 from simclr_jax.core.errors import UserError, did_you_mean
+from simclr_jax.core.files import require_writable
 from simclr_jax.core.ranges import Count, Fraction, Positive
 from simclr_jax.core.sections import checked
 from simclr_jax.core.types import Batch
@@ -18,20 +20,21 @@ from simclr_jax.evals.classifier import classifier_accuracy
 from simclr_jax.evals.features import extract_features
 from simclr_jax.evals.label_efficiency import label_efficiency
 from simclr_jax.evals.representation import effective_rank
-from simclr_jax.evals.results import add_results
+from simclr_jax.evals.results import FILE, add_results
 from simclr_jax.trained import restored
 from simclr_jax.trained.images import choose_images
 from simclr_jax.trained.restored import Restored
 
 log = logging.getLogger(__name__)
 PROTOCOLS = ("classifier", "knn", "linear")
-FEATURES = ("pixels", "random_encoder", "encoder")
+FEATURES = ("pixels", "random_features", "encoder")
 FRACTIONS = (0.01, 0.1, 1.0)
 
 
 def evaluate(
     workdir: str,
     *,
+    step: int | None = None,
     protocol: Sequence[str] | None = None,
     features: Sequence[str] = FEATURES,
     fractions: Sequence[float | int] = FRACTIONS,
@@ -43,10 +46,11 @@ def evaluate(
     split: str | None = None,
     test_split: str | None = None,
 ) -> list[dict[str, Any]]:
-    """Judges the newest checkpoint of a workdir, and adds the figures to D/results.json.
+    """Judges a checkpoint of a workdir, and adds the figures to D/results.json.
 
     Args:
       workdir: of a run or an import.
+      step: of the checkpoint; the newest whole one if None.
       protocol: any of `PROTOCOLS`; by default the classifier, or kNN and linear probe without one.
       features: any of `FEATURES`, what kNN and linear probe judge.
       fractions: shares of the labels to use, in (0, 1].
@@ -72,7 +76,8 @@ def evaluate(
         "k": checked("--knn_k", knn_k, Count),
         "temperature": checked("--knn_temperature", knn_temperature, Positive),
     }
-    run = restored.load(workdir)
+    run = restored.load(workdir, step)
+    require_writable(epath.Path(workdir) / FILE, "--workdir")
     default = ["knn", "linear"] if run.model.classifier is None else ["classifier"]
     protocols = _known("protocol", protocol or default, PROTOCOLS)
     of_features = [name for name in protocols if name != "classifier"]
@@ -145,8 +150,8 @@ def _evaluate_features(
     encoders: dict[str, Callable[[Batch], jax.Array]] = {"encoder": run.encode}
     if "pixels" in kinds:
         encoders["pixels"] = run.network.pixels
-    if "random_encoder" in kinds:
-        encoders["random_encoder"] = run.encode_at_random_initialisation()
+    if "random_features" in kinds:
+        encoders["random_features"] = run.encode_with_random_features(dataset, train)
     rows = []
     for kind in kinds:
         log.info(

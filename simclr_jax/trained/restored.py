@@ -9,12 +9,16 @@ import jax
 from jax.sharding import Mesh
 
 from simclr_jax.build.network import Network, network
+from simclr_jax.core.compile import jit_once
 from simclr_jax.core.errors import UserError
 from simclr_jax.core.sections import build_section
 from simclr_jax.core.tree import select
 from simclr_jax.core.types import Batch
 from simclr_jax.data.dataset import Dataset
+from simclr_jax.data.place import place_batches
+from simclr_jax.data.quarantine import Quarantine
 from simclr_jax.data.records import Source, count_shared
+from simclr_jax.evals.random_features import random_features
 from simclr_jax.interop.encoder import TrainedEncoder
 from simclr_jax.models.resnet import ResNet
 from simclr_jax.models.ssl import SSLModel
@@ -24,6 +28,7 @@ from simclr_jax.train.checkpoint import Checkpoints
 from simclr_jax.train.loop import RunConfig
 from simclr_jax.train.workdir import load_config
 
+_STATISTICS_BATCHES = 5  # of BatchNorm, for random features
 log = logging.getLogger(__name__)
 
 
@@ -108,15 +113,33 @@ class Restored:
         """Returns the logits [b, k] of a placed batch."""
         return self.network.classify(self.variables, batch)
 
-    def encode_at_random_initialisation(self) -> Callable[[Batch], jax.Array]:
-        """Returns `encode` with the parameters of a run from scratch, with this one's seed."""
+    def encode_with_random_features(
+        self, dataset: Dataset, train: Source
+    ) -> Callable[[Batch], jax.Array]:
+        """Returns `encode` with the weights that a run from scratch begins with, of this seed.
+
+        Args:
+          dataset: how to read `train`.
+          train: images that give the statistics; see `random_features`.
+        """
         run = (
             build_section("config.run", RunConfig, self.config["run"])
             if "run" in self.config
             else None
         )
-        init = jax.jit(self.network.random_variables, out_shardings=replicated(self.mesh))
-        variables = init(run.seed if run else 0)
+        init = jit_once(self.network.random_variables, out_shardings=replicated(self.mesh))
+        seed = run.seed if run else 0
+        batches = dataset.train_batches(
+            train,
+            self.network.evaluation.cuts,
+            seed=seed,
+            first_step=0,
+            num_steps=_STATISTICS_BATCHES,
+            quarantine=Quarantine(),
+        )
+        variables = random_features(
+            init(seed), self.network.update_statistics, place_batches(batches, self.mesh)
+        )
         return lambda batch: self.network.encode(variables, batch)
 
     def encoder_to_export(self) -> TrainedEncoder:
@@ -141,32 +164,35 @@ class Restored:
         )
 
 
-def load(workdir: str) -> Restored:
-    """Reads the newest checkpoint of a workdir.
+def load(workdir: str, step: int | None = None) -> Restored:
+    """Reads the newest whole checkpoint of a workdir, or that of a step.
 
     Raises:
-      UserError: if the directory holds no run and no import, or no checkpoint.
+      UserError: if the directory holds no run and no import, or no such checkpoint.
+      StorageError: if the checkpoint cannot be read.
     """
     config, mesh = load_config(workdir), make_mesh()
     net = network(config)
     place = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh))
-    with Checkpoints(workdir, read_only=True) as checkpoints:
-        variables = _evaluated_variables(checkpoints, jax.tree.map(place, net.shapes))
-        step = checkpoints.latest_step()
+    checkpoints = Checkpoints(workdir)
+    step = checkpoints.find(step)
+    variables = _evaluated_variables(checkpoints, step, jax.tree.map(place, net.shapes))
     dataset = build_section("config.data", Dataset, config["data"])
-    return Restored(config, mesh, dataset, net, variables, step or 0)
+    return Restored(config, mesh, dataset, net, variables, step)
 
 
-def _evaluated_variables(checkpoints: Checkpoints, wanted: dict[str, Any]) -> Mapping[str, Any]:
+def _evaluated_variables(
+    checkpoints: Checkpoints, step: int, wanted: dict[str, Any]
+) -> Mapping[str, Any]:
     """Restores the copy of the network that the method names; heads that it lacks are left out."""
-    path = checkpoints.evaluated()
+    path = checkpoints.evaluated(step)
     if not path:
-        return checkpoints.restore_variables(wanted)
-    there = select(checkpoints.shapes(), path)
+        return checkpoints.restore_variables(step, wanted)
+    there = select(checkpoints.shapes(step), path)
     part = {
         name: {module: tree for module, tree in modules.items() if module in there[name]}
         for name, modules in wanted.items()
     }
     for name in reversed(path.split("/")):
         part = {name: part}
-    return select(checkpoints.restore_variables(part), path)
+    return select(checkpoints.restore_variables(step, part), path)

@@ -98,12 +98,12 @@ def assert_done(processes):
 
 def final_state(workdir):
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    with Checkpoints(str(workdir), read_only=True) as checkpoints:
-        assert checkpoints.latest_step() == 21
-        stored = checkpoints.shapes()
-        wanted = {name: stored[name] for name in ("params", "batch_stats", "opt_state")}
-        place = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here)
-        return checkpoints.restore_variables(jax.tree.map(place, wanted))
+    checkpoints = Checkpoints(workdir)
+    assert checkpoints.find() == 21
+    stored = checkpoints.shapes(21)
+    wanted = {name: stored[name] for name in ("params", "batch_stats", "opt_state")}
+    place = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here)
+    return checkpoints.restore_variables(21, jax.tree.map(place, wanted))
 
 
 def assert_same(workdir, other):

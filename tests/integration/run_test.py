@@ -15,7 +15,7 @@ from simclr_jax.build.experiment import build_experiment
 from simclr_jax.cli import app
 from simclr_jax.core.errors import UserError
 from simclr_jax.train import workdir as workdirs
-from simclr_jax.train.checkpoint import Checkpoints, require_listing
+from simclr_jax.train.checkpoint import Checkpoints
 from simclr_jax.train.health import NonFiniteError
 from simclr_jax.train.hooks import Terminated
 from simclr_jax.train.loop import fit
@@ -102,8 +102,8 @@ def test_a_diverging_run_stops_and_leaves_the_last_good_checkpoint(tiny_config, 
     failed = int(re.search(r"at step (\d+)", str(e.value)).group(1))
     assert saved_steps(tmp_path)[-1] == failed - 1
     abstract = build_experiment(tiny_config).abstract_state
-    with Checkpoints(str(tmp_path), read_only=True) as checkpoints:
-        params = checkpoints.restore_variables({"params": abstract.params})
+    checkpoints = Checkpoints(tmp_path)
+    params = checkpoints.restore_variables(checkpoints.find(), {"params": abstract.params})
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
 
 
@@ -196,7 +196,7 @@ def test_a_workdir_of_another_run_is_refused(tiny_config, tmp_path):
 def test_other_images_than_those_of_the_checkpoint_are_refused(tiny_config, tmp_path):
     train(tiny_config, tmp_path)
     with pytest.raises(UserError, match="another list of images"):
-        require_listing(str(tmp_path), "other")
+        Checkpoints(tmp_path).require_listing(63, "other")
 
 
 @pytest.fixture

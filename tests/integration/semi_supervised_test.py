@@ -10,7 +10,7 @@ from simclr_jax.build.network import network
 from simclr_jax.core.errors import UserError
 from simclr_jax.evals.classifier import classifier_accuracy
 from simclr_jax.train import workdir as workdirs
-from simclr_jax.train.checkpoint import Checkpoints
+from simclr_jax.train.checkpoint_writer import CheckpointWriter
 from simclr_jax.train.loop import fit
 from simclr_jax.train.metrics import read_metrics
 from simclr_jax.trained import restored
@@ -52,8 +52,8 @@ def pretrained(tiny_config, tmp_path):
     state = jax.jit(build_experiment(config).init)()
     state = state.replace(batch_stats=jax.tree.map(lambda x: x + 0.5, state.batch_stats))
     workdirs.claim(workdir, config)
-    with Checkpoints(workdir) as checkpoints:
-        checkpoints.save(63, state, {"next_example": 0, "listing": ""})
+    with CheckpointWriter(workdir) as writer:
+        writer.save(63, state, {"next_example": 0, "listing": ""})
     return workdir, jax.device_get(state)
 
 

@@ -50,8 +50,8 @@ def import_(checkpoint, workdir):
 def restore(workdir, shapes):
     one_device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     place = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one_device)
-    with Checkpoints(str(workdir), read_only=True) as checkpoints:
-        return checkpoints.restore_variables(jax.tree.map(place, shapes))
+    checkpoints = Checkpoints(workdir)
+    return checkpoints.restore_variables(checkpoints.find(), jax.tree.map(place, shapes))
 
 
 def apply(workdir, rows):

@@ -14,7 +14,8 @@ def test_every_key_that_a_recipe_leaves_out_is_there_at_its_default(tiny_config)
     assert config["optim"]["b1"] == 0.9
     assert config["heads"]["projector"]["last_norm"] == "scale"
     assert config["parallel"]["preset"] == "replicated"
-    assert config["warm_start"] == {"checkpoint": None, "trees": None, "required": False}
+    start = {"checkpoint": None, "trees": None, "required": False, "step": None}
+    assert config["warm_start"] == start
     assert schema.complete(config) == config
 
 

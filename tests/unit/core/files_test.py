@@ -1,14 +1,19 @@
 """What a run writes beside its checkpoints, on a stand-in for a bucket."""
 
 import fsspec
-import orbax.checkpoint as ocp
 import pytest
 from etils import epath
 from etils.epath import backend
 from fsspec.implementations.memory import MemoryFileSystem
 
-from simclr_jax.core.errors import UserError
-from simclr_jax.core.files import append_line, in_a_bucket
+from simclr_jax.core.errors import StorageError, UserError
+from simclr_jax.core.files import (
+    append_lines,
+    atomic_write,
+    in_a_bucket,
+    require_writable,
+    write_text,
+)
 from simclr_jax.data.quarantine import Quarantine, Unreadable
 from simclr_jax.data.sources import open_source
 from simclr_jax.train.checkpoint import Checkpoints
@@ -37,6 +42,7 @@ def workdir(monkeypatch):
     monkeypatch.setattr(fsspec, "filesystem", lambda name, **settings: Bucket())
     backend.fsspec_backend._get_filesystem.cache_clear()
     Bucket.store.clear()
+    Bucket.pseudo_dirs[:] = [""]
     yield "gs://bucket/runs/one"
     backend.fsspec_backend._get_filesystem.cache_clear()
 
@@ -49,9 +55,59 @@ def test_a_bucket_is_told_from_a_directory():
 
 def test_lines_are_added_in_a_bucket_as_on_a_disk(workdir, tmp_path):
     for path in (epath.Path(workdir) / "lines", epath.Path(tmp_path) / "lines"):
-        append_line(path, "one")
-        append_line(path, "two")
-        assert path.read_text() == "one\ntwo\n"
+        append_lines(path, ["one"])
+        append_lines(path, ["two", "three"])
+        assert path.read_text() == "one\ntwo\nthree\n"
+
+
+def test_lines_are_added_whole_or_not_at_all(tmp_path, full_disk):
+    path = epath.Path(tmp_path) / "lines"
+    append_lines(path, ["one"])
+    with full_disk(6), pytest.raises(OSError, match="too large"):
+        append_lines(path, ["two", "three"])
+    assert path.read_text() == "one\n"
+
+
+def write_half(path, error):
+    with atomic_write(path) as unfinished:
+        unfinished.write_text("half")
+        raise error
+
+
+def test_a_file_or_a_directory_appears_whole_or_not_at_all(workdir, tmp_path):
+    for top in (epath.Path(workdir), epath.Path(tmp_path)):
+        for text in ("old", "new"):
+            write_text(top / "file", text)
+            assert (top / "file").read_text() == text
+        with pytest.raises(KeyError):
+            write_half(top / "file", KeyError())
+        with pytest.raises(StorageError, match=r"Cannot write \S+/file: disk gone\."):
+            write_half(top / "file", OSError("disk gone"))
+        assert (top / "file").read_text() == "new"
+        with atomic_write(top / "directory") as unfinished:
+            (unfinished / "inside").mkdir(parents=True)
+            (unfinished / "inside" / "file").write_text("whole")
+        assert (top / "directory" / "inside" / "file").read_text() == "whole"
+        assert {path.name for path in top.iterdir()} == {"file", "directory"}
+
+
+def test_a_directory_takes_the_place_of_an_empty_one_only(tmp_path):
+    (tmp_path / "there").mkdir()
+    with atomic_write(tmp_path / "there") as unfinished:
+        unfinished.mkdir()
+        (unfinished / "file").touch()
+    with pytest.raises(StorageError, match="not empty"), atomic_write(tmp_path / "there") as other:
+        other.mkdir()
+    assert [path.name for path in tmp_path.rglob("*")] == ["there", "file"]
+
+
+def test_an_output_is_refused_before_the_work_and_leaves_nothing(tmp_path, full_disk):
+    require_writable(tmp_path / "out.npz", "--output")
+    with pytest.raises(UserError, match=r"--output: \S+ cannot be written: .*does not exist"):
+        require_writable(tmp_path / "absent" / "out.npz", "--output")
+    with full_disk(100), pytest.raises(UserError, match=r"--output: .*: File too large"):
+        require_writable(tmp_path / "out.npz", "--output")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_run_keeps_config_metrics_and_quarantine_in_a_bucket(workdir):
@@ -78,7 +134,6 @@ def test_a_run_keeps_config_metrics_and_quarantine_in_a_bucket(workdir):
 
 
 def test_checkpoints_go_to_the_bucket_and_not_below_this_directory(monkeypatch, tmp_path):
-    monkeypatch.setattr(ocp, "CheckpointManager", lambda directory, **_: directory)
     monkeypatch.chdir(tmp_path)
     for workdir, directory in (("gs://bucket/run", "gs://bucket/run"), ("run", f"{tmp_path}/run")):
         assert str(Checkpoints(workdir).directory) == f"{directory}/checkpoints"

@@ -30,6 +30,15 @@ def test_resume_goes_on_after_what_is_in_the_file(tmp_path):
     assert len(path.read_text().splitlines()) == 2
 
 
+def test_an_image_waits_while_the_disk_is_full(tmp_path, full_disk, caplog):
+    quarantine = Quarantine(tmp_path / "quarantine.jsonl")
+    with full_disk(10):
+        quarantine.add(CAT)
+    assert "quarantine.jsonl waits: File too large" in caplog.text
+    quarantine.add(DOG)
+    assert [*Quarantine(tmp_path / "quarantine.jsonl").entries.values()] == [CAT, DOG]
+
+
 @pytest.mark.parametrize("num_whole", [0, 1])
 def test_a_line_torn_by_a_crash_is_dropped(tmp_path, num_whole):
     path = tmp_path / "quarantine.jsonl"

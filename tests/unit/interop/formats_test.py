@@ -82,7 +82,7 @@ def test_a_failure_while_writing_keeps_the_older_file(encoder, wrong_by, monkeyp
     path.write_text("older")
     read = lambda path: pytest.fail(f"{path} was read")
     monkeypatch.setitem(FORMATS, "copy", dataclasses.replace(FORMATS["copy"], read=read))
-    with pytest.raises(pytest.fail.Exception, match=r"encoder.copy.tmp was read"):
+    with pytest.raises(pytest.fail.Exception, match=r"encoder.copy.*tmp was read"):
         export(encoder, path, "copy")
     assert [*tmp_path.iterdir()] == [path]
     assert path.read_text() == "older"

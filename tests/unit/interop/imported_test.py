@@ -13,6 +13,7 @@ from simclr_jax.interop.tf_checkpoint import Imported
 from simclr_jax.models.heads import MLP
 from simclr_jax.models.resnet import ResNet
 from simclr_jax.train.checkpoint import Checkpoints
+from simclr_jax.train.checkpoint_writer import CheckpointWriter
 from simclr_jax.train.workdir import VERSION
 
 SOURCE = {"format": "tf", "checkpoint": "there/model.ckpt", "ema": False}
@@ -73,9 +74,9 @@ def test_the_checkpoint_holds_step_and_variables_and_nothing_for_training(tmp_pa
     write(tmp_path / "new" / "run", imported(ResNet(18)))
     one_device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     place = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one_device)
-    with Checkpoints(str(tmp_path / "new" / "run"), read_only=True) as checkpoints:
-        assert checkpoints.latest_step() == 250228
-        restored = checkpoints.restore_variables(jax.tree.map(place, VARIABLES))
+    checkpoints = Checkpoints(tmp_path / "new" / "run")
+    assert checkpoints.find() == 250228
+    restored = checkpoints.restore_variables(250228, jax.tree.map(place, VARIABLES))
     jax.tree.map(np.testing.assert_array_equal, restored, VARIABLES)
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["run"]
 
@@ -95,7 +96,7 @@ def test_nothing_is_left_of_an_import_that_fails(tmp_path, monkeypatch):
     def full(*args):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(Checkpoints, "save", full)
+    monkeypatch.setattr(CheckpointWriter, "save", full)
     with pytest.raises(OSError, match="No space left"):
         write(tmp_path / "run", imported(ResNet(18)))
     assert not list(tmp_path.iterdir())

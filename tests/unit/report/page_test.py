@@ -1,6 +1,7 @@
 """write_report: complete, self-contained, escaped, and never half a file."""
 
 import dataclasses
+import os
 import re
 from html.parser import HTMLParser
 from xml.etree import ElementTree
@@ -8,7 +9,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from simclr_jax.core.errors import UserError
+from simclr_jax.core.errors import StorageError
 from simclr_jax.report import page
 from simclr_jax.report.page import Embedding, ReportContents, render, write_report
 
@@ -186,8 +187,8 @@ def test_an_error_while_writing_keeps_the_older_report(tmp_path, monkeypatch):
 
     path = tmp_path / "report.html"
     path.write_text("old")
-    monkeypatch.setattr(page.os, "replace", no_space)
-    with pytest.raises(UserError, match=r"report\.html.*No space left on device"):
+    monkeypatch.setattr(os, "replace", no_space)
+    with pytest.raises(StorageError, match=r"report\.html.*No space left on device"):
         write_report(make_contents(embedding=None), path)
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
@@ -200,7 +201,7 @@ def test_an_error_while_drawing_leaves_no_file(tmp_path):
 
 
 def test_names_a_directory_that_does_not_exist(tmp_path):
-    with pytest.raises(UserError, match=r"absent.*No such file or directory.*exists"):
+    with pytest.raises(StorageError, match=r"absent.*No such file or directory"):
         write_report(make_contents(embedding=None), tmp_path / "absent" / "report.html")
 
 

@@ -9,7 +9,7 @@ from simclr_jax.core.errors import UserError
 from simclr_jax.core.state import TrainState
 from simclr_jax.parallel.mesh import make_mesh
 from simclr_jax.parallel.sharding import replicated
-from simclr_jax.train.checkpoint import Checkpoints
+from simclr_jax.train.checkpoint_writer import CheckpointWriter
 from simclr_jax.train.warm_start import WarmStart, module_trees, replace_parts
 
 
@@ -30,8 +30,8 @@ def state(value, *, width=3, layers=("dense1", "dense2"), memory=()):
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
     path = tmp_path_factory.mktemp("run")
-    with Checkpoints(str(path)) as checkpoints:
-        checkpoints.save(7, state(7.0), {"next_example": 0, "listing": ""})
+    with CheckpointWriter(str(path)) as writer:
+        writer.save(7, state(7.0), {"next_example": 0, "listing": ""})
     return str(path)
 
 
