@@ -29,7 +29,7 @@ class Network:
     Attributes:
       model: encoder and heads, without their variables.
       evaluation: how the view that is judged is made of an image.
-      shapes: of its variables, {"params": ..., "batch_stats": ...}.
+      shapes: shapes of its variables, {"params": ..., "batch_stats": ...}.
       encode: (variables, batch) -> representations [b, d].
       classify: (variables, batch) -> logits [b, k], if the model has a classifier.
       update_statistics: (variables, batch) -> batch_stats of the encoder, moved by these images

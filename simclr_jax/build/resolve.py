@@ -121,7 +121,7 @@ def network_of_run(key: str, workdir: str) -> dict[str, Any]:
 
     Args:
       key: setting of the method that it is for, such as "teacher".
-      workdir: of the run.
+      workdir: directory of the run.
 
     Raises:
       UserError: if there is none, or it has no classifier.

@@ -25,8 +25,8 @@ class TrainedEncoder:
     Attributes:
       network: unbound. Whatever type it trained in, exports compute in float32: its weights
         are float32, and bfloat16 is a choice of the machine that runs them.
-      params: of the encoder, from params/encoder of a run; host arrays.
-      batch_stats: of the encoder, from batch_stats/encoder of a run; host arrays.
+      params: parameters of the encoder, from params/encoder of a run; host arrays.
+      batch_stats: statistics of the encoder, from batch_stats/encoder of a run; host arrays.
       image_size: side in pixels of the images that it was trained on.
       classifier: "kernel" [d, k] and "bias" [k] of a linear layer on the representation; None
         where there is none.

@@ -126,7 +126,7 @@ def export(
       format_name: a key of `FORMATS`.
       max_difference: largest difference between two features that is accepted, relative to the
         largest feature of the encoder.
-      **options: of the format's `write`.
+      **options: options of the format's `write`.
 
     Raises:
       UserError: as `check_request` does; if the format cannot hold this encoder; or if the

@@ -38,7 +38,7 @@ class Recognised:
     Attributes:
       encoder: unbound, float32.
       projector: None if the checkpoint has none, as those of SimCLR v1.
-      num_classes: of the classifier; None if there is none.
+      num_classes: number of classes of the classifier; None if there is none.
       names: our path -> the variable's name in the checkpoint.
       shapes: our path -> shape.
       ignored: kind of variable -> how many of the checkpoint are not used.
@@ -74,7 +74,7 @@ def recognise(shapes: Shapes, *, ema: bool = False, select: int = 0) -> Recognis
     (sk_ratio > 0) as without; it is taken for one without.
 
     Args:
-      shapes: of all variables in a checkpoint, by their own TF1 or TF2 name.
+      shapes: shapes of all variables in a checkpoint, by their own TF1 or TF2 name.
       ema: take the ema_model/ copies in place of the variables. A head that has no copies is
         taken as it is.
       select: what the classifier's input is: 0 the encoder's output, 1 that of the first

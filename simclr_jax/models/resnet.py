@@ -181,7 +181,7 @@ class Stage(nn.Module):
     Attributes:
       features, bottleneck, sk_ratio, dtype: see `ResidualBlock`.
       num_blocks: how many.
-      strides: of the first block.
+      strides: strides of the first block.
       project_always: whether the first shortcut is a convolution even where the shapes agree
         (stage 1 of depths 18 and 34), as in the official code.
       remat, kernel_init, zero_init_residual: see `ResNet`.
