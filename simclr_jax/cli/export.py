@@ -12,12 +12,13 @@ from typing import Any
 import jax
 from absl import flags
 
-from simclr_jax.cli import app, restored
+from simclr_jax.cli import app, own_encoder, restored
 from simclr_jax.core.errors import UserError
 from simclr_jax.interop import formats
 from simclr_jax.interop.encoder import TrainedEncoder
 
 WORKDIR = flags.DEFINE_string("workdir", "", "Directory of the run.")
+own_encoder.define()
 FORMAT = flags.DEFINE_string("format", "", f"One of {', '.join(formats.FORMATS)}.")
 OUTPUT = flags.DEFINE_string("output", "", "The file to write; for saved_model a new directory.")
 MAX_DIFFERENCE = flags.DEFINE_float(

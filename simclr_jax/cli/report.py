@@ -13,7 +13,7 @@ from etils import epath
 
 from simclr_jax.build.experiment import Experiment, augmented_views, build_experiment
 from simclr_jax.build.resolve import frozen_networks
-from simclr_jax.cli import app, restored
+from simclr_jax.cli import app, own_encoder, restored
 from simclr_jax.core.errors import UserError
 from simclr_jax.data.decode import decode
 from simclr_jax.data.records import Source
@@ -27,6 +27,7 @@ MAX_IMAGES = 1000  # in the map and among the neighbours
 THUMBNAIL_PX = 64
 
 WORKDIR = flags.DEFINE_string("workdir", "", "Directory of the run.")
+own_encoder.define()
 
 
 def main(argv: Sequence[str]) -> int:
