@@ -16,7 +16,7 @@ case "${1:-all}" in
         python -m pip install --quiet --disable-pip-version-check -r requirements-interop.txt
         exec python -m pytest --numprocesses 2 --dist worksteal tests/unit/interop \
             tests/reference/export_test.py tests/reference/import_golden_test.py \
-            tests/integration/interop_test.py
+            tests/reference/torch_import_test.py tests/integration/interop_test.py
         ;;
     plan)
         python -m pip install --quiet --disable-pip-version-check -r requirements-tpu.txt

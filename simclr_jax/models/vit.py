@@ -173,7 +173,8 @@ class ViT(nn.Module):
             return sincos_positions(grid, self.width, at_least_float32(self.dtype))
         side = self.learned_positions // self.patch
         start = nn.initializers.truncated_normal(0.02)
-        return resize_positions(self.param("positions", start, (side, side, self.width)), grid)
+        positions = jnp.asarray(self.param("positions", start, (side, side, self.width)))
+        return resize_positions(positions, grid)
 
 
 class Block(nn.Module):
