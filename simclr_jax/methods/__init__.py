@@ -1,7 +1,9 @@
 """Training methods by the name that a config uses."""
 
 from simclr_jax.methods.byol import byol
+from simclr_jax.methods.dcl import dcl
 from simclr_jax.methods.distill import distill
+from simclr_jax.methods.hard_negatives import hard_negatives
 from simclr_jax.methods.hybrid import hybrid
 from simclr_jax.methods.simclr import simclr
 from simclr_jax.methods.supcon import supcon
@@ -11,6 +13,8 @@ METHODS = {
     "simclr": simclr,
     "supcon": supcon,
     "hybrid": hybrid,
+    "dcl": dcl,
+    "hard_negatives": hard_negatives,
     "byol": byol,
     "supervised": supervised,
     "distill": distill,
