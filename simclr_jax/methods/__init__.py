@@ -6,6 +6,7 @@ from simclr_jax.methods.distill import distill
 from simclr_jax.methods.hard_negatives import hard_negatives
 from simclr_jax.methods.hybrid import hybrid
 from simclr_jax.methods.simclr import simclr
+from simclr_jax.methods.simsiam import simsiam
 from simclr_jax.methods.supcon import supcon
 from simclr_jax.methods.supervised import supervised
 
@@ -16,6 +17,7 @@ METHODS = {
     "dcl": dcl,
     "hard_negatives": hard_negatives,
     "byol": byol,
+    "simsiam": simsiam,
     "supervised": supervised,
     "distill": distill,
 }
