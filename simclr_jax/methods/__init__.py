@@ -1,5 +1,6 @@
 """Training methods by the name that a config uses."""
 
+from simclr_jax.methods.barlow_twins import barlow_twins
 from simclr_jax.methods.byol import byol
 from simclr_jax.methods.dcl import dcl
 from simclr_jax.methods.distill import distill
@@ -9,6 +10,7 @@ from simclr_jax.methods.simclr import simclr
 from simclr_jax.methods.simsiam import simsiam
 from simclr_jax.methods.supcon import supcon
 from simclr_jax.methods.supervised import supervised
+from simclr_jax.methods.vicreg import vicreg
 
 METHODS = {
     "simclr": simclr,
@@ -18,6 +20,8 @@ METHODS = {
     "hard_negatives": hard_negatives,
     "byol": byol,
     "simsiam": simsiam,
+    "barlow_twins": barlow_twins,
+    "vicreg": vicreg,
     "supervised": supervised,
     "distill": distill,
 }
