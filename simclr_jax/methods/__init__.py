@@ -6,6 +6,9 @@ from simclr_jax.methods.dcl import dcl
 from simclr_jax.methods.distill import distill
 from simclr_jax.methods.hard_negatives import hard_negatives
 from simclr_jax.methods.hybrid import hybrid
+from simclr_jax.methods.moco_v2 import moco_v2
+from simclr_jax.methods.moco_v3 import moco_v3
+from simclr_jax.methods.nnclr import nnclr
 from simclr_jax.methods.simclr import simclr
 from simclr_jax.methods.simsiam import simsiam
 from simclr_jax.methods.supcon import supcon
@@ -18,6 +21,9 @@ METHODS = {
     "hybrid": hybrid,
     "dcl": dcl,
     "hard_negatives": hard_negatives,
+    "moco_v2": moco_v2,
+    "moco_v3": moco_v3,
+    "nnclr": nnclr,
     "byol": byol,
     "simsiam": simsiam,
     "barlow_twins": barlow_twins,
