@@ -18,8 +18,8 @@ from simclr_jax.interop.tf_checkpoint import read_checkpoint
 FORMATS = ("tf",)
 
 FORMAT = flags.DEFINE_enum("format", "tf", FORMATS, "Of the checkpoint; tf is the only one.")
-CHECKPOINT = flags.DEFINE_string("checkpoint", "", "Prefix of its files, or their directory.")
-WORKDIR = flags.DEFINE_string("workdir", "", "Directory to write; must not exist yet.")
+CHECKPOINT = app.define_path("checkpoint", "Prefix of its files, or their directory.")
+WORKDIR = app.define_workdir("Directory to write; must not exist yet.")
 EMA = flags.DEFINE_bool("ema", False, "Takes the ema_model/ copies in place of the weights.")
 SIZE = flags.DEFINE_integer("size", None, "Image size in px; 224, or 32 with the CIFAR stem.")
 SELECT = flags.DEFINE_enum(

@@ -25,6 +25,38 @@ def absolute(path: str) -> str:
     return path if in_a_bucket(path) else os.path.abspath(os.path.expanduser(path))
 
 
+def expand(path: str) -> str:
+    """Returns a path that a user gave, with the home directory in place of ~.
+
+    Raises:
+      ValueError: if there is no home directory, or the name is not UTF-8.
+    """
+    expanded = path if in_a_bucket(path) else os.path.expanduser(path)
+    if expanded.startswith("~"):
+        raise ValueError("there is no such home directory; give the whole path.")
+    try:
+        expanded.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{expanded!r} is not UTF-8; give a name that is.") from None
+    return expanded
+
+
+def expand_workdir(path: str) -> str:
+    """Returns the path of a workdir that a user gave, as `expand` does.
+
+    Raises:
+      ValueError: also if orbax cannot read what it writes there: it searches the path as a pattern.
+    """
+    expanded = expand(path)
+    whole = absolute(expanded)
+    if found := [character for character in "[]*?\\" if path and character in whole]:
+        raise ValueError(
+            f"the path {whole} has {' '.join(found)} in it, which the checkpoint library takes "
+            "for a pattern. Give a path of other characters."
+        )
+    return expanded
+
+
 @contextlib.contextmanager
 def atomic_write(path: epath.PathLike) -> Iterator[epath.Path]:
     """Yields a path beside `path`; what the block writes there appears as `path` when it ends.

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 from etils import epath
 
 from simclr_jax.core.errors import UserError
-from simclr_jax.core.files import write_text
+from simclr_jax.core.files import absolute, write_text
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ def load_config(workdir: str) -> dict[str, Any]:
     Raises:
       UserError: if the directory holds no run.
     """
-    path = epath.Path(workdir) / "config.json"
+    path = epath.Path(absolute(workdir)) / "config.json"
     if not path.exists():
         raise UserError(
             f"{workdir} holds no run: {path} does not exist. "
