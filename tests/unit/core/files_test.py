@@ -144,7 +144,7 @@ def test_a_run_keeps_config_metrics_and_quarantine_in_a_bucket(workdir):
     claim(workdir, {"run": {"epochs": 1}})
     claim(workdir, {"run": {"epochs": 1}})
     with pytest.raises(UserError, match=r"run.seed: '\(absent\)' there, 2 here"):
-        claim(workdir, {"run": {"epochs": 1, "seed": 2}})
+        claim(workdir, {"run": {"epochs": 1, "seed": 2}}, step=3)
     assert load_config(workdir) == {"run": {"epochs": 1}}
     for first in (0, 1):  # started, and resumed after step 1
         writer = MetricsWriter(workdir)
