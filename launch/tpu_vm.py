@@ -201,8 +201,9 @@ def _check_arguments(arguments: list[str]) -> None:
             raise UserError(f"train needs --{name}.")
     config = _flag(arguments, "config")
     recipe = posixpath.normpath(config.split(":")[0])
-    if config and recipe not in push.files():
-        known = [name for name in push.files() if name.startswith("configs/")]
+    files = push.files() if config else []
+    if config and not {recipe, f"configs/{recipe}.py"} & set(files):
+        known = [name for name in files if name.startswith("configs/")]
         raise UserError(
             f"--config={config}: {recipe} is not among the files that are pushed, which are those "
             f"in this clone that git does not ignore.{did_you_mean(recipe, known)}"

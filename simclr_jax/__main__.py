@@ -1,13 +1,14 @@
-"""python -m simclr_jax VERB ...: finds the verb's module in cli/."""
+"""simclr-jax VERB ..., or python -m simclr_jax VERB ...: finds the verb's module in cli/."""
 
 import importlib
 import sys
 from keyword import iskeyword
 
+import simclr_jax
 from simclr_jax.core.errors import did_you_mean
 
 VERBS = {
-    "train": "pretrains, from a recipe in configs/; resumes a run that was stopped",
+    "train": "pretrains or fine-tunes, by a recipe; resumes a run that was stopped",
     "plan": "says what a recipe takes on a TPU slice: memory, time, cost",
     "evaluate": "judges the encoder of a run: kNN, linear probe, label efficiency",
     "embed": "writes the features of any images",
@@ -17,7 +18,7 @@ VERBS = {
     "checkpoints": "lists the checkpoints of a run, and checks every file of them",
     "export": "takes the encoder away: PyTorch, torchvision, StableHLO, ONNX, TensorFlow",
 }
-USAGE = "usage: python -m simclr_jax VERB [--help] [--flags]\n\n" + "\n".join(
+USAGE = "usage: simclr-jax VERB [--help] [--flags]\n\n" + "\n".join(
     f"  {verb:<13}{does}" for verb, does in VERBS.items()
 )
 
@@ -28,6 +29,9 @@ def main() -> int:
         print(USAGE)
         return 0 if len(sys.argv) > 1 else 2
     verb = sys.argv[1]
+    if verb == "--version":
+        print(f"simclr_jax {simclr_jax.__version__}")
+        return 0
     if verb not in VERBS:
         print(f"error: unknown verb {verb!r}.{did_you_mean(verb, VERBS)}\n{USAGE}", file=sys.stderr)
         return 2

@@ -19,6 +19,7 @@ from simclr_jax.build.experiment import (
     train_step,
 )
 from simclr_jax.build.schema import complete
+from simclr_jax.core.compile import jit_once
 from simclr_jax.core.errors import UserError, did_you_mean
 from simclr_jax.core.sections import build_section, config_errors_at
 from simclr_jax.core.state import TrainState
@@ -185,7 +186,7 @@ def _initial_state(experiment: Experiment, checkpoints: Checkpoints, first_step:
     params = experiment.abstract_state.params
     log.info(parameter_overview.get_parameter_overview(params, include_stats=False))
     shardings = jax.tree.map(lambda x: x.sharding, experiment.abstract_state)
-    state = jax.jit(experiment.init, out_shardings=shardings)()
+    state = jit_once(experiment.init, out_shardings=shardings)()
     for start, trees in zip(experiment.warm_starts, restored, strict=True):
         state = replace_parts(state, trees)
         log.info("From %s: %s.", start.checkpoint, ", ".join(trees))

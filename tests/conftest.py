@@ -1,9 +1,14 @@
 """Every test runs on 8 virtual CPU devices, and implicit rank promotion is an error."""
 
 import contextlib
+import os
 import resource
 import signal
 import tempfile
+
+# Most of a test's time is compilation, which half of LLVM's optimisations double. Programs that
+# tests start inherit it.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=1"
 
 import flax.linen as nn
 import jax

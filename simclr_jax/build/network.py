@@ -32,6 +32,8 @@ class Network:
       shapes: of its variables, {"params": ..., "batch_stats": ...}.
       encode: (variables, batch) -> representations [b, d].
       classify: (variables, batch) -> logits [b, k], if the model has a classifier.
+      update_statistics: (variables, batch) -> batch_stats of the encoder, moved by these images
+        as in training.
       pixels: batch -> the same images as raw pixels [b, h * w * c], a baseline for `encode`.
     """
 
@@ -40,6 +42,7 @@ class Network:
     shapes: dict[str, Any]
     encode: Apply
     classify: Apply
+    update_statistics: Callable[[Mapping[str, Any], Batch], dict[str, Any]]
     pixels: Callable[[Batch], jax.Array]
 
     def random_variables(self, seed: int) -> dict[str, Any]:
@@ -76,12 +79,19 @@ def network(config: Mapping[str, Any]) -> Network:
 
         return jax.jit(run)
 
+    @jax.jit
+    def update_statistics(variables: Mapping[str, Any], batch: Batch) -> dict[str, Any]:
+        settings: dict[str, Any] = {"train": True, "method": "encode", "mutable": ["batch_stats"]}
+        moved: Any = model.apply(variables, images(batch), **settings)[1]
+        return moved["batch_stats"]
+
     return Network(
         model=model,
         evaluation=evaluation,
         shapes=shapes,
         encode=apply("encode"),
         classify=apply("classify"),
+        update_statistics=update_statistics,
         pixels=jax.jit(lambda batch: images(batch).reshape(batch["image"].shape[0], -1)),
     )
 

@@ -36,7 +36,7 @@ from simclr_jax.evals.results import FILE, Row, add_results, by_images
 
 log = logging.getLogger(__name__)
 PROTOCOLS = ("classifier", "knn", "linear")
-FEATURES = ("pixels", "random_encoder", "encoder")
+FEATURES = ("pixels", "random_features", "encoder")
 
 WORKDIR = app.define_workdir()
 STEP = flags.DEFINE_integer("step", None, "Of the checkpoint; the newest whole one if left out.")
@@ -158,8 +158,8 @@ def _evaluate_features(
     encoders: dict[str, Callable[[Batch], jax.Array]] = {"encoder": run.encode}
     if "pixels" in kinds:
         encoders["pixels"] = run.network.pixels
-    if "random_encoder" in kinds:
-        encoders["random_encoder"] = run.encode_at_random_initialisation()
+    if "random_features" in kinds:
+        encoders["random_features"] = run.encode_with_random_features(dataset, train)
     rows = []
     for kind in kinds:
         log.info(

@@ -9,12 +9,16 @@ import jax
 from jax.sharding import Mesh
 
 from simclr_jax.build.network import Network, network
+from simclr_jax.core.compile import jit_once
 from simclr_jax.core.errors import UserError
 from simclr_jax.core.sections import build_section
 from simclr_jax.core.tree import select
 from simclr_jax.core.types import Batch
 from simclr_jax.data.dataset import Dataset
+from simclr_jax.data.place import place_batches
+from simclr_jax.data.quarantine import Quarantine
 from simclr_jax.data.records import Source, count_shared
+from simclr_jax.evals.random_features import random_features
 from simclr_jax.models.ssl import SSLModel
 from simclr_jax.parallel.mesh import make_mesh
 from simclr_jax.parallel.sharding import replicated
@@ -22,6 +26,7 @@ from simclr_jax.train.checkpoint import Checkpoints
 from simclr_jax.train.loop import RunConfig
 from simclr_jax.train.workdir import load_config
 
+_STATISTICS_BATCHES = 5  # of BatchNorm, for random features
 log = logging.getLogger(__name__)
 SECTIONS = ("data", "augment", "encoder", "heads")  # of a run and of an import
 
@@ -107,15 +112,33 @@ class Restored:
         """Returns the logits [b, k] of a placed batch."""
         return self.network.classify(self.variables, batch)
 
-    def encode_at_random_initialisation(self) -> Callable[[Batch], jax.Array]:
-        """Returns `encode` with the parameters of a run from scratch, with this one's seed."""
+    def encode_with_random_features(
+        self, dataset: Dataset, train: Source
+    ) -> Callable[[Batch], jax.Array]:
+        """Returns `encode` with the weights that a run from scratch begins with, of this seed.
+
+        Args:
+          dataset: how to read `train`.
+          train: images that give the statistics; see `random_features`.
+        """
         run = (
             build_section("config.run", RunConfig, self.config["run"])
             if "run" in self.config
             else None
         )
-        init = jax.jit(self.network.random_variables, out_shardings=replicated(self.mesh))
-        variables = init(run.seed if run else 0)
+        init = jit_once(self.network.random_variables, out_shardings=replicated(self.mesh))
+        seed = run.seed if run else 0
+        batches = dataset.train_batches(
+            train,
+            self.network.evaluation.cuts,
+            seed=seed,
+            first_step=0,
+            num_steps=_STATISTICS_BATCHES,
+            quarantine=Quarantine(),
+        )
+        variables = random_features(
+            init(seed), self.network.update_statistics, place_batches(batches, self.mesh)
+        )
         return lambda batch: self.network.encode(variables, batch)
 
 

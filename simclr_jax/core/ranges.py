@@ -47,6 +47,7 @@ class Range:
 
 
 Count = Annotated[int, Range(least=1)]
+CountOrZero = Annotated[int, Range(least=0)]
 Seed = Annotated[int, Range(least=0, below=2**32)]  # JAX takes what is larger modulo 2^32
 Positive = Annotated[float, Range(above=0)]
 NonNegative = Annotated[float, Range(least=0)]

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from simclr_jax.evals.features import check_labels
-from simclr_jax.losses.contrastive import l2_normalize
+from simclr_jax.losses.similarity import l2_normalize
 
 # Similarities held at a time, which bounds memory: 2^25 float32 are 128 MiB.
 _MAX_SIMILARITIES = 2**25

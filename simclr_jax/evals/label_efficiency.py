@@ -37,7 +37,7 @@ def label_efficiency(
     Args:
       train: features of the training set; draws are made from its labels.
       test: features of the test set, used for nothing but the final accuracy.
-      name: what the features are, such as "pixels", "random_encoder" or "encoder".
+      name: what the features are, such as "pixels", "random_features" or "encoder".
       num_classes: number of classes.
       fractions: shares of the training labels, in (0, 1].
       draws: class-balanced draws for each fraction below 1.

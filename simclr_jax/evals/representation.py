@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from simclr_jax.core.types import Scalar
-from simclr_jax.losses.contrastive import l2_normalize
+from simclr_jax.losses.similarity import l2_normalize
 
 
 @jax.jit

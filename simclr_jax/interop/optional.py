@@ -17,5 +17,6 @@ def import_optional(module: str) -> Any:
     except ModuleNotFoundError as error:
         raise UserError(
             f"The Python package {(error.name or module).partition('.')[0]} is not installed. "
-            "It belongs to the optional ones: pip install -r requirements-interop.txt"
+            "It belongs to the extra interop: pip install 'simclr_jax[interop]', or in a checkout "
+            "pip install -r requirements-interop.txt"
         ) from error

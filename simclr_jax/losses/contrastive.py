@@ -1,33 +1,21 @@
-"""Contrastive losses on global arrays.
-
-Each loss is a pure function of embeddings. None knows of devices: under `jit`,
-rows stay sharded along the batch and XLA gathers the one [n, d] operand that
-every row must see.
-"""
+"""SimCLR's loss and its metrics."""
 
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Float
 
 from simclr_jax.core.placement import replicate
 from simclr_jax.core.types import Metrics, Scalar
-from simclr_jax.losses.tiled import (
-    TILE,
-    log_sum_exp_against,
-    log_sum_exp_within,
-    top_and_entropy,
+from simclr_jax.losses.similarity import (
+    at_least_float32,
+    check_two_views,
+    chosen_tile,
+    l2_normalize,
+    log_sum_exp,
+    similarities,
+    unit_rows,
 )
-
-# More rows than this are contrasted in tiles, and so are fewer that have a long queue if a device
-# would hold more similarities than those of so many rows: at 8192, the batch of 4096 that the
-# papers train with, they are 256 MB in float32, and sharded they are little beside activations.
-MAX_DENSE_ROWS = 8192
-
-
-def l2_normalize(x: Float[Array, "*b d"], eps: float = 1e-12) -> Float[Array, "*b d"]:
-    """Scales each row to unit length; a row shorter than sqrt(eps) stays short and finite."""
-    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), eps))
+from simclr_jax.losses.tiled import top_and_entropy
 
 
 def nt_xent(
@@ -70,28 +58,24 @@ def nt_xent(
     He et al. 2019, https://arxiv.org/abs/1911.05722, Eq. 1, here with the keys of this
     batch among the negatives.
     """
-    _check_two_views(z, "nt_xent")
+    check_two_views(z, "nt_xent")
     if keys is not None and keys.shape != z.shape:
         raise ValueError(f"nt_xent needs keys of the shape of z, {z.shape}, got {keys.shape}.")
-    z = _unit_rows(z)  # [n, d]
-    keys = None if keys is None else jax.lax.stop_gradient(_unit_rows(keys))
-    queue = None if queue is None else jax.lax.stop_gradient(queue)
-    tile = _chosen_tile(tile, z, 0 if queue is None else queue.shape[0])
-    if tile is not None:
-        return _tiled_nt_xent(z, keys, queue, temperature, tile)
-    candidates = z if keys is None else keys
-    logits = _similarities(z, candidates) / temperature  # [n, n]
-    logits = jnp.where(jnp.eye(z.shape[0], dtype=bool), -jnp.inf, logits)
-    positives = jnp.arange(z.shape[0]) ^ 1
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, positives)
+    rows = unit_rows(z)  # [n, d]
+    others = None if keys is None else jax.lax.stop_gradient(unit_rows(keys))
+    num_candidates = rows.shape[0] + (0 if queue is None else queue.shape[0])
+    settings = {"temperature": temperature, "tile": chosen_tile(tile, rows, num_candidates)}
+    sums = log_sum_exp(rows, others, mask_group=1, **settings)
     if queue is not None:
-        past = _similarities(z, queue) / temperature  # [n, k]
-        # log(A + B) = log A + softplus(log B - log A). Joined to one [n, 2b + k] the logits
-        # would be split by rows, and every device would need the whole queue. Apart, a
-        # sharded queue stays where it is; z, its gradient and sums of [n] travel.
-        more = jax.nn.logsumexp(past, axis=-1) - jax.nn.logsumexp(logits, axis=-1)
-        losses = losses + jax.nn.softplus(more)
-    return losses.mean()
+        # Joined to one [n, 2b + k] the logits would be split by rows, and every device would need
+        # the whole queue. Apart, a sharded queue stays where it is; z, its gradient and sums of
+        # [n] travel.
+        past = log_sum_exp(rows, jax.lax.stop_gradient(queue), **settings)
+        sums = jnp.logaddexp(sums, past)
+    pairs = rows.reshape(z.shape)
+    partners = (pairs if others is None else others.reshape(z.shape))[:, ::-1]
+    positives = jnp.sum(pairs * partners, axis=-1).reshape(-1) / temperature
+    return (sums - positives).mean()
 
 
 def contrastive_metrics(
@@ -115,67 +99,19 @@ def contrastive_metrics(
     Raises:
       ValueError: if z is not [b, 2, d], or the tile is below 1.
     """
-    _check_two_views(z, "contrastive_metrics")
-    z = jax.lax.stop_gradient(l2_normalize(_at_least_float32(z)))
-    tile = _chosen_tile(tile, z.reshape(-1, z.shape[-1]))
+    check_two_views(z, "contrastive_metrics")
+    z = jax.lax.stop_gradient(l2_normalize(at_least_float32(z)))
+    tile = chosen_tile(tile, z.reshape(-1, z.shape[-1]), 2 * z.shape[0])
     if tile is not None:
         # All rows, as `nt_xent` gathers them: on a TPU XLA then does it once for both.
         candidates = replicate(z.reshape(-1, z.shape[-1])).reshape(z.shape)[:, 1]
         best, entropy = top_and_entropy(z[:, 0], candidates, temperature=temperature, tile=tile)
         accuracy = (best == jnp.arange(z.shape[0])).mean()
         return {"contrastive_accuracy": accuracy, "contrastive_entropy": entropy.mean()}
-    logits = _similarities(z[:, 0], z[:, 1]) / temperature  # [b, b]
+    logits = similarities(z[:, 0], z[:, 1]) / temperature  # [b, b]
     log_p = jax.nn.log_softmax(logits)
     accuracy = (jnp.argmax(logits, axis=-1) == jnp.arange(z.shape[0])).mean()
     return {
         "contrastive_accuracy": accuracy,
         "contrastive_entropy": -(jnp.exp(log_p) * log_p).sum(-1).mean(),
     }
-
-
-def _tiled_nt_xent(
-    z: Float[Array, "n d"],
-    keys: Float[Array, "n d"] | None,
-    queue: Float[Array, "k d"] | None,
-    temperature: float,
-    tile: int,
-) -> Scalar:
-    pairs = z.reshape(-1, 2, z.shape[-1])
-    partners = (pairs if keys is None else keys.reshape(pairs.shape))[:, ::-1]
-    positives = jnp.sum(pairs * partners, axis=-1).reshape(-1) / temperature
-    settings = {"temperature": temperature, "tile": tile}
-    if keys is None:
-        sums = log_sum_exp_within(z, **settings)
-    else:
-        sums = log_sum_exp_against(z, keys, skip_own=True, **settings)
-    if queue is not None:
-        sums = jnp.logaddexp(sums, log_sum_exp_against(z, queue, skip_own=False, **settings))
-    return (sums - positives).mean()
-
-
-def _chosen_tile(tile: int | None, z: Float[Array, "n d"], num_past: int = 0) -> int | None:
-    if tile is None:
-        num_rows, mesh = z.shape[0], jax.typeof(z).sharding.mesh
-        on_a_device = num_rows * (num_rows + num_past) // (1 if mesh.empty else mesh.size)
-        large = num_rows > MAX_DENSE_ROWS or on_a_device > MAX_DENSE_ROWS**2
-        return TILE if large else None
-    if tile < 1:
-        raise ValueError(f"tile={tile}; it must be at least 1, or None to choose by size.")
-    return tile
-
-
-def _check_two_views(z: Float[Array, "..."], name: str) -> None:
-    if z.ndim != 3 or z.shape[1] != 2:
-        raise ValueError(f"{name} needs z of shape [b, 2, d], got {z.shape}.")
-
-
-def _unit_rows(z: Float[Array, "b v d"]) -> Float[Array, "n d"]:
-    return l2_normalize(_at_least_float32(z)).reshape(-1, z.shape[-1])
-
-
-def _similarities(z: Float[Array, "n d"], candidates: Float[Array, "k d"]) -> Float[Array, "n k"]:
-    return jnp.matmul(z, candidates.T, precision=jax.lax.Precision.HIGHEST)
-
-
-def _at_least_float32(z: Float[Array, "..."]) -> Float[Array, "..."]:
-    return z.astype(jnp.promote_types(z.dtype, jnp.float32))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from simclr_jax.core.types import Scalar
-from simclr_jax.losses.contrastive import l2_normalize
+from simclr_jax.losses.similarity import at_least_float32, check_two_views, l2_normalize
 
 
 def byol(prediction: Float[Array, "b v d"], target: Float[Array, "b v d"]) -> Scalar:
@@ -33,9 +33,7 @@ def byol(prediction: Float[Array, "b v d"], target: Float[Array, "b v d"]) -> Sc
 
     Source: Grill et al., Equations 1 and 2; Chen and He, Equations 1 to 4.
     """
-    if prediction.ndim != 3 or prediction.shape[1] != 2:
-        raise ValueError(f"byol needs predictions of shape [b, 2, d], got {prediction.shape}.")
-    dtype = jnp.promote_types(prediction.dtype, jnp.float32)
-    p = l2_normalize(prediction.astype(dtype))
-    t = l2_normalize(jax.lax.stop_gradient(target.astype(dtype)))
+    check_two_views(prediction, "byol")
+    p = l2_normalize(at_least_float32(prediction))
+    t = l2_normalize(jax.lax.stop_gradient(at_least_float32(target)))
     return (2 - 2 * jnp.sum(p * t[:, ::-1], axis=-1)).mean()

@@ -14,7 +14,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from simclr_jax.core.errors import UserError
 from simclr_jax.core.placement import replicate
+from simclr_jax.core.run_facts import RunFacts
 from simclr_jax.core.state import TrainState
 from simclr_jax.core.types import (
     Batch,
@@ -132,6 +134,7 @@ def apply_model(
     *,
     key: PRNGKey | None,
     train: bool = True,
+    views_apart: bool = False,
     grad_cache_chunks: int = 1,
 ) -> tuple[Any, Collection]:
     """Applies a network to all views, in parts of the batch if all at once would not fit.
@@ -150,6 +153,9 @@ def apply_model(
       views: augmented images, one array or a tuple of one for each size.
       key: of what the network draws, such as which paths it drops; None: it draws nothing.
       train: normalise with the statistics of the images and move the running ones.
+      views_apart: whether views go through the network one after the other, so that BatchNorm
+        normalises each with its own statistics; all at once otherwise, as in SimCLR. Views of
+        several sizes go through the encoder by size and through the heads at once.
       grad_cache_chunks: parts of the batch, a divisor of b; with c of them, part i has the images
         i, i + c, and so on, of which every device has equally many.
 
@@ -163,7 +169,7 @@ def apply_model(
         variables = {"params": params, "batch_stats": batch_stats}
         forward = nn.apply(_forward, model, mutable=["batch_stats"])
         rngs = {} if key is None else {"dropout": key}
-        out, updated = forward(variables, views, train=train, rngs=rngs)
+        out, updated = forward(variables, views, train=train, apart=views_apart, rngs=rngs)
         return out, {"batch_stats": {}, **updated}["batch_stats"]
 
     if grad_cache_chunks == 1:
@@ -190,10 +196,14 @@ def apply_model(
     return out, jax.tree.map(lambda x: x.mean(axis=0), stats)
 
 
-def _forward(model: Any, views: Views, *, train: bool) -> dict[str, Any]:
+def _forward(model: Any, views: Views, *, train: bool, apart: bool) -> dict[str, Any]:
     """Applies the encoder to the views of each size, and the heads once to the rows of all."""
     if not isinstance(views, tuple):
-        return model(_rows(views), train=train)
+        if not apart:
+            return model(_rows(views), train=train)
+        by_view = [model(views[:, i], train=train) for i in range(views.shape[1])]
+        join = lambda *rows: jnp.stack(rows, axis=1).reshape(-1, *rows[0].shape[1:])
+        return jax.tree.map(join, *by_view)
     b = views[0].shape[0]
     by_size = [model.encoder(_rows(x), train=train) for x in views]
     by_image = [x.reshape(b, -1, x.shape[-1]) for x in by_size]
@@ -217,6 +227,45 @@ def check_grad_cache_chunks(grad_cache_chunks: int) -> None:
         )
 
 
+def check_heads(model: SSLModel, name: str, *wanted: str) -> None:
+    """Checks that a model has the heads that a method trains, and no others.
+
+    Args:
+      model: encoder and heads.
+      name: of the method.
+      *wanted: the heads, such as "projector".
+
+    Raises:
+      ValueError: if others are there, or one is missing.
+    """
+    known = ("projector", "predictor", "prototypes", "classifier")
+    given = [head for head in known if getattr(model, head) is not None]
+    if sorted(given) != sorted(wanted):
+        raise ValueError(
+            f"method {name} needs heads with a {' and a '.join(wanted)}, and no others; "
+            f"config.heads has {', '.join(given) or 'none'}."
+        )
+
+
+def projection_width(model: SSLModel) -> int:
+    """Returns d of the projections of a model that has a projector."""
+    assert model.projector is not None  # see `check_heads`
+    return model.projector.output_dim
+
+
+def check_other_images(facts: RunFacts, name: str) -> None:
+    """Checks that there are negatives in a batch.
+
+    Raises:
+      UserError: if there is one image only.
+    """
+    if facts.batch_size < 2:
+        raise UserError(
+            f"config.data.batch_size={facts.batch_size}: method {name} compares each image with "
+            "the others of its batch; use 2 or more."
+        )
+
+
 def init_model(model: nn.Module, key: PRNGKey, views: Views) -> Variables:
     """Returns the variables of `model`, whose shapes depend on one image as on many."""
     image = jax.tree.leaves(views)[0][:1, 0]  # of the first size
@@ -230,15 +279,19 @@ def by_image(rows: Float[Array, "n d"], views: Views) -> Projections:
     return rows.reshape(b, -1, rows.shape[-1])
 
 
-def first_view(views: Views) -> ViewArray:
-    """Returns only the first view of each image, [b, 1, h, w, c].
+def one_view(views: Views, index: int) -> ViewArray:
+    """Returns only one view of each image, [b, 1, h, w, c].
+
+    Args:
+      views: of one size.
+      index: of the view, from 0.
 
     Raises:
       ValueError: if the views have several sizes.
     """
     if isinstance(views, tuple):
         raise ValueError(f"this method takes views of one size, not of {len(views)}.")
-    return views[:, :1]
+    return views[:, index : index + 1]
 
 
 def zero_variables(network: FrozenNetwork) -> Any:

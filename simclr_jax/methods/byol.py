@@ -3,15 +3,16 @@
 Grill et al. 2020, https://arxiv.org/abs/2006.07733, Equations 1 to 3
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 from simclr_jax.augment.policies import Augment
 from simclr_jax.core.ranges import Positive
 from simclr_jax.core.run_facts import RunFacts
 from simclr_jax.core.state import TrainState
-from simclr_jax.core.types import Batch, Params, PRNGKey, Scalar, Views
-from simclr_jax.losses.contrastive import l2_normalize
+from simclr_jax.core.types import Batch, Metrics, Params, PRNGKey, Projections, Scalar, Views
 from simclr_jax.losses.siamese import byol as byol_loss
+from simclr_jax.losses.similarity import unit_std
 from simclr_jax.methods.base import (
     Method,
     StepOutput,
@@ -19,10 +20,13 @@ from simclr_jax.methods.base import (
     apply_model,
     by_image,
     check_grad_cache_chunks,
+    check_heads,
     init_model,
 )
 from simclr_jax.methods.memory import Target, cosine_ema
 from simclr_jax.models.ssl import SSLModel
+
+PredictionLoss: TypeAlias = Callable[[Projections, Projections], tuple[Scalar, Metrics]]
 
 
 def byol(
@@ -51,24 +55,66 @@ def byol(
         `base.apply_model`.
 
     Raises:
-      ValueError: if `ema` or the chunks are out of range, or the model has no predictor.
+      ValueError: if `ema` or the chunks are out of range, or the model has other heads.
     """
-    if model.predictor is None:
-        raise ValueError("method byol needs heads with a projector and a predictor.")
+    return predict_target(
+        "byol",
+        model,
+        augment,
+        lambda prediction, target: (byol_loss(prediction, target), {}),
+        target=Target(cosine_ema(ema, facts.num_steps), parts=("encoder", "projector")),
+        gradient_scale=gradient_scale,
+        grad_cache_chunks=grad_cache_chunks,
+    )
+
+
+def predict_target(
+    name: str,
+    model: SSLModel,
+    augment: Augment,
+    loss: PredictionLoss,
+    *,
+    target: Target,
+    gradient_scale: float,
+    grad_cache_chunks: int,
+    negatives: int | None = None,
+) -> Method:
+    """Returns a method whose predictions are compared with the projections of a target.
+
+    Args:
+      name: of the method, for messages.
+      model: with a projector and a predictor.
+      augment: (key, batch) -> two views of each image.
+      loss: (predictions [b, v, d], target's projections [b, v, d]) -> (value, what is logged
+        beside it); no gradient may reach the second.
+      target: of the encoder and the projector.
+      gradient_scale: multiplies the gradient and not the loss that is logged.
+      grad_cache_chunks: parts of the batch that go through the networks one after the other.
+      negatives: as in `Method`.
+
+    Raises:
+      ValueError: if the model has other heads, or the chunks are out of range.
+    """
+    check_heads(model, name, "projector", "predictor")
     check_grad_cache_chunks(grad_cache_chunks)
-    target = Target(cosine_ema(ema, facts.num_steps), parts=("encoder", "projector"))
     target_model = model.clone(predictor=None)
 
     def init(key: PRNGKey, views: Views) -> Variables:
         variables = init_model(model, key, views)
         return variables._replace(method_state={"target": target.init(variables)})
 
-    def loss(
+    def prediction_loss(
         params: Params, state: TrainState, views: Views, batch: Batch, key: PRNGKey
     ) -> tuple[Scalar, StepOutput]:
         del batch
         out, batch_stats = apply_model(
-            model, params, state.batch_stats, views, key=key, grad_cache_chunks=grad_cache_chunks
+            model,
+            params,
+            state.batch_stats,
+            views,
+            key=key,
+            views_apart=True,
+            grad_cache_chunks=grad_cache_chunks,
         )
         old = state.method_state["target"]
         target_out, target_stats = apply_model(
@@ -77,18 +123,22 @@ def byol(
             old["batch_stats"],
             views,
             key=None,
+            views_apart=True,
             grad_cache_chunks=grad_cache_chunks,
         )
         prediction = by_image(out["prediction"], views)
-        value = byol_loss(prediction, by_image(target_out["projection"], views))
-        metrics = {
-            "loss": value,
-            # Of each coordinate of unit projections: 0 when all are equal, 1 / sqrt(d) at best.
-            "projection_std": l2_normalize(out["projection"]).std(axis=0).mean(),
-        }
+        value, metrics = loss(prediction, by_image(target_out["projection"], views))
+        metrics = {"loss": value, "projection_std": unit_std(out["projection"]), **metrics}
         return gradient_scale * value, StepOutput(batch_stats, metrics, carry=target_stats)
 
     def after_update(state: TrainState, carry: Any) -> Any:
         return {"target": target.update(state.method_state["target"], state, carry)}
 
-    return Method(init, augment, loss, after_update, grad_cache_chunks=grad_cache_chunks)
+    return Method(
+        init,
+        augment,
+        prediction_loss,
+        after_update,
+        negatives=negatives,
+        grad_cache_chunks=grad_cache_chunks,
+    )

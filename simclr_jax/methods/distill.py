@@ -17,8 +17,8 @@ from simclr_jax.methods.base import (
     Variables,
     apply_model,
     check_grad_cache_chunks,
-    first_view,
     init_model,
+    one_view,
     zero_variables,
 )
 from simclr_jax.methods.supervised import require_classifier
@@ -72,7 +72,7 @@ def distill(
     def loss(
         params: Params, state: TrainState, views: Views, batch: Batch, key: PRNGKey
     ) -> tuple[Scalar, StepOutput]:
-        views = first_view(views)
+        views = one_view(views, 0)
         teacher_vars = state.method_state["teacher"]
         teacher_out, _ = apply_model(
             teacher.model,

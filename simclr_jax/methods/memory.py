@@ -13,7 +13,8 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from simclr_jax.core.state import TrainState
-from simclr_jax.core.types import Collection, Params
+from simclr_jax.core.types import Collection, Params, PRNGKey
+from simclr_jax.losses.similarity import l2_normalize
 from simclr_jax.methods.base import Variables
 from simclr_jax.parallel.mesh import AXES
 from simclr_jax.parallel.sharding import Rule
@@ -105,6 +106,18 @@ class Ring:
                 f"to it; use {' or '.join(works)}."
             )
         return slots
+
+    def init(self, key: PRNGKey, num_rows: int, width: int, path: str) -> Float[Array, "slots n d"]:
+        """Returns random directions, float32, in the place of past keys.
+
+        Args:
+          key: of the directions.
+          num_rows: of a batch.
+          width: d.
+          path: as for `num_slots`, which says what is raised.
+        """
+        shape = (self.num_slots(num_rows, path), num_rows, width)
+        return l2_normalize(jax.random.normal(key, shape, jnp.float32))
 
     def push(self, ring: Any, rows: Any, state: TrainState) -> Any:
         """Returns the ring with the oldest rows replaced.

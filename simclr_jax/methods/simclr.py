@@ -16,7 +16,8 @@ from simclr_jax.core.ranges import Count, Positive
 from simclr_jax.core.run_facts import RunFacts
 from simclr_jax.core.state import TrainState
 from simclr_jax.core.types import Batch, Collection, Params, PRNGKey, Projections, Scalar, Views
-from simclr_jax.losses.contrastive import contrastive_metrics, l2_normalize, nt_xent
+from simclr_jax.losses.contrastive import contrastive_metrics, nt_xent
+from simclr_jax.losses.similarity import l2_normalize
 from simclr_jax.methods.base import (
     Method,
     StepOutput,
@@ -133,10 +134,9 @@ def simclr(
         keys, _ = jax.eval_shape(functools.partial(project, *network, key=None), views)
         if memory is None:
             return variables
-        slots = memory.ring.num_slots(num_keys, "memory.size")
-        shape = (slots, num_keys, keys.shape[-1])
-        directions = jax.random.normal(jax.random.fold_in(key, 1), shape, jnp.float32)
-        memories = {"target": memory.target.init(variables), "queue": l2_normalize(directions)}
+        key = jax.random.fold_in(key, 1)
+        queue = memory.ring.init(key, num_keys, keys.shape[-1], "memory.size")
+        memories = {"target": memory.target.init(variables), "queue": queue}
         return variables._replace(method_state=memories)
 
     def loss(

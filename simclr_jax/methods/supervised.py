@@ -20,8 +20,8 @@ from simclr_jax.methods.base import (
     Variables,
     apply_model,
     check_grad_cache_chunks,
-    first_view,
     init_model,
+    one_view,
 )
 from simclr_jax.models.ssl import SSLModel
 
@@ -86,7 +86,7 @@ def supervised(
             model,
             stop_gradient_at(frozen, params),
             state.batch_stats,
-            first_view(views),
+            one_view(views, 0),
             key=key,
             train=train_batch_norm,
             grad_cache_chunks=grad_cache_chunks,

@@ -21,7 +21,8 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
-from simclr_jax.models.layers import CONV_OUTPUT, EPSILON, MOMENTUM, Conv, at_least_float32
+from simclr_jax.models.convolution import at_least_float32
+from simclr_jax.models.layers import CONV_OUTPUT, EPSILON, MOMENTUM, Conv
 
 
 class FoldedNorm(nn.Module):

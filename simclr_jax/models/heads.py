@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from simclr_jax.losses.contrastive import l2_normalize
-from simclr_jax.models.layers import at_least_float32, norm
+from simclr_jax.losses.similarity import l2_normalize
+from simclr_jax.models.convolution import at_least_float32
+from simclr_jax.models.layers import norm
 
 # What the last layer ends with: nothing, or BatchNorm with these parameters.
 LAST_NORMS = ("none", "no_affine", "scale", "scale_and_bias")

@@ -1,7 +1,6 @@
 """Convolution, BatchNorm and selective-kernel layers as SimCLR's ResNets use them."""
 
 import functools
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -10,13 +9,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from simclr_jax.models.convolution import convolve
-
-
-def at_least_float32(dtype: DTypeLike) -> Any:
-    """Returns the type for statistics and sums: float32, or `dtype` where it is wider."""
-    return jnp.promote_types(dtype, jnp.float32)
-
+from simclr_jax.models.convolution import at_least_float32, convolve
 
 MOMENTUM, EPSILON = 0.9, 1e-5  # of BatchNorm
 # Of convolutions: LeCun's, as in the official code, and torchvision's for its ResNets.

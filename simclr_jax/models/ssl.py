@@ -122,9 +122,11 @@ class SSLModel(nn.Module):
             out["scores"] = self.prototypes(out["projection"])
         return out
 
-    def encode(self, images: Float[Array, "n h w c"]) -> Float[Array, "n d"]:
-        """Returns representations for evaluation, with the running statistics."""
-        return self.encoder(images, train=False)
+    def encode(
+        self, images: Float[Array, "n h w c"], *, train: bool = False
+    ) -> Float[Array, "n d"]:
+        """Returns representations, for evaluation unless `train`; see `__call__`."""
+        return self.encoder(images, train=train)
 
     def classify(self, images: Float[Array, "n h w c"]) -> Float[Array, "n k"]:
         """Returns logits for evaluation, with the running statistics."""

@@ -17,7 +17,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from simclr_jax.core.ranges import Count, Range
-from simclr_jax.models.layers import at_least_float32
+from simclr_jax.models.convolution import at_least_float32
 
 
 class Size(NamedTuple):

@@ -93,7 +93,7 @@ def slice_devices(slice_: Slice) -> Sequence[Any]:
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(
             "The TPU compiler is not installed here. It needs no TPU, but Linux and 1 GB:\n"
-            "  pip install -r requirements-tpu.txt"
+            "  pip install 'simclr_jax[tpu]', or in a checkout pip install -r requirements-tpu.txt"
         )
     if not glob.glob("/dev/accel*") and not glob.glob("/dev/vfio/[0-9]*"):
         for name, value in NO_TPU_HERE.items():

@@ -13,7 +13,7 @@ from simclr_jax.report.figures import Curve
 FEATURES = {
     "encoder": ("trained encoder", "encoder", "o"),
     "pixels": ("raw pixels", "pixels", "s"),
-    "random_encoder": ("untrained encoder", "random", "^"),
+    "random_features": ("random features", "random", "^"),
 }
 PROTOCOLS = {"classifier": "classifier", "linear": "linear probe", "knn": "kNN"}
 NOT_JUDGED = (
@@ -85,8 +85,10 @@ def results_section(results: Sequence[Row]) -> str:
         "results",
         "What it learned",
         "<p>For kNN and linear probe the encoder is frozen. A linear probe fits one layer to the"
-        " labels; kNN fits nothing and lets the nearest labelled images vote. Raw pixels and the"
-        " same network before training show what is there without pretraining.</p>",
+        " labels; kNN fits nothing and lets the nearest labelled images vote. Raw pixels and random"
+        " features show what is there without pretraining. Random features are those of the same"
+        " network before training: its random weights, with the residual branches, which start"
+        " closed, opened, and BatchNorm statistics of training images.</p>",
         markup.legend(items),
         *(_part(f"labels{i}", rows) for i, rows in enumerate(by_images(results))),
     )
@@ -169,7 +171,7 @@ def _chart(name: str, protocol: str, results: Sequence[Row]) -> str:
     caption = []
     if {"encoder", "pixels"} <= kinds:
         caption.append("Blue circles above orange squares: the features beat raw pixels.")
-    if {"encoder", "random_encoder"} <= kinds:
+    if {"encoder", "random_features"} <= kinds:
         caption.append("The gap down to the grey triangles is what training added.")
     return markup.figure(title, svg, " ".join(caption))
 

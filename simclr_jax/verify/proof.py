@@ -26,6 +26,7 @@ import optax
 
 from simclr_jax.build.experiment import Experiment, build_experiment
 from simclr_jax.core import rng
+from simclr_jax.core.compile import jit_once
 from simclr_jax.core.sections import settings_of
 from simclr_jax.core.state import TrainState
 from simclr_jax.core.tree import largest_difference
@@ -89,7 +90,7 @@ def _comparisons(shrunk: Shrunk, num_devices: int, num_steps: int) -> list[Compa
     tiles = "loss_tile" in _settings(shrunk.config)
     comparisons: list[Comparison] = []
     reference_experiment = _experiment(shrunk, Variant(1))
-    start = perturb_constants(jax.device_get(jax.jit(reference_experiment.init)()))
+    start = perturb_constants(jax.device_get(jit_once(reference_experiment.init)()))
     optimize = jax.jit(functools.partial(_optimize, reference_experiment))
     num_images = num_steps * reference_experiment.dataset.batch_size
     images = reference_experiment.dataset.eval_batches(

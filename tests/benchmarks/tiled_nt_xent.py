@@ -25,7 +25,7 @@ TILE = flags.DEFINE_integer("tile", None, "Rows of a tile; by default the librar
 LIGHTLY_PYTHON = flags.DEFINE_string(
     "lightly_python", sys.executable, "Interpreter that has lightly, if not this one."
 )
-ONLY = flags.DEFINE_enum("only", None, ["tiled", "strips", "dense", "lightly"], "Measures one.")
+ONLY = flags.DEFINE_enum("only", None, ["tiled", "columns", "dense", "lightly"], "Measures one.")
 REPEATS = 3
 MAX_COMPARED = 16384
 TEMPERATURE, WIDTH = 0.1, 128
@@ -43,15 +43,15 @@ def jax_loss(name: str) -> tuple[Callable[[], Any], int]:
     """Returns a call that gives (value, gradient), and the bytes of temporaries compiled in."""
     import jax
 
-    from simclr_jax.losses import contrastive
+    from simclr_jax.losses import contrastive, similarity
     from simclr_jax.parallel.mesh import make_mesh
     from simclr_jax.parallel.sharding import batch_sharding
 
-    tile = TILE.value or contrastive.TILE
+    tile = TILE.value or similarity.TILE
     if name == "dense":
-        contrastive.MAX_DENSE_ROWS, tile = 2 * PAIRS.value, None
+        similarity.MAX_DENSE_ROWS, tile = 2 * PAIRS.value, None
     z = jax.device_put(projections(), batch_sharding(make_mesh()))
-    if name == "strips":  # what arrays outside a mesh get
+    if name == "columns":  # what arrays outside a mesh get
         z = jax.device_put(projections())
     loss = lambda z: contrastive.nt_xent(z, temperature=TEMPERATURE, tile=tile)
     compiled = jax.jit(jax.value_and_grad(loss)).lower(z).compile()
@@ -125,7 +125,7 @@ def main(argv: Sequence[str]) -> None:
     compared = PAIRS.value <= MAX_COMPARED
     print(f"NT-Xent, value and gradient, {PAIRS.value} pairs, d = {WIDTH}, {os.cpu_count()} cores")
     print(f"{'':8s}{'loss':>10s}{'|grad|':>12s}{'s':>9s}{'memory MB':>11s}{'compiled MB':>13s}")
-    for name in ("tiled", "strips", "dense", "lightly") if compared else ("tiled",):
+    for name in ("tiled", "columns", "dense", "lightly") if compared else ("tiled",):
         python = LIGHTLY_PYTHON.value if name == "lightly" else sys.executable
         if name == "lightly" and not has_lightly(python):
             print("lightly  left out: it is not installed (pip install lightly)")

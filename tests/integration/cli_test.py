@@ -149,7 +149,7 @@ def test_digits_are_trained_judged_and_shown(tmp_path):
     rows = json.loads(result.stdout)["results"]
     assert [(row["features"], row["protocol"]) for row in rows] == [
         (features, protocol)
-        for features in ("pixels", "random_encoder", "encoder")
+        for features in ("pixels", "random_features", "encoder")
         for protocol in ("knn", "linear")
     ]
     assert all(row["num_train"] == 40 and row["num_test"] == 1000 for row in rows)

@@ -1,5 +1,7 @@
 """Both doors by the command line: official weights in, trained weights out to PyTorch and JAX."""
 
+import importlib
+import io
 import json
 import re
 import subprocess
@@ -9,7 +11,11 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from PIL import Image
+
+from simclr_jax.interop.names import tf1_name
+from tests.tfds_directory import write_tfds
 
 ROOT = Path(__file__).parents[2]
 R18 = ROOT / "tests/golden/tf1_checkpoints/r18_cifar_w0125"
@@ -81,6 +87,83 @@ def test_an_imported_checkpoint_is_a_workdir_like_any_other(photos, tmp_path):
     refused = run("report", f"--workdir={workdir}")
     assert refused.returncode == 2
     assert "holds an import, not a run" in refused.stderr
+
+
+def png(image):
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG")
+    return file.getvalue()
+
+
+def commands(page):
+    """The programs of a page's only block of commands, as lists of arguments."""
+    (block,) = re.findall(r"```sh\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+    return [line.removeprefix("python -m simclr_jax ").split() for line in block.splitlines()]
+
+
+def official_stand_in(prefix):
+    """Writes an official network with a classifier as a TF1 checkpoint; returns images and logits.
+
+    The logits are those of the official code's representations, and the images uint8.
+    """
+    tf = importlib.import_module("tensorflow")
+    with np.load(ROOT / "tests/golden/r18_cifar_w0125.npz") as file:
+        arrays = {key: file[key] for key in file.files}
+    weights = {
+        tf1_name(key.removeprefix("w/")): value.astype(np.float32)
+        for key, value in arrays.items()
+        if key.startswith("w/")
+    }
+    features = arrays["infer/final_avg_pool"]  # of views 1, then of views 2
+    kernel = np.random.default_rng(0).normal(size=(features.shape[1], 10)).astype(np.float32)
+    spread = features - features.mean(0)
+    kernel *= 10 / np.std(spread @ kernel)
+    weights["head_supervised/linear_layer/dense/kernel"] = kernel
+    weights["head_supervised/linear_layer/dense/bias"] = -features.mean(0) @ kernel
+    tf.raw_ops.SaveV2(
+        prefix=str(prefix),
+        tensor_names=[*weights],
+        shape_and_slices=[""] * len(weights),
+        tensors=[tf.constant(value) for value in weights.values()],
+    )
+    views = np.concatenate([arrays["x"][..., :3], arrays["x"][..., 3:]]).astype(np.float64)
+    return np.round(255 * views).astype(np.uint8), spread @ kernel
+
+
+def test_the_page_on_published_weights_gives_the_accuracy_of_the_official_logits(tmp_path):
+    pytest.importorskip("tensorflow")
+    images, logits = official_stand_in(tmp_path / "model.ckpt-1")
+    labels = logits.argmax(1)
+    assert len(set(labels)) > 3
+    first, second = np.sort(logits)[:, -1], np.sort(logits)[:, -2]
+    labels[first - second < 1] += 1  # too close to call after rounding: wrong either way
+    labels[:3] += 1
+    labels %= 10
+    want = np.mean(labels == logits.argmax(1))
+    assert 0.4 < want < 0.9
+    examples = [
+        {"image": png(image), "label": int(label)}
+        for image, label in zip(images, labels, strict=True)
+    ]
+    features = {
+        "image": tfds.features.Image(shape=(32, 32, 3), encoding_format="png"),
+        "label": tfds.features.ClassLabel(num_classes=10),
+    }
+    dark = {"image": png(np.zeros((32, 32, 3), np.uint8)), "label": 0}
+    write_tfds(tmp_path, "cifar10", features, {"train": [dark], "test": examples})
+    there = {
+        "pretrained/r50_1x_sk0": tmp_path / "model.ckpt-1",
+        "runs/published": tmp_path / "published",
+        # What networks with the CIFAR stem are judged on.
+        "tfds/imagenet2012": "tfds/cifar10",
+        "validation": "test",
+        "DIR": tmp_path,
+    }
+    out = ""
+    for command in commands("docs/published_weights.md"):
+        replaced = [flag.partition("=") for flag in command]
+        out = succeed(*(f"{k}{e}{there.get(v, v)}" for k, e, v in replaced))
+    assert f"{want:.3f}" in out
 
 
 def test_a_checkpoint_of_another_depth_is_refused(tmp_path):

@@ -234,11 +234,13 @@ def test_run_refuses_on_several_hosts_what_does_not_join_them(cloud, capsys):
 
 
 def test_a_recipe_that_git_ignores_is_not_pushed(cloud, capsys, monkeypatch, tmp_path):
-    root = clone(tmp_path / "clone", **{".gitignore": "mine.py\n", "mine.py": "", "ours.py": ""})
+    files = {"mine.py": "", "ours.py": "", "configs/theirs.py": ""}
+    root = clone(tmp_path / "clone", **{".gitignore": "mine.py\n"}, **files)
     monkeypatch.setattr(push, "files", functools.partial(push.files, root))
     assert cloud.main("run", *PLACE, *TRAIN, "--config=mine.py") == 2
     assert "that git does not ignore" in capsys.readouterr().err
     assert cloud.main("run", *PLACE, *TRAIN, "--config=./ours.py:variant") == 0
+    assert cloud.main("run", *PLACE, *TRAIN, "--config=theirs:variant") == 0
 
 
 @pytest.mark.parametrize(
@@ -266,6 +268,7 @@ def clone(root, **contents):
     root.mkdir()
     assert os.system(f"git init --quiet {shlex.quote(str(root))}") == 0
     for name, text in contents.items():
+        (root / name).parent.mkdir(exist_ok=True)
         (root / name).write_text(text)
     return root
 

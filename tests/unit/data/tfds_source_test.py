@@ -1,19 +1,18 @@
 """Prepared TFDS directories: written here by hand, read back without TensorFlow or network."""
 
 import io
-import json
 import sys
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
 from simclr_jax.core.errors import UserError
 from simclr_jax.data.decode import decode
 from simclr_jax.data.records import count_shared
 from simclr_jax.data.sources import open_source
+from tests.tfds_directory import write_tfds
 
 FEATURES = {
     "image": tfds.features.Image(shape=(4, 6, 3), encoding_format="png"),
@@ -33,35 +32,17 @@ def example(i: int) -> dict:
 
 
 def prepare(data_dir, *, version="1.0.0", features=FEATURES, file_format="array_record", count=10):
-    """Writes data_dir/pets/VERSION as `tfds build` leaves it, with a train and a test split."""
-    directory = data_dir / "pets" / version
-    directory.mkdir(parents=True)
+    """Writes data_dir/pets/VERSION with a train and a test split."""
     readable = all(FEATURES.get(key) is feature for key, feature in features.items())
-    features = tfds.features.FeaturesDict(features)
-    features.save_config(directory)
-    splits = {"train": range(count), "test": range(count, count + 2)}
-    for split, numbers in splits.items():
-        path = directory / f"pets-{split}.{file_format}-00000-of-00001"
-        writer = ArrayRecordWriter(str(path), "group_size:1")
-        for i in numbers:
-            kept = {key: value for key, value in example(i).items() if key in features}
-            writer.write(features.serialize_example(kept) if readable else b"")
-        writer.close()
-    info = {
-        "name": "pets",
-        "version": version,
-        "fileFormat": file_format,
-        "splits": [
-            {
-                "name": split,
-                "shardLengths": [str(len(numbers))],
-                "numBytes": "1",
-                "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
-            }
-            for split, numbers in splits.items()
-        ],
+
+    def kept(i):
+        return {key: value for key, value in example(i).items() if key in features}
+
+    splits = {
+        split: [kept(i) if readable else b"" for i in numbers]
+        for split, numbers in {"train": range(count), "test": range(count, count + 2)}.items()
     }
-    (directory / "dataset_info.json").write_text(json.dumps(info))
+    write_tfds(data_dir, "pets", features, splits, version=version, file_format=file_format)
     return data_dir
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from simclr_jax.evals import linear
+from simclr_jax.evals import linear, logistic
 from simclr_jax.evals.linear import fit_logistic, linear_probe, predict
 
 
@@ -25,25 +25,54 @@ def objective(x, labels, weights, bias, l2):
     return cross_entropy.mean() + l2 / 2 * np.sum(weights**2)
 
 
-@pytest.mark.parametrize("l2", [1.0, 1e-2, 1e-3])
-@pytest.mark.parametrize(("n", "d"), [(80, 10), (20, 40)])
-def test_finds_the_optimum_of_scikit_learn(n, d, l2):
-    x, labels = clusters(n, d, 4, noise=1.5)
-    probe = fit_logistic(x, labels, num_classes=4, l2=l2)
+def rows(kind, n, d, num_classes=5):
+    """Training rows, their labels, and 200 unseen rows."""
+    rng = np.random.default_rng(0)
+    shares = np.array([0.6, 0.25, 0.1, 0.04, 0.01]) if kind == "unbalanced" else np.full(5, 0.2)
+    labels = rng.choice(num_classes, size=n + 200, p=shares)
+    labels[:num_classes] = np.arange(num_classes)
+    centres = rng.normal(size=(num_classes, d))
+    x = 3 + centres[labels] + 1.5 * rng.normal(size=(n + 200, d))
+    if kind == "badly scaled":
+        x = x * np.logspace(-3, 3, d)
+    x, labels = x.astype(np.float32), labels.astype(np.int32)
+    train = np.arange(n)
+    if kind == "duplicated":
+        train = np.concatenate([train, train[: n // 3], train[: n // 3]])
+    return x[train], labels[train], x[n:]
 
-    centred = x.astype(np.float64) - x.mean(0, dtype=np.float64)
-    scale = np.sqrt((centred**2).sum(1).mean()) / 10
-    theirs = LogisticRegression(C=1 / (l2 * n), tol=1e-10, max_iter=10_000)
-    theirs.fit(centred / scale, labels)
 
-    weights = np.asarray(probe.weights, np.float64)
-    bias = np.asarray(probe.bias, np.float64)
-    ours = objective(x, labels, weights, bias, 0) + l2 / 2 * np.sum((scale * weights) ** 2)
-    want = objective(centred / scale, labels, theirs.coef_.T, theirs.intercept_, l2)
-    np.testing.assert_allclose(ours, want, rtol=1e-4)
-    test, _ = clusters(n, d, 4, noise=1.5, seed=1)
-    agree = np.asarray(predict(probe, test)) == theirs.predict((test - x.mean(0)) / scale)
-    assert agree.mean() > 0.98  # the rest may sit on a boundary
+@pytest.mark.parametrize(
+    ("kind", "n", "d"),
+    [
+        ("balanced", 300, 20),
+        ("unbalanced", 300, 20),
+        ("duplicated", 300, 20),
+        ("badly scaled", 300, 20),
+        ("balanced", 40, 60),
+        ("duplicated", 40, 60),
+    ],
+)
+def test_finds_the_optimum_and_the_predictions_of_scikit_learn_at_every_strength(kind, n, d):
+    x, labels, unseen = rows(kind, n, d)
+    mean = x.mean(0, dtype=np.float64)
+    scale = np.sqrt(((x - mean) ** 2).sum(1).mean()) / 10
+    standardise = lambda x: (x.astype(np.float64) - mean) / scale
+    for l2 in linear.STRENGTHS:
+        theirs = LogisticRegression(
+            C=1 / (l2 * len(x)), tol=1e-9, max_iter=10_000, solver="newton-cholesky"
+        ).fit(standardise(x), labels)
+        probe = fit_logistic(x, labels, num_classes=5, l2=l2)
+
+        weights = np.asarray(probe.weights, np.float64)
+        bias = np.asarray(probe.bias, np.float64) + mean @ weights
+        ours = objective(standardise(x), labels, scale * weights, bias, l2)
+        want = objective(standardise(x), labels, theirs.coef_.T, theirs.intercept_, l2)
+        assert ours / want - 1 < 1e-6, l2
+        for some in (x, unseen):
+            np.testing.assert_array_equal(
+                predict(probe, some), theirs.predict(standardise(some)), err_msg=f"l2 {l2}"
+            )
 
 
 def test_ignores_where_features_are_and_their_scale():
@@ -82,10 +111,10 @@ def test_takes_a_fixed_strength_when_each_class_has_one_label():
 def test_is_deterministic_and_compiles_once_for_a_shape():
     x, labels = clusters(80, 10, 4, noise=1.5)
     first = linear_probe(x, labels, num_classes=4)
-    compiled = linear._solve._cache_size()
+    compiled = logistic.minimise._cache_size()
     second = linear_probe(x, labels, num_classes=4)
     linear_probe(x + 1, labels[::-1].copy(), num_classes=4, seed=3)
-    assert linear._solve._cache_size() == compiled
+    assert logistic.minimise._cache_size() == compiled
     np.testing.assert_array_equal(first.weights, second.weights)
 
 

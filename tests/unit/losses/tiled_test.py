@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from simclr_jax.losses.contrastive import MAX_DENSE_ROWS, contrastive_metrics, nt_xent
+from simclr_jax.losses.contrastive import contrastive_metrics, nt_xent
+from simclr_jax.losses.similarity import MAX_DENSE_ROWS
 from simclr_jax.parallel.mesh import make_mesh
 
 ONE = jax.NamedSharding(make_mesh(jax.devices()[:1]), P("data"))
 EIGHT = jax.NamedSharding(make_mesh(), P("data"))
-# A mesh of one device is contrasted in squares, arrays without a mesh in strips.
-LOOPS = {"squares": lambda x: jax.device_put(x, ONE), "strips": lambda x: x}
+# A mesh of one device is contrasted in blocks, arrays without a mesh in columns.
+LOOPS = {"blocks": lambda x: jax.device_put(x, ONE), "columns": lambda x: x}
 loops = pytest.mark.parametrize("place", LOOPS.values(), ids=LOOPS)
 
 
@@ -139,7 +140,7 @@ def test_memory_grows_with_the_rows_and_not_with_their_square(place):
     assert large < 4 * 2048**2 / 4, "a quarter of all similarities"
 
 
-def test_squares_are_for_one_known_device_and_ordinary_temperatures():
+def test_blocks_are_for_one_known_device_and_ordinary_temperatures():
     z = random_pairs(32, 8)
     shapes = lambda z, t: str(jax.make_jaxpr(value_and_grad(t, 16))(z))
     assert "f32[64,16]" not in shapes(jax.device_put(z, ONE), 0.1)

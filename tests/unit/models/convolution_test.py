@@ -26,7 +26,7 @@ def test_gradients_are_those_of_the_convolution(size, kernel, strides):
         weights = jnp.asarray(rng.standard_normal((kernel, kernel, 3, 5)))
         want, pull_back = jax.vjp(lambda *a: by_jax(*a, strides), x, weights)
         got, own_pull_back = jax.vjp(lambda *a: convolve(*a, strides), x, weights)
-        np.testing.assert_array_equal(got, want)
+        np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-12)
         dy = jnp.asarray(rng.standard_normal(want.shape))
         for a, b in zip(own_pull_back(dy), pull_back(dy), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)

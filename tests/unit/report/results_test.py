@@ -23,14 +23,14 @@ def test_headline_compares_at_the_same_protocol_and_number_of_labels():
         row("knn", "encoder", 10, 0.9),
         row("linear", "encoder", 400, 0.95),
         row("linear", "pixels", 40, 0.25),
-        row("linear", "random_encoder", 40, 0.125),
+        row("linear", "random_features", 40, 0.125),
         row("linear", "encoder", 40, 0.5),
         row("linear", "pixels", 400, 0.75),
     ]
     assert headline(rows) == (
         "With 40 labels of a/train, a linear probe on the trained encoder's features classifies"
         " <strong>50.0&nbsp;%</strong> of a/test correctly"
-        " (raw pixels: 25.0&nbsp;%, untrained encoder: 12.5&nbsp;%)."
+        " (raw pixels: 25.0&nbsp;%, random features: 12.5&nbsp;%)."
     )
 
 

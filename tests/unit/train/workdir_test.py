@@ -110,3 +110,12 @@ def test_a_run_may_be_made_longer_and_its_config_says_when(tmp_path):
     assert load_config(str(tmp_path))["run"]["extended"] == [[30, 3], [50, 5]]
     with pytest.raises(UserError, match=r"run.epochs: 6 there, 5 here\n.*may be raised"):
         claim(str(tmp_path), longer(5), step=50)
+
+
+def test_a_run_from_before_class_names_were_stored_goes_on_and_stores_them(tmp_path):
+    named = lambda names: {"data": {"name": "digits", "class_names": names}}
+    claim(str(tmp_path), named(None))
+    claim(str(tmp_path), named(["0", "1"]))
+    assert load_config(str(tmp_path))["data"]["class_names"] == ["0", "1"]
+    with pytest.raises(UserError, match="class_names"):
+        claim(str(tmp_path), named(["0", "2"]))

@@ -1,0 +1,51 @@
+"""Semi-supervised contrast: SupCon on the labelled images, and NT-Xent on all of them.
+
+Khosla et al. 2020, https://arxiv.org/abs/2004.11362, and Chen et al. 2020,
+https://arxiv.org/abs/2002.05709. There is no published number for the sum. The variant r50 is
+SimCLR's recipe of ImageNet with 10 % of the labels; digits takes minutes on two cores. Neither was
+run here.
+
+  python -m simclr_jax train --config=configs/hybrid.py:digits --workdir=runs/hybrid
+  python -m simclr_jax train --config=configs/hybrid.py:digits --config.data.fraction=0.01 \
+      --workdir=runs/hybrid_1pct
+"""
+
+from ml_collections import ConfigDict, config_dict
+
+VARIANTS = ("r50", "digits")
+
+
+def get_config(variant: str = "r50") -> ConfigDict:
+    """Returns the recipe of a variant; see above."""
+    if variant not in VARIANTS:
+        raise ValueError(f"Unknown variant {variant!r}; this recipe knows {', '.join(VARIANTS)}.")
+    config = ConfigDict()
+    config.run = dict(epochs=800, checkpoint_every=2000)
+    config.data = dict(
+        name="tfds/imagenet2012",
+        split="train",
+        test_split="validation",
+        path=config_dict.placeholder(str),
+        batch_size=4096,
+        canvas=8192,
+        fraction=0.1,
+        keep_unlabelled=True,
+    )
+    config.augment = dict(name="simclr", size=224, dtype="bfloat16")
+    config.encoder = dict(name="resnet", depth=50, dtype="bfloat16")
+    config.heads = dict(projector=dict(num_layers=3, output_dim=128))
+    config.method = dict(name="hybrid", temperature=0.1, labelled_weight=1.0, all_weight=1.0)
+    config.optim = dict(name="lars", weight_decay=1e-4)
+    config.schedule = dict(base_lr=0.3, scaling="linear", warmup_epochs=10.0)
+    config.evals = dict(knn=dict(every_epochs=50.0))
+    if variant == "digits":  # which are grey and must not be mirrored
+        config.run.update(epochs=50, log_every=25, checkpoint_every=500)
+        config.data.update(name="digits", test_split="test", batch_size=128, canvas=28)
+        config.augment = dict(name="simclr_cifar", size=28, min_area=0.35, flip=False)
+        config.encoder = dict(name="resnet", depth=18, width=0.25)
+        config.heads = dict(projector=dict(num_layers=2, hidden_dim=128, output_dim=64))
+        config.method.update(temperature=0.3)
+        config.optim = dict(name="adamw", weight_decay=1e-4)
+        config.schedule = dict(base_lr=4e-3, scaling="none", warmup_epochs=3.0)
+        config.evals = dict(knn=dict(every_epochs=10.0))
+    return config

@@ -1,0 +1,72 @@
+"""SupCon pretraining: all images of a class are positives.
+
+Khosla et al. 2020, https://arxiv.org/abs/2004.11362
+
+  variant  network    data      batch  epochs  published top-1                       here
+  cifar10  ResNet-50  CIFAR-10   1024    1000  96.0 % (released code's README)       not run
+  r50      ResNet-50  ImageNet   6144     700  78.7 % (paper, recalled)              not run
+  digits   ResNet-18  digits      128      50  none: minutes on two cores
+
+cifar10 is the released recipe: SGD at 0.5 with decay 1e-4 of everything, 10 epochs of warm-up, and
+a loss that is 0.1 / 0.07 of ours. Its last rate is a thousandth of the peak, here 0. Of the
+ImageNet run the paper's batch, epochs and temperature are recalled; it used AutoAugment and we
+SimCLR's views, and the rate and decay are those of SimCLR.
+
+  python -m simclr_jax train --config=configs/supcon.py:digits --workdir=runs/supcon
+"""
+
+from ml_collections import ConfigDict, config_dict
+
+VARIANTS = ("cifar10", "r50", "digits")
+
+
+def get_config(variant: str = "cifar10") -> ConfigDict:
+    """Returns the recipe of a variant; see above."""
+    if variant not in VARIANTS:
+        raise ValueError(f"Unknown variant {variant!r}; this recipe knows {', '.join(VARIANTS)}.")
+    config = ConfigDict()
+    config.run = dict(epochs=1000, checkpoint_every=1000)
+    config.data = dict(
+        name="tfds/cifar10",
+        split="train",
+        test_split="test",
+        path=config_dict.placeholder(str),
+        batch_size=1024,
+        canvas=32,
+    )
+    config.augment = dict(name="simclr_cifar", size=32, min_area=0.2, crop_sampler="area")
+    config.encoder = dict(name="resnet", depth=50, stem="cifar")
+    head = dict(
+        num_layers=2,
+        output_dim=128,
+        hidden_bias=True,
+        hidden_norm=False,
+        last_bias=True,
+        last_norm="none",
+        kernel_init="torch",
+    )
+    config.heads = dict(projector=head)
+    config.method = dict(name="supcon", temperature=0.1, gradient_scale=0.1 / 0.07)
+    config.optim = dict(name="sgd", weight_decay=1e-4, nesterov=False, decay_norms=True)
+    config.schedule = dict(base_lr=0.5, scaling="none", warmup_epochs=10.0)
+    config.evals = dict(knn=dict(every_epochs=50.0))
+    if variant == "r50":
+        config.run.update(epochs=700, checkpoint_every=2000)
+        config.data.update(name="tfds/imagenet2012", test_split="validation")
+        config.data.update(batch_size=6144, canvas=8192)
+        config.augment = dict(name="simclr", size=224, dtype="bfloat16")
+        config.encoder = dict(name="resnet", depth=50, dtype="bfloat16")
+        config.method = dict(name="supcon", temperature=0.1)
+        config.optim = dict(name="lars", weight_decay=1e-6)
+        config.schedule = dict(base_lr=0.3, scaling="linear", warmup_epochs=10.0)
+    if variant == "digits":  # which are grey and must not be mirrored
+        config.run.update(epochs=50, log_every=25, checkpoint_every=500)
+        config.data.update(name="digits", batch_size=128, canvas=28)
+        config.augment = dict(name="simclr_cifar", size=28, min_area=0.35, flip=False)
+        config.encoder = dict(name="resnet", depth=18, width=0.25)
+        config.heads = dict(projector=dict(num_layers=2, hidden_dim=128, output_dim=64))
+        config.method = dict(name="supcon", temperature=0.3)
+        config.optim = dict(name="adamw", weight_decay=1e-4)
+        config.schedule = dict(base_lr=4e-3, scaling="none", warmup_epochs=3.0)
+        config.evals = dict(knn=dict(every_epochs=10.0))
+    return config
