@@ -80,13 +80,13 @@ def take_over_network(config: Mapping[str, Any]) -> dict[str, Any]:
                 "config.warm_start.checkpoint is missing: the workdir of a trained run, as in "
                 "--config.warm_start.checkpoint=runs/pretrained."
             )
-        there = load_config(start)
+        there = load_config(start, ("data", "augment", "encoder", "heads"))
         config["encoder"] = there["encoder"]
         log.info("Encoder of %s: %s.", start, there["encoder"])
         if heads["select"] and heads["projector"] is None:
             heads["projector"] = there["heads"]["projector"]
     elif teachers and isinstance(teachers[0], str):
-        there = load_config(teachers[0])
+        there = load_config(teachers[0], ("data", "augment"))
     else:
         return config
     if augment["size"] is None:
@@ -152,7 +152,7 @@ def network_of_run(key: str, workdir: str) -> dict[str, Any]:
     Raises:
       UserError: if there is none, or it has no classifier.
     """
-    config = load_config(workdir)
+    config = load_config(workdir, ("data", "encoder", "heads"))
     if not num_classes_of(config["heads"]):
         raise UserError(
             f"config.method.{key}={workdir!r} has no classifier to learn from. Fine-tune it "

@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 PROTOCOLS = ("classifier", "knn", "linear")
 FEATURES = ("pixels", "random_features", "encoder")
 
-WORKDIR = flags.DEFINE_string("workdir", "", "Directory of the run.")
+WORKDIR = app.define_workdir()
 STEP = flags.DEFINE_integer("step", None, "Of the checkpoint; the newest whole one if left out.")
 own_encoder.define()
 PROTOCOL = flags.DEFINE_list(

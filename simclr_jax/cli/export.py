@@ -18,11 +18,11 @@ from simclr_jax.core.files import require_writable
 from simclr_jax.interop import formats
 from simclr_jax.interop.encoder import TrainedEncoder
 
-WORKDIR = flags.DEFINE_string("workdir", "", "Directory of the run.")
+WORKDIR = app.define_workdir()
 STEP = flags.DEFINE_integer("step", None, "Of the checkpoint; the newest whole one if left out.")
 own_encoder.define()
 FORMAT = flags.DEFINE_string("format", "", f"One of {', '.join(formats.FORMATS)}.")
-OUTPUT = flags.DEFINE_string("output", "", "The file to write; for saved_model a new directory.")
+OUTPUT = app.define_path("output", "The file to write; for saved_model a new directory.")
 MAX_DIFFERENCE = flags.DEFINE_float(
     "max_difference",
     formats.MAX_DIFFERENCE,

@@ -23,10 +23,10 @@ from simclr_jax.interop.torch_checkpoint import NORMALIZATIONS, read_state_dict
 FORMATS = ("tf", "safetensors")
 
 FORMAT = flags.DEFINE_enum("format", "tf", FORMATS, "Of the checkpoint.")
-CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", "", "tf: prefix of its files, or their directory. safetensors: the file."
+CHECKPOINT = app.define_path(
+    "checkpoint", "tf: prefix of its files, or their directory. safetensors: the file."
 )
-WORKDIR = flags.DEFINE_string("workdir", "", "Directory to write; must not exist yet.")
+WORKDIR = app.define_workdir("Directory to write; must not exist yet.")
 EMA = flags.DEFINE_bool("ema", False, "tf: takes the ema_model/ copies in place of the weights.")
 SIZE = flags.DEFINE_integer("size", None, "Image size in px; that of the training if left out.")
 SELECT = flags.DEFINE_enum(

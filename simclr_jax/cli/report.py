@@ -27,7 +27,7 @@ from simclr_jax.train.metrics import read_metrics
 MAX_IMAGES = 1000  # in the map and among the neighbours
 THUMBNAIL_PX = 64
 
-WORKDIR = flags.DEFINE_string("workdir", "", "Directory of the run.")
+WORKDIR = app.define_workdir()
 STEP = flags.DEFINE_integer("step", None, "Of the checkpoint; the newest whole one if left out.")
 own_encoder.define()
 

@@ -28,6 +28,7 @@ from simclr_jax.train.workdir import load_config
 
 _STATISTICS_BATCHES = 5  # of BatchNorm, for random features
 log = logging.getLogger(__name__)
+SECTIONS = ("data", "augment", "encoder", "heads")  # of a run and of an import
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,7 +149,7 @@ def load(workdir: str, step: int | None = None) -> Restored:
       UserError: if the directory holds no run and no import, or no such checkpoint.
       StorageError: if the checkpoint cannot be read.
     """
-    config, mesh = load_config(workdir), make_mesh()
+    config, mesh = load_config(workdir, SECTIONS), make_mesh()
     net = network(config)
     place = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh))
     checkpoints = Checkpoints(workdir)
