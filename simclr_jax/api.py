@@ -22,6 +22,7 @@ from jaxtyping import Float
 from simclr_jax import run
 from simclr_jax.build import recipe as recipes
 from simclr_jax.core.errors import UserError
+from simclr_jax.core.files import expand_workdir
 from simclr_jax.data.given import Given, GivenImage
 from simclr_jax.data.quarantine import Quarantine
 from simclr_jax.evals.features import extract_features
@@ -45,7 +46,7 @@ def train(recipe: str, *, workdir: str | os.PathLike[str], **sections: Any) -> N
       NonFiniteError: if the loss is not finite any more.
       Terminated: if the process got SIGTERM, SIGHUP or Ctrl-C; a checkpoint is saved first.
     """
-    run.train(recipes.load(recipe, sections), os.fspath(workdir))
+    run.train(recipes.load(recipe, sections), _workdir(workdir))
 
 
 def evaluate(workdir: str | os.PathLike[str], **settings: Any) -> list[dict[str, Any]]:
@@ -55,7 +56,7 @@ def evaluate(workdir: str | os.PathLike[str], **settings: Any) -> list[dict[str,
       workdir: of a run or an import.
       **settings: as of the command, such as protocol=["knn"], fractions=[0.01, 1].
     """
-    return trained_evaluate.evaluate(os.fspath(workdir), **settings)
+    return trained_evaluate.evaluate(_workdir(workdir), **settings)
 
 
 def load(workdir: str | os.PathLike[str], *, step: int | None = None) -> "Encoder":
@@ -65,7 +66,7 @@ def load(workdir: str | os.PathLike[str], *, step: int | None = None) -> "Encode
       UserError: if there is none.
       StorageError: if the checkpoint cannot be read.
     """
-    return Encoder(restored.load(os.fspath(workdir), step))
+    return Encoder(restored.load(_workdir(workdir), step))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +118,7 @@ class Encoder:
 
         Args:
           path: the file, or for a SavedModel the directory.
-          format: "safetensors", "torchvision", "stablehlo", "onnx" or "saved_model".
+          format: "safetensors", "torchvision", "timm", "stablehlo", "onnx" or "saved_model".
           max_difference: as of `interop.formats.export`.
           **options: of the format, such as batch=8 of a SavedModel.
 
@@ -128,4 +129,13 @@ class Encoder:
           UserError: as of `interop.formats.export`.
         """
         encoder = self.run.encoder_to_export()
-        return formats.export(encoder, Path(path), format, max_difference=max_difference, **options)
+        return formats.export(
+            encoder, Path(path).expanduser(), format, max_difference=max_difference, **options
+        )
+
+
+def _workdir(path: str | os.PathLike[str]) -> str:
+    try:
+        return expand_workdir(os.fspath(path))
+    except ValueError as error:
+        raise UserError(f"workdir={os.fspath(path)}: {error}") from error

@@ -9,6 +9,7 @@ from typing import Any
 import simclr_jax
 from simclr_jax.build import schema
 from simclr_jax.core.errors import UserError, did_you_mean
+from simclr_jax.models.own import import_encoder, is_import_path
 
 
 def names() -> list[str]:
@@ -56,14 +57,17 @@ def with_keys(config: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str,
     Args:
       config: sections, perhaps without keys that are at their defaults.
       values: what is going to be set, by path, such as {"method.memory.size": 4096}; only the
-        names of callables are set here, because they decide which keys there are.
+        names of callables are set here, because they decide which keys there are. It is what a
+        person typed: an encoder of one's own is imported.
 
     Raises:
-      UserError: naming what there is, if there is no such key.
+      UserError: naming what there is, if there is no such key or encoder.
     """
     config = dict(config)
     for path, value in values.items():
         section, _, key = path.partition(".")
+        if path == "encoder.name" and isinstance(value, str) and is_import_path(value):
+            import_encoder(value)
         if key == "name" and section in config and section in schema.NAMED:
             config = schema.rename(config, section, value)
     config = schema.complete(config)

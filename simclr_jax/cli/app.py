@@ -1,5 +1,6 @@
 """What every verb shares: flags, logging, the compilation cache and exit codes."""
 
+import io
 import logging
 import os
 import sys
@@ -10,11 +11,13 @@ import jax
 from absl import flags
 from absl import logging as absl_logging
 
-from simclr_jax.cli import recipe
+from simclr_jax.cli import own_encoder, recipe
 from simclr_jax.core.errors import StorageError, TryAgainError, UserError
+from simclr_jax.core.files import expand, expand_workdir
 from simclr_jax.train.health import NonFiniteError
 from simclr_jax.train.hooks import Terminated
 
+flags.disclaim_key_flags()  # those that are defined here are the flags of the verb that asks
 # Beside these, 128 and the number of the signal that ended a run: 129 SIGHUP, 130 Ctrl-C,
 # 143 SIGTERM.
 DONE, FAILED, USER_MISTAKE, TRY_AGAIN = 0, 1, 2, 75  # EX_TEMPFAIL of sysexits.h
@@ -50,6 +53,35 @@ def run(main: Callable[[], None], argv: Sequence[str], *, required: Sequence[str
     return DONE
 
 
+def define_path(
+    name: str, explained: str, expand: Callable[[str], str] = expand
+) -> flags.FlagHolder[str]:
+    """Defines a flag that names a file or a directory; ~ in it is the home directory.
+
+    Args:
+      name: of the flag.
+      explained: its help.
+      expand: from what a user gives to a path; raises a ValueError if that cannot be one.
+    """
+    return flags.DEFINE(_PathParser(expand), name, "", explained)
+
+
+def define_workdir(explained: str = "Directory of the run.") -> flags.FlagHolder[str]:
+    """Defines --workdir."""
+    return define_path("workdir", explained, expand_workdir)
+
+
+class _PathParser(flags.ArgumentParser):
+    def __init__(self, expand: Callable[[str], str]) -> None:
+        self._expand = expand
+
+    def parse(self, argument: str) -> str:
+        return self._expand(argument)
+
+    def flag_type(self) -> str:
+        return "path"
+
+
 def _parse(argv: Sequence[str], required: Sequence[str]) -> bool:
     """Parses the flags; returns whether there is anything left to do."""
     takes_recipe = "config" in required
@@ -64,6 +96,7 @@ def _parse(argv: Sequence[str], required: Sequence[str]) -> bool:
     for name in ("config",) if asks else required:
         if not flags.FLAGS[name].value:
             raise UserError(f"--{name} is missing: {flags.FLAGS[name].help}")
+    own_encoder.import_typed()
     if takes_recipe:
         recipe.remember(recipe.load(str(flags.FLAGS["config"].value), overrides))
     if asks:
@@ -85,6 +118,9 @@ def _set_up_logging() -> None:
     log.handlers = [handler]
     log.setLevel(logging.INFO)
     log.propagate = False
+    # Names of files may hold what no terminal shows, or not this one: it must not end a verb.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _set_up_compilation_cache() -> None:

@@ -14,7 +14,7 @@ from simclr_jax.cli import app
 from simclr_jax.core.errors import UserError
 from simclr_jax.train.checkpoint import Checkpoints, Stored
 
-WORKDIR = flags.DEFINE_string("workdir", "", "Directory of the run.")
+WORKDIR = app.define_workdir()
 JSON = flags.DEFINE_bool("json", False, "Prints one JSON object instead of a table.")
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from absl import flags
 from etils import epath
 
-from simclr_jax.cli import app
+from simclr_jax.cli import app, own_encoder
 from simclr_jax.core.errors import UserError
 from simclr_jax.core.files import atomic_write, require_writable
 from simclr_jax.data.quarantine import Quarantine
@@ -21,12 +21,13 @@ from simclr_jax.evals.features import extract_features
 from simclr_jax.trained import restored
 from simclr_jax.trained.images import choose_images
 
-WORKDIR = flags.DEFINE_string("workdir", "", "Directory of the run.")
+WORKDIR = app.define_workdir()
 STEP = flags.DEFINE_integer("step", None, "Of the checkpoint; the newest whole one if left out.")
+own_encoder.define()
 DATA = flags.DEFINE_string("data", None, "digits, folder or tfds/NAME; the run's own if left out.")
 PATH = flags.DEFINE_string("path", None, "The folder, or the directory of prepared data sets.")
 SPLIT = flags.DEFINE_string("split", None, "Which images; of another folder all.")
-OUTPUT = flags.DEFINE_string("output", "", "The .npz file to write.")
+OUTPUT = app.define_path("output", "The .npz file to write.")
 
 
 def main(argv: Sequence[str]) -> int:

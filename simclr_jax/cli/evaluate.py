@@ -13,13 +13,14 @@ from etils import epath
 from rich.console import Console
 from rich.table import Table
 
-from simclr_jax.cli import app
+from simclr_jax.cli import app, own_encoder
 from simclr_jax.core.errors import UserError
 from simclr_jax.evals.results import Row, by_images, read_results
 from simclr_jax.trained.evaluate import FEATURES, FRACTIONS, PROTOCOLS, evaluate
 
-WORKDIR = flags.DEFINE_string("workdir", "", "Directory of the run.")
+WORKDIR = app.define_workdir()
 STEP = flags.DEFINE_integer("step", None, "Of the checkpoint; the newest whole one if left out.")
+own_encoder.define()
 PROTOCOL = flags.DEFINE_list(
     "protocol",
     None,

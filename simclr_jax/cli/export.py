@@ -1,4 +1,4 @@
-"""Takes the encoder of a run away: PyTorch, torchvision, StableHLO, ONNX or TensorFlow.
+"""Takes the encoder of a run away: PyTorch, torchvision, timm, StableHLO, ONNX or TensorFlow.
 
 python -m simclr_jax export --workdir=runs/mine --format=safetensors --output=mine.safetensors
 python -m simclr_jax export --workdir=runs/mine --format=onnx --output=mine.onnx
@@ -10,16 +10,17 @@ from pathlib import Path
 
 from absl import flags
 
-from simclr_jax.cli import app
+from simclr_jax.cli import app, own_encoder
 from simclr_jax.core.errors import UserError
 from simclr_jax.core.files import require_writable
 from simclr_jax.interop import formats
 from simclr_jax.trained import restored
 
-WORKDIR = flags.DEFINE_string("workdir", "", "Directory of the run.")
+WORKDIR = app.define_workdir()
 STEP = flags.DEFINE_integer("step", None, "Of the checkpoint; the newest whole one if left out.")
+own_encoder.define()
 FORMAT = flags.DEFINE_string("format", "", f"One of {', '.join(formats.FORMATS)}.")
-OUTPUT = flags.DEFINE_string("output", "", "The file to write; for saved_model a new directory.")
+OUTPUT = app.define_path("output", "The file to write; for saved_model a new directory.")
 MAX_DIFFERENCE = flags.DEFINE_float(
     "max_difference",
     formats.MAX_DIFFERENCE,

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from simclr_jax.build import recipe, schema
+from simclr_jax.cli import own_encoder
 from simclr_jax.core.errors import UserError
 from simclr_jax.core.sections import REQUIRED
 
@@ -39,7 +40,8 @@ class Recipe:
 
 
 def define(example: str) -> Callable[[], "Recipe"]:
-    """Defines the flags --config and --help_config; returns what reads them, `loaded`."""
+    """Defines the flags of a recipe; returns what reads them, `loaded`."""
+    own_encoder.define()
     flags.DEFINE_string("config", "", f"Recipe, such as {example}[:variant], or your own file.")
     flags.DEFINE_bool("help_config", False, "Prints every key of the recipe, and what it means.")
     return loaded
@@ -67,7 +69,8 @@ def load(path: str, overrides: Sequence[str]) -> Recipe:
     """Returns a recipe with overrides such as "--config.run.epochs=5".
 
     Raises:
-      UserError: if there is no such recipe, variant or key, or a value is not of its type.
+      UserError: if there is no such recipe, variant, key or encoder, or a value is not of its
+        type.
     """
     words = [word.lstrip("-").partition("=") for word in overrides]
     config = recipe.with_keys(

@@ -13,7 +13,7 @@ from etils import epath
 
 from simclr_jax.build.experiment import Experiment, augmented_views, build_experiment
 from simclr_jax.build.resolve import frozen_networks
-from simclr_jax.cli import app
+from simclr_jax.cli import app, own_encoder
 from simclr_jax.core.errors import UserError
 from simclr_jax.core.files import require_writable
 from simclr_jax.data.decode import decode
@@ -28,8 +28,9 @@ from simclr_jax.trained import restored
 MAX_IMAGES = 1000  # in the map and among the neighbours
 THUMBNAIL_PX = 64
 
-WORKDIR = flags.DEFINE_string("workdir", "", "Directory of the run.")
+WORKDIR = app.define_workdir()
 STEP = flags.DEFINE_integer("step", None, "Of the checkpoint; the newest whole one if left out.")
+own_encoder.define()
 
 
 def main(argv: Sequence[str]) -> int:

@@ -26,7 +26,7 @@ PROCESS_ID = flags.DEFINE_integer("process_id", None, "Of this process, from 0 o
 STARTUP_TIMEOUT = flags.DEFINE_integer(
     "startup_timeout", 300, "Seconds to wait until all processes have started.", lower_bound=1
 )
-WORKDIR = flags.DEFINE_string("workdir", "", "Directory of the run: checkpoints, metrics.")
+WORKDIR = app.define_workdir("Directory of the run: checkpoints, metrics.")
 
 
 def main(argv: Sequence[str]) -> int:

@@ -1,6 +1,7 @@
 """Files of a run, on a disk or in a bucket (gs://): written whole, or not at all."""
 
 import contextlib
+import json
 import os
 import uuid
 from collections.abc import Iterable, Iterator
@@ -13,6 +14,7 @@ from etils import epath
 from simclr_jax.core.errors import StorageError, UserError
 
 TRIAL_BYTES = 1 << 16
+MAX_JSON_BYTES = 16 << 20
 
 
 def in_a_bucket(path: epath.PathLike) -> bool:
@@ -23,6 +25,38 @@ def in_a_bucket(path: epath.PathLike) -> bool:
 def absolute(path: str) -> str:
     """Returns a path that means the same from any directory; "~" is the user's own."""
     return path if in_a_bucket(path) else os.path.abspath(os.path.expanduser(path))
+
+
+def expand(path: str) -> str:
+    """Returns a path that a user gave, with the home directory in place of ~.
+
+    Raises:
+      ValueError: if there is no home directory, or the name is not UTF-8.
+    """
+    expanded = path if in_a_bucket(path) else os.path.expanduser(path)
+    if expanded.startswith("~"):
+        raise ValueError("there is no such home directory; give the whole path.")
+    try:
+        expanded.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{expanded!r} is not UTF-8; give a name that is.") from None
+    return expanded
+
+
+def expand_workdir(path: str) -> str:
+    """Returns the path of a workdir that a user gave, as `expand` does.
+
+    Raises:
+      ValueError: also if orbax cannot read what it writes there: it searches the path as a pattern.
+    """
+    expanded = expand(path)
+    whole = absolute(expanded)
+    if found := [character for character in "[]*?\\" if path and character in whole]:
+        raise ValueError(
+            f"the path {whole} has {' '.join(found)} in it, which the checkpoint library takes "
+            "for a pattern. Give a path of other characters."
+        )
+    return expanded
 
 
 @contextlib.contextmanager
@@ -66,7 +100,7 @@ def require_writable(path: epath.PathLike, flag: str) -> None:
     """Writes a little beside `path` and removes it, so that an output is refused before the work.
 
     Args:
-      path: of the output.
+      path: where the output goes.
       flag: that asks for it, for the message, such as "--output".
 
     Raises:
@@ -86,6 +120,28 @@ def require_writable(path: epath.PathLike, flag: str) -> None:
     finally:
         with contextlib.suppress(OSError):
             trial.unlink(missing_ok=True)
+
+
+def read_json(path: epath.PathLike, cure: str) -> Any:
+    """Returns what a JSON file of a run holds.
+
+    Args:
+      path: of the file.
+      cure: what to do if it is damaged, for the message.
+
+    Raises:
+      UserError: if it is no JSON, or so large or deep that this program has not written it.
+      OSError: if it cannot be read.
+    """
+    with epath.Path(path).open("rb") as file:
+        data = file.read(MAX_JSON_BYTES + 1)
+    try:
+        if len(data) > MAX_JSON_BYTES:
+            raise ValueError(f"it has more than {MAX_JSON_BYTES >> 20} MiB")
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        what = "it is empty" if not data else str(error)
+        raise UserError(f"{path} is damaged: {what}. {cure}") from error
 
 
 def append_lines(path: epath.Path, lines: Iterable[str]) -> None:

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 from etils import epath
 
-from simclr_jax.core.files import write_text
+from simclr_jax.core.files import read_json, write_text
 
 log = logging.getLogger(__name__)
 Row: TypeAlias = Mapping[str, Any]
@@ -18,7 +18,7 @@ IMAGES = ("train_data", "test_data")
 def read_results(workdir: epath.PathLike) -> list[Row]:
     """Returns the rows of D/results.json, none if nothing was judged yet."""
     path = epath.Path(workdir) / FILE
-    rows = json.loads(path.read_text()) if path.exists() else []
+    rows = read_json(path, "Move it away, and judge again.") if path.exists() else []
     known = [row for row in rows if all(key in row for key in IMAGES)]
     if len(known) < len(rows):
         log.warning(

@@ -2,13 +2,13 @@
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 from etils import epath
 
 from simclr_jax.core.errors import UserError
-from simclr_jax.core.files import write_text
+from simclr_jax.core.files import absolute, read_json, write_text
 
 log = logging.getLogger(__name__)
 
@@ -26,27 +26,39 @@ FREE_TO_CHANGE = (
     "method.loss_tile",
 )
 VERSION = 2  # of config.json
+CURE = (
+    "Bring a copy of it back; or move it away and run the command that trained: it is written anew."
+)
 Complete: TypeAlias = Callable[[dict[str, Any]], dict[str, Any]]
 
 
-def load_config(workdir: str) -> dict[str, Any]:
+def load_config(workdir: str, sections: Sequence[str] = ()) -> dict[str, Any]:
     """Reads D/config.json.
 
+    Args:
+      workdir: directory of a run or of an import.
+      sections: that the caller needs.
+
     Raises:
-      UserError: if the directory holds no run.
+      UserError: if the directory holds no run, or the file is none that a run has written.
     """
-    path = epath.Path(workdir) / "config.json"
+    path = epath.Path(absolute(workdir)) / "config.json"
     if not path.exists():
         raise UserError(
             f"{workdir} holds no run: {path} does not exist. "
             f"Train first: python -m simclr_jax train --config=... --workdir={workdir}"
         )
-    return _migrate(json.loads(path.read_text()))
+    config = read_json(path, CURE)
+    version = config.pop("version", 1) if isinstance(config, dict) else None
+    if not isinstance(version, int) or not all(isinstance(v, dict) for v in config.values()):
+        raise UserError(f"{path} is damaged: it holds no sections. {CURE}")
+    if missing := [section for section in sections if section not in config]:
+        raise UserError(f"{path} is damaged: it has no section {missing[0]!r}. {CURE}")
+    return _migrate(config, version)
 
 
-def _migrate(config: dict[str, Any]) -> dict[str, Any]:
+def _migrate(config: dict[str, Any], version: int) -> dict[str, Any]:
     """Returns the sections of a config that any version has written, with the keys of today."""
-    version = config.pop("version") if "version" in config else 1
     if version > VERSION:
         raise UserError(
             f"config.json is of version {version}, and this program knows {VERSION}: a newer one "
@@ -67,14 +79,15 @@ def claim(
 ) -> None:
     """Makes the directory and writes D/config.json, or checks that it is this run's already.
 
-    A run may come back with more epochs than it had, trained to its end or not.
+    A run may come back with more epochs than it had, trained to its end or not. A directory without
+    a checkpoint is nobody's: it takes any config, and what an earlier start has left there goes.
 
     Args:
       workdir: directory of the run.
       config: resolved config.
       complete: fills in what a stored config leaves out, because it was written before a setting
         existed.
-      step: of its newest checkpoint, 0 if there is none.
+      step: number of its newest checkpoint, 0 if there is none.
       is_primary: whether this is the process that writes. It goes first; the others check.
 
     Raises:
@@ -88,10 +101,11 @@ def claim(
             "there. All processes must see one directory, such as gs://BUCKET/... or one on a "
             "shared file system."
         )
-    config = continued(workdir, config, complete=complete, step=step)
     if not is_primary:
+        _require_same(workdir, _as_read(config), complete)
         return
-    if path.exists() and (longer := _added_epochs(load_config(workdir), config)):
+    config = continued(workdir, config, complete=complete, step=step)
+    if step and (longer := _added_epochs(load_config(workdir), config)):
         log.info(
             "The run is made %d epochs longer. From step %d on, the learning rate is that of a run "
             "that has had %d epochs from its start.", longer, step, config["run"]["epochs"]
@@ -99,6 +113,9 @@ def claim(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps({"version": VERSION, **config}, indent=2) + "\n")
+        if not step:
+            for left in path.parent.glob("quarantine*.jsonl"):
+                left.unlink()
     except OSError as error:
         raise UserError(f"Cannot write to --workdir={workdir}: {error}.") from error
 
@@ -112,16 +129,29 @@ def continued(
       workdir: directory of the run, which need not be there yet.
       config: resolved config.
       complete: as of `claim`.
-      step: of its newest checkpoint, 0 if there is none.
+      step: number of its newest checkpoint, 0 if there is none.
 
     Raises:
       UserError: if the directory holds a run with another config.
     """
-    as_read = lambda values: json.loads(json.dumps(values))  # tuples become lists
-    config = as_read(config)
-    if not (epath.Path(workdir) / "config.json").exists():
+    config = _as_read(config)
+    if not step or not (epath.Path(workdir) / "config.json").exists():
         return config
-    stored = as_read(complete(load_config(workdir)))
+    stored, longer = _require_same(workdir, config, complete)
+    if "run" in stored:
+        extended = {"extended": [], **stored["run"]}["extended"]
+        if longer:
+            extended = [*extended, [step, stored["run"]["epochs"]]]
+        if extended:
+            config["run"]["extended"] = extended
+    return config
+
+
+def _require_same(
+    workdir: str, config: dict[str, Any], complete: Complete
+) -> tuple[dict[str, Any], int]:
+    """Returns the config that a directory holds, and how many epochs more it is to have."""
+    stored = _as_read(complete(load_config(workdir)))
     free = [*FREE_TO_CHANGE, "run.extended"]
     if longer := _added_epochs(stored, config):
         free.append("run.epochs")
@@ -139,13 +169,11 @@ def continued(
             + "\nUse another --workdir, or the values of that run to resume it; run.epochs may be "
             "raised."
         )
-    if "run" in stored:
-        extended = {"extended": [], **stored["run"]}["extended"]
-        if longer and step:
-            extended = [*extended, [step, stored["run"]["epochs"]]]
-        if extended:
-            config["run"]["extended"] = extended
-    return config
+    return stored, longer
+
+
+def _as_read(values: dict[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(values))  # tuples become lists
 
 
 def _added_epochs(stored: dict[str, Any], config: dict[str, Any]) -> int:

@@ -20,7 +20,6 @@ from simclr_jax.data.quarantine import Quarantine
 from simclr_jax.data.records import Source, count_shared
 from simclr_jax.evals.random_features import random_features
 from simclr_jax.interop.encoder import TrainedEncoder
-from simclr_jax.models.resnet import ResNet
 from simclr_jax.models.ssl import SSLModel
 from simclr_jax.parallel.mesh import make_mesh
 from simclr_jax.parallel.sharding import replicated
@@ -30,6 +29,7 @@ from simclr_jax.train.workdir import load_config
 
 _STATISTICS_BATCHES = 5  # of BatchNorm, for random features
 log = logging.getLogger(__name__)
+SECTIONS = ("data", "augment", "encoder", "heads")  # of a run and of an import
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Restored:
     """A network with its weights, of a run or of an import.
 
     Attributes:
-      config: of the run, resolved.
+      config: config of the run, resolved.
       dataset: its images, which need not be there until they are opened.
       network: encoder and heads, and how to apply them.
       variables: their params and batch_stats.
@@ -143,14 +143,8 @@ class Restored:
         return lambda batch: self.network.encode(variables, batch)
 
     def encoder_to_export(self) -> TrainedEncoder:
-        """Returns the encoder as export formats take it, with a classifier that is right on it.
-
-        Raises:
-          UserError: if no format holds such a network.
-        """
-        network = self.model.encoder
-        if not isinstance(network, ResNet):
-            raise UserError(f"Only ResNets can be exported; this encoder is {network}.")
+        """Returns the encoder as export formats take it, with a classifier that is right on it."""
+        network: Any = self.model.encoder  # a linen module, which its protocol does not say
         params, batch_stats = (
             jax.device_get(self.variables[key]) for key in ("params", "batch_stats")
         )
@@ -158,7 +152,7 @@ class Restored:
         return TrainedEncoder(
             network=network,
             params=params["encoder"],
-            batch_stats=batch_stats["encoder"],
+            batch_stats={"encoder": {}, **batch_stats}["encoder"],
             image_size=self.network.evaluation.cuts.size,
             classifier=params["classifier"] if on_representation else None,
         )
@@ -171,7 +165,7 @@ def load(workdir: str, step: int | None = None) -> Restored:
       UserError: if the directory holds no run and no import, or no such checkpoint.
       StorageError: if the checkpoint cannot be read.
     """
-    config, mesh = load_config(workdir), make_mesh()
+    config, mesh = load_config(workdir, SECTIONS), make_mesh()
     net = network(config)
     place = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh))
     checkpoints = Checkpoints(workdir)

@@ -12,7 +12,7 @@ from tests.faults.small_run import assert_nothing_lost, train
 pytestmark = pytest.mark.integration
 
 
-@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGHUP", 129), ("SIGTERM", 143)])
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGHUP", 129)])
 def test_a_signal_saves_the_step_it_comes_in(straight, tmp_path, plan, capfd, tell, name, code):
     workdir, before = tmp_path / "run", signal.getsignal(signal.SIGINT)
     plan.at_step(6, send(signal.Signals[name]))

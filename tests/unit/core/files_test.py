@@ -10,6 +10,8 @@ from simclr_jax.core.errors import StorageError, UserError
 from simclr_jax.core.files import (
     append_lines,
     atomic_write,
+    expand,
+    expand_workdir,
     in_a_bucket,
     require_writable,
     write_text,
@@ -110,11 +112,39 @@ def test_an_output_is_refused_before_the_work_and_leaves_nothing(tmp_path, full_
     assert not list(tmp_path.iterdir())
 
 
+def test_the_home_directory_stands_for_its_sign(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert expand("~/runs") == f"{tmp_path}/runs"
+    assert expand_workdir("~/runs") == f"{tmp_path}/runs"
+    assert expand_workdir("gs://bucket/~x") == "gs://bucket/~x"
+    with pytest.raises(ValueError, match=r"there is no such home directory"):
+        expand("~nobody-here/x")
+
+
+@pytest.mark.parametrize("name", ["runs/x[1]", "runs/*", "what?", "a\\b", "gs://bucket/[1]"])
+def test_a_workdir_that_could_not_be_read_back_is_refused(name):
+    with pytest.raises(ValueError, match=r"takes for a pattern"):
+        expand_workdir(name)
+
+
+def test_a_workdir_below_a_directory_with_such_a_name_is_refused(monkeypatch, tmp_path):
+    (tmp_path / "[1]").mkdir()
+    monkeypatch.chdir(tmp_path / "[1]")
+    with pytest.raises(ValueError, match=r"the path \S+\[1\]/runs has \[ \]"):
+        expand_workdir("runs")
+
+
+def test_a_name_that_is_not_utf8_is_refused_in_words_that_can_be_printed():
+    with pytest.raises(ValueError, match="not UTF-8") as error:
+        expand_workdir("caf\udce9")
+    assert str(error.value).encode()
+
+
 def test_a_run_keeps_config_metrics_and_quarantine_in_a_bucket(workdir):
     claim(workdir, {"run": {"epochs": 1}})
     claim(workdir, {"run": {"epochs": 1}})
     with pytest.raises(UserError, match=r"run.seed: '\(absent\)' there, 2 here"):
-        claim(workdir, {"run": {"epochs": 1, "seed": 2}})
+        claim(workdir, {"run": {"epochs": 1, "seed": 2}}, step=3)
     assert load_config(workdir) == {"run": {"epochs": 1}}
     for first in (0, 1):  # started, and resumed after step 1
         writer = MetricsWriter(workdir)
