@@ -13,10 +13,10 @@ VERBS = {
     "evaluate": "judges the encoder of a run: kNN, linear probe, label efficiency",
     "embed": "writes the features of any images",
     "report": "writes one page that shows a run: D/report.html",
-    "import": "takes in a checkpoint of the official code, as a workdir like any other",
+    "import": "takes in weights of the official code, torchvision or timm, as a workdir",
     "verify": "proves on a recipe that one device learns what many do; needs no data",
     "checkpoints": "lists the checkpoints of a run, and checks every file of them",
-    "export": "takes the encoder away: PyTorch, torchvision, StableHLO, ONNX, TensorFlow",
+    "export": "takes the encoder away: PyTorch, torchvision, timm, StableHLO, ONNX, TensorFlow",
 }
 USAGE = "usage: simclr-jax VERB [--help] [--flags]\n\n" + "\n".join(
     f"  {verb:<13}{does}" for verb, does in VERBS.items()

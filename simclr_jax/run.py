@@ -18,6 +18,7 @@ from simclr_jax.build.experiment import (
     evaluated_variables,
     train_step,
 )
+from simclr_jax.build.resolve import require_same_encoder
 from simclr_jax.build.schema import complete
 from simclr_jax.core.compile import jit_once
 from simclr_jax.core.errors import UserError, did_you_mean
@@ -184,6 +185,7 @@ def _initial_state(experiment: Experiment, checkpoints: Checkpoints, first_step:
             )  # fmt: skip
         return state
     # Before the first compilation, so that a wrong checkpoint costs no wait.
+    require_same_encoder(experiment.config)
     restored = [start.restore(experiment.abstract_state) for start in experiment.warm_starts]
     params = experiment.abstract_state.params
     log.info(parameter_overview.get_parameter_overview(params, include_stats=False))

@@ -15,7 +15,10 @@ import jax
 import numpy as np
 import pytest
 
+from simclr_jax.core.tree import path_name
+from simclr_jax.interop.encoder import TrainedEncoder
 from simclr_jax.models.ssl import ENCODERS
+from simclr_jax.models.vit import ViT
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -41,6 +44,26 @@ class TinyEncoder(nn.Module):
 @pytest.fixture
 def tiny_encoder():
     return TinyEncoder()
+
+
+@pytest.fixture
+def trained_vit():
+    """Returns a function that makes a tiny ViT in which no parameter is zero or one."""
+
+    def make(image_size: int = 16, **settings) -> TrainedEncoder:
+        network = ViT(**{"size": "tiny", "patch": 4} | settings)
+        images = jax.numpy.zeros((1, image_size, image_size, 3))
+        init = lambda: network.init(jax.random.key(0), images, train=False)
+        rng = np.random.default_rng(0)
+
+        def draw(path, x):
+            values = rng.standard_normal(x.shape) * (x.shape[0] ** -0.5 if x.ndim > 1 else 0.2)
+            return (values + path_name(path).endswith("scale")).astype(np.float32)
+
+        params = jax.tree_util.tree_map_with_path(draw, jax.eval_shape(init)["params"])
+        return TrainedEncoder(network, params, {}, image_size)
+
+    return make
 
 
 @pytest.fixture

@@ -80,6 +80,20 @@ PRETRAINING = [
     ("simclr_folder", "laptop"),
     *(("simclr_imagenet", variant) for variant in (*NETWORKS, "smoke")),
 ]
+# Of other methods: batch size and largest rate of each variant but "digits".
+FAMILY = {
+    "barlow_twins": {"r50": (2048, 1.6)},
+    "byol": {"r50": (4096, 3.2)},
+    "dcl": {"r50": (256, 1.2), "dclw": (256, 1.2)},
+    "hard_negatives": {"cifar10": (256, 1e-3), "debiased": (256, 1e-3)},
+    "hybrid": {"r50": (4096, 4.8)},
+    "moco_v2": {"r50": (256, 0.03), "v1": (256, 0.03)},
+    "moco_v3": {"r50": (4096, 4.8), "r50_100": (4096, 9.6), "vit_s": (4096, 2.4e-3)},
+    "nnclr": {"r50": (4096, 4.8)},
+    "simsiam": {"r50": (512, 0.1)},
+    "supcon": {"cifar10": (1024, 0.5), "r50": (6144, 7.2)},
+    "vicreg": {"r50": (2048, 1.6)},
+}
 FINETUNED = {
     "encoder": {"name": "resnet", "depth": 18, "width": 0.25},
     "heads": {
@@ -212,6 +226,20 @@ def test_recipes_with_official_rates_take_the_official_gradient(name, variant):
 )
 def test_what_follows_pretraining_has_too(light_encoders, name, variant, steps, peak):
     assert_length_and_rate(build(name, variant), steps, peak)
+
+
+@pytest.mark.parametrize(("name", "variants"), FAMILY.items())
+def test_recipes_of_other_methods_build_with_the_published_batch_and_rate(
+    light_encoders, name, variants
+):
+    for variant, (batch_size, peak) in variants.items():
+        experiment = build(name, variant)
+        assert_complete(experiment)
+        assert experiment.config["method"]["name"] == name
+        assert experiment.dataset.batch_size == batch_size
+        warm = range(0, experiment.num_steps, max(1, experiment.num_steps // 2000))
+        rates = [float(experiment.schedule(step)) for step in warm]
+        np.testing.assert_allclose(max(rates), peak, rtol=1e-3)
 
 
 def assert_length_and_rate(experiment, steps, peak):

@@ -28,7 +28,7 @@ def resize(
       size: height and width of the cut in pixels, at least 1 x 1.
       shape: height and width of the result in pixels.
       mirror: whether to swap left and right.
-      dtype: of the result, and of what is kept between the two directions.
+      dtype: type of the result, and of what is kept between the two directions.
 
     Returns:
       Planar floats, 1.0 for the byte 255. Bicubic overshoots: values may leave [0, 1] by

@@ -21,7 +21,7 @@ def apply_separably(
       planes: channels, of any type. They stay apart, because on a TPU to put them together
         between two operations is one more pass over the pixels.
       columns: weights of the input's columns in each column of the output.
-      dtype: of the result, and of what is kept between the two products.
+      dtype: type of the result, and of what is kept between the two products.
     """
     precise = jax.lax.Precision.HIGHEST  # a TPU would multiply in bfloat16 by default
 

@@ -19,6 +19,7 @@ from simclr_jax.core.sections import Section, build_section, config_errors_at, l
 from simclr_jax.core.types import Batch
 from simclr_jax.evals.online import Apply
 from simclr_jax.models import heads
+from simclr_jax.models.own import require_imported
 from simclr_jax.models.ssl import ENCODERS, SSLModel
 
 
@@ -29,7 +30,7 @@ class Network:
     Attributes:
       model: encoder and heads, without their variables.
       evaluation: how the view that is judged is made of an image.
-      shapes: of its variables, {"params": ..., "batch_stats": ...}.
+      shapes: shapes of its variables, {"params": ..., "batch_stats": ...}.
       encode: (variables, batch) -> representations [b, d].
       classify: (variables, batch) -> logits [b, k], if the model has a classifier.
       update_statistics: (variables, batch) -> batch_stats of the encoder, moved by these images
@@ -58,6 +59,7 @@ def network(config: Mapping[str, Any]) -> Network:
     Raises:
       UserError: naming the section, the key and the value that does not fit.
     """
+    require_imported(config["encoder"]["name"])
     encoder, settings = lookup("config.encoder", ENCODERS, config["encoder"])
     encoder = build_section("config.encoder", encoder, settings)
     model = build_section("config.heads", build_heads, config["heads"], encoder)
@@ -99,6 +101,11 @@ def network(config: Mapping[str, Any]) -> Network:
 def _init(model: SSLModel, size_px: int, key: jax.Array) -> dict[str, Any]:
     images = jnp.zeros((1, size_px, size_px, 3))
     variables = {"batch_stats": {}, **model.init(key, images, train=False)}
+    if more := variables.keys() - {"params", "batch_stats"}:
+        raise ValueError(
+            f"the network has the collections {', '.join(sorted(more))}; only params and "
+            "batch_stats are trained and stored."
+        )
     return {name: variables[name] for name in ("params", "batch_stats")}
 
 

@@ -20,6 +20,8 @@ from simclr_jax.train.workdir import load_config
 
 log = logging.getLogger(__name__)
 LARGEST_DEFAULT_BATCH = 256
+# Settings of encoders that no array tells: with others, the same weights compute something else.
+UNTOLD = ("geometry", "input_mean", "input_std", "num_heads")
 
 
 def resolve(
@@ -94,6 +96,30 @@ def take_over_network(config: Mapping[str, Any]) -> dict[str, Any]:
     return config
 
 
+def require_same_encoder(config: Mapping[str, Any]) -> None:
+    """Makes sure that a warm start finds the encoder as it was, in what its arrays don't tell.
+
+    Raises:
+      UserError: if a setting of `UNTOLD` is another one there; if there is no such checkpoint.
+    """
+    start, trees = config["warm_start"]["checkpoint"], config["warm_start"]["trees"]
+    if not start or (trees is not None and "params/encoder" not in trees):
+        return
+    sections = (config["encoder"], load_config(start)["encoder"])
+    here, there = (complete({**config, "encoder": section})["encoder"] for section in sections)
+    as_read = lambda value: list(value) if isinstance(value, tuple) else value  # from JSON
+    flags = [
+        f"--config.encoder.{key}={str(there[key]).replace(' ', '')!r}"
+        for key in UNTOLD
+        if key in here and key in there and as_read(here[key]) != as_read(there[key])
+    ]
+    if flags:
+        raise UserError(
+            f"The encoder of {start} has other settings than config.encoder, which its weights do "
+            f"not tell but need: add {' '.join(flags)}"
+        )
+
+
 def _open(
     data: dict[str, Any], augment: dict[str, Any], train_source: Source | None
 ) -> tuple[Dataset, Source]:
@@ -121,7 +147,7 @@ def network_of_run(key: str, workdir: str) -> dict[str, Any]:
 
     Args:
       key: setting of the method that it is for, such as "teacher".
-      workdir: of the run.
+      workdir: directory of the run.
 
     Raises:
       UserError: if there is none, or it has no classifier.

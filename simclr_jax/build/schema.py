@@ -27,6 +27,7 @@ from simclr_jax.core.sections import (
 from simclr_jax.data.dataset import Dataset
 from simclr_jax.evals.online import OnlineProtocols
 from simclr_jax.methods import METHODS
+from simclr_jax.models.own import is_import_path, require_imported
 from simclr_jax.models.ssl import ENCODERS
 from simclr_jax.optim.build import OPTIMIZERS
 from simclr_jax.optim.schedules import recipe_schedule
@@ -144,9 +145,12 @@ def switch_on(config: Mapping[str, Any], path: str) -> dict[str, Any]:
 
 
 def rename(config: Mapping[str, Any], section: str, name: str) -> dict[str, Any]:
-    """Returns a config whose section names another callable, without what only the old one has."""
+    """Returns a config whose section names another callable, without what only the old one has.
+
+    An encoder of one's own starts from its defaults: "width" may mean something else to it.
+    """
     fn, _ = lookup(f"config.{section}", _table(section), {"name": name})
-    known = settings_of(fn)
+    known = {} if section == "encoder" and is_import_path(name) else settings_of(fn)
     left_out = [key for key in config[section] if key not in known and key != "name"]
     if left_out:
         log.info("config.%s.name=%s has no %s: left out.", section, name, ", ".join(left_out))
@@ -195,6 +199,8 @@ def _callable(
     fn = SECTIONS[section]
     if not isinstance(fn, dict):
         return fn, dict(values), {}
+    if section == "encoder" and "name" in values:
+        require_imported(values["name"])
     chosen, settings = lookup(f"config.{section}", fn, values)
     return chosen, settings, {"name": values["name"]}
 

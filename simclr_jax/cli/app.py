@@ -11,7 +11,7 @@ import jax
 from absl import flags
 from absl import logging as absl_logging
 
-from simclr_jax.cli import recipe
+from simclr_jax.cli import own_encoder, recipe
 from simclr_jax.core.errors import StorageError, TryAgainError, UserError
 from simclr_jax.core.files import expand, expand_workdir
 from simclr_jax.train.health import NonFiniteError
@@ -96,6 +96,7 @@ def _parse(argv: Sequence[str], required: Sequence[str]) -> bool:
     for name in ("config",) if asks else required:
         if not flags.FLAGS[name].value:
             raise UserError(f"--{name} is missing: {flags.FLAGS[name].help}")
+    own_encoder.import_typed()
     if takes_recipe:
         recipe.remember(recipe.load(str(flags.FLAGS["config"].value), overrides))
     if asks:

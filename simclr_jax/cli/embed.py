@@ -13,7 +13,7 @@ import numpy as np
 from absl import flags
 from etils import epath
 
-from simclr_jax.cli import app, restored
+from simclr_jax.cli import app, own_encoder, restored
 from simclr_jax.cli.images import choose_images
 from simclr_jax.core.errors import UserError
 from simclr_jax.core.files import atomic_write, require_writable
@@ -22,6 +22,7 @@ from simclr_jax.evals.features import extract_features
 
 WORKDIR = app.define_workdir()
 STEP = flags.DEFINE_integer("step", None, "Of the checkpoint; the newest whole one if left out.")
+own_encoder.define()
 DATA = flags.DEFINE_string("data", None, "digits, folder or tfds/NAME; the run's own if left out.")
 PATH = flags.DEFINE_string("path", None, "The folder, or the directory of prepared data sets.")
 SPLIT = flags.DEFINE_string("split", None, "Which images; of another folder all.")

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from simclr_jax.build.resolve import frozen_networks
-from simclr_jax.cli import app, restored
+from simclr_jax.cli import app, own_encoder, restored
 from simclr_jax.cli.images import choose_images
 from simclr_jax.cli.restored import Restored
 from simclr_jax.core.errors import UserError, did_you_mean
@@ -40,6 +40,7 @@ FEATURES = ("pixels", "random_features", "encoder")
 
 WORKDIR = app.define_workdir()
 STEP = flags.DEFINE_integer("step", None, "Of the checkpoint; the newest whole one if left out.")
+own_encoder.define()
 PROTOCOL = flags.DEFINE_list(
     "protocol",
     None,

@@ -1,4 +1,4 @@
-"""Takes the encoder of a run away: PyTorch, torchvision, StableHLO, ONNX or TensorFlow.
+"""Takes the encoder of a run away: PyTorch, torchvision, timm, StableHLO, ONNX or TensorFlow.
 
 python -m simclr_jax export --workdir=runs/mine --format=safetensors --output=mine.safetensors
 python -m simclr_jax export --workdir=runs/mine --format=onnx --output=mine.onnx
@@ -7,19 +7,20 @@ python -m simclr_jax export --workdir=runs/mine --format=onnx --output=mine.onnx
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 from absl import flags
 
-from simclr_jax.cli import app, restored
+from simclr_jax.cli import app, own_encoder, restored
 from simclr_jax.core.errors import UserError
 from simclr_jax.core.files import require_writable
 from simclr_jax.interop import formats
 from simclr_jax.interop.encoder import TrainedEncoder
-from simclr_jax.models.resnet import ResNet
 
 WORKDIR = app.define_workdir()
 STEP = flags.DEFINE_integer("step", None, "Of the checkpoint; the newest whole one if left out.")
+own_encoder.define()
 FORMAT = flags.DEFINE_string("format", "", f"One of {', '.join(formats.FORMATS)}.")
 OUTPUT = app.define_path("output", "The file to write; for saved_model a new directory.")
 MAX_DIFFERENCE = flags.DEFINE_float(
@@ -59,15 +60,13 @@ def _export() -> None:
 
 
 def _encoder(run: restored.Restored) -> TrainedEncoder:
-    network = run.model.encoder
-    if not isinstance(network, ResNet):
-        raise UserError(f"Only ResNets can be exported; this encoder is {network}.")
+    network: Any = run.model.encoder  # a linen module, which its protocol does not say
     params, batch_stats = (jax.device_get(run.variables[key]) for key in ("params", "batch_stats"))
     on_representation = run.model.classifier is not None and run.model.select == 0
     return TrainedEncoder(
         network=network,
         params=params["encoder"],
-        batch_stats=batch_stats["encoder"],
+        batch_stats={"encoder": {}, **batch_stats}["encoder"],
         image_size=run.network.evaluation.cuts.size,
         classifier=params["classifier"] if on_representation else None,
     )

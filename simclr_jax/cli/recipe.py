@@ -19,8 +19,10 @@ from rich.table import Table
 
 import simclr_jax
 from simclr_jax.build import schema
+from simclr_jax.cli import own_encoder
 from simclr_jax.core.errors import UserError, did_you_mean
 from simclr_jax.core.sections import REQUIRED
+from simclr_jax.models.own import import_encoder, is_import_path
 
 flags.disclaim_key_flags()  # they are listed with the verb that defines them
 PREFIXES = ("--config.", "-config.", "--noconfig.", "-noconfig.")
@@ -43,7 +45,8 @@ class Recipe:
 
 
 def define(example: str) -> Callable[[], "Recipe"]:
-    """Defines the flags --config and --help_config; returns what reads them, `loaded`."""
+    """Defines the flags of a recipe; returns what reads them, `loaded`."""
+    own_encoder.define()
     flags.DEFINE_string("config", "", f"Recipe, such as {example}[:variant], or your own file.")
     flags.DEFINE_bool("help_config", False, "Prints every key of the recipe, and what it means.")
     return loaded
@@ -71,14 +74,18 @@ def load(path: str, overrides: Sequence[str]) -> Recipe:
     """Returns a recipe with overrides such as "--config.run.epochs=5".
 
     Raises:
-      UserError: if there is no such recipe, variant or key, or a value is not of its type.
+      UserError: if there is no such recipe, variant, key or encoder, or a value is not of its
+        type.
     """
     config = _get_config(path)
     paths = [word.lstrip("-").partition("=")[0].partition(".")[2] for word in overrides]
     for key, word in zip(paths, overrides, strict=True):
         section, _, name = key.partition(".")
+        value = word.partition("=")[2]
+        if key == "encoder.name" and is_import_path(value):
+            import_encoder(value)
         if name == "name" and section in config and section in schema.NAMED:
-            config = schema.rename(config, section, word.partition("=")[2])
+            config = schema.rename(config, section, value)
     config = schema.complete(config)
     for key in paths:
         config = schema.switch_on(config, key)

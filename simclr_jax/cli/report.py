@@ -13,7 +13,7 @@ from etils import epath
 
 from simclr_jax.build.experiment import Experiment, augmented_views, build_experiment
 from simclr_jax.build.resolve import frozen_networks
-from simclr_jax.cli import app, restored
+from simclr_jax.cli import app, own_encoder, restored
 from simclr_jax.core.errors import UserError
 from simclr_jax.core.files import require_writable
 from simclr_jax.data.decode import decode
@@ -29,6 +29,7 @@ THUMBNAIL_PX = 64
 
 WORKDIR = app.define_workdir()
 STEP = flags.DEFINE_integer("step", None, "Of the checkpoint; the newest whole one if left out.")
+own_encoder.define()
 
 
 def main(argv: Sequence[str]) -> int:

@@ -36,7 +36,7 @@ class Restored:
     """A network with its weights, of a run or of an import.
 
     Attributes:
-      config: of the run, resolved.
+      config: config of the run, resolved.
       dataset: its images, which need not be there until they are opened.
       network: encoder and heads, and how to apply them.
       variables: their params and batch_stats.

@@ -100,7 +100,7 @@ def require_writable(path: epath.PathLike, flag: str) -> None:
     """Writes a little beside `path` and removes it, so that an output is refused before the work.
 
     Args:
-      path: of the output.
+      path: where the output goes.
       flag: that asks for it, for the message, such as "--output".
 
     Raises:

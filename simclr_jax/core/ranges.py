@@ -59,7 +59,7 @@ def problem(value: Any, hint: Any) -> str:
     """Returns what is wrong with the value of a setting, "" if nothing is.
 
     Args:
-      value: of a type that the annotation allows.
+      value: a value of a type that the annotation allows.
       hint: the annotation; a `Range` counts in `Annotated[..., Range(...)]`, alone or in a union.
     """
     if isinstance(value, bool) or not isinstance(value, int | float):

@@ -20,7 +20,7 @@ def cut(
     Args:
       pixels: the whole image.
       box: (y, x, height, width) inside the image, at least 1 x 1.
-      side: of the view in pixels.
+      side: side of the view in pixels.
     """
     y, x, height, width = map(int, box)
     part: Shaped[np.ndarray, "h w 3"] = pixels[y : y + height, x : x + width]

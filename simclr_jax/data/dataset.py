@@ -25,8 +25,8 @@ class Dataset:
       batch_size: images in the global batch, over all devices.
       canvas: side in px of the square that every image is fitted into, by scaling it down
         only, before views are cut out of it. What fits keeps the official pixels.
-      split: of the images to train on; see `sources.open_source`.
-      test_split: of the images to judge on; None if there are none.
+      split: images to train on; see `sources.open_source`.
+      test_split: images to judge on; None if there are none.
       path: the folder, or the directory that holds prepared TFDS data sets.
       labels_from_folders: whether class subfolders of a folder are its labels; None: if every
         image is in one.

@@ -58,7 +58,7 @@ def train_batches(
       cuts: how many views there are, how large, and what they show.
       batch_size: rows of the global batch.
       canvas: side in pixels of the square that each image is fitted into before it is cut.
-      seed: of the shuffle and of the cuts.
+      seed: seed of the shuffle and of the cuts.
       first_step: optimizer steps taken already.
       num_steps: optimizer steps of the whole run, counted from step 0.
       quarantine: where unreadable images are noted.

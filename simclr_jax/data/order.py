@@ -42,7 +42,7 @@ class Order:
     Attributes:
       num_examples: length n of the data set.
       batch_size: rows b of the global batch; `process_count` must divide it.
-      seed: of the shuffle, from 0 to 2**64 - 1.
+      seed: seed of the shuffle, from 0 to 2**64 - 1.
       process_index: this process, which reads rows [index * b / count, (index + 1) * b / count).
       process_count: how many processes share the global batch.
     """

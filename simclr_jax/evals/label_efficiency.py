@@ -44,7 +44,7 @@ def label_efficiency(
       protocols: "knn" and "linear", or one of them.
       k: neighbours that vote in kNN; capped at the labels per class, as further ones could
         only be of other classes.
-      temperature: of the votes in kNN.
+      temperature: temperature of the votes in kNN.
       seed: draw i is made with seed + i.
 
     Returns:

@@ -142,7 +142,7 @@ class _Problem(NamedTuple):
 
     Attributes:
       examples: centred and scaled columns, in `basis`.
-      mean: of the rows.
+      mean: mean of the rows.
       scale: what centred rows were divided by.
       basis: orthonormal, of the features; where they outnumber the rows it is one of the span
         of the rows, which holds every gradient and so the minimum. None is the features' own.

@@ -66,7 +66,7 @@ class OnlineKNN:
     Attributes:
       every_epochs: training epochs from one evaluation to the next, > 0.
       k: neighbours that vote; see `knn.knn_predict`.
-      temperature: of the votes; see `knn.knn_predict`.
+      temperature: temperature of the votes; see `knn.knn_predict`.
       max_train: at most so many training images, evenly spaced, vote.
     """
 
@@ -159,8 +159,8 @@ class OnlineEvaluation:
           protocol: what is found out.
           apply: (variables, batch) -> representations or logits, as the protocol wants them.
           images: to learn from and to classify.
-          variables: of the copy of the network that is evaluated, in a state.
-          num_steps: of the run; its last step is always evaluated.
+          variables: those of the copy of the network that is evaluated, in a state.
+          num_steps: steps of the run; its last step is always evaluated.
         """
         self._writer = writer
         self._protocol = protocol

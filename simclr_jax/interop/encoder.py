@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,10 +13,32 @@ from jaxtyping import Array, Float
 from simclr_jax.core.tree import path_name
 from simclr_jax.core.types import Collection, Params
 from simclr_jax.models.resnet import ResNet
+from simclr_jax.models.vit import ViT
 
 # float32 images [n, h, w, 3] in [0, 1] to representations [n, d].
 Encode: TypeAlias = Callable[[np.ndarray], np.ndarray]
-SETTINGS = ("depth", "width", "sk_ratio", "stem", "geometry")
+OWN = "own"  # the kind of encoders that are not of this project
+# Arguments that a network of each kind must be built with, elsewhere too.
+SETTINGS: dict[str, tuple[str, ...]] = {
+    "resnet": ("depth", "width", "sk_ratio", "stem", "geometry"),
+    "vit": ("size", "patch", "num_heads", "learned_positions", "pool", "pre_norm"),
+    OWN: (),
+}
+
+
+def kind_of(network: nn.Module) -> str:
+    """Returns the key of a network in `SETTINGS`: but for `OWN`, its name in a config."""
+    if isinstance(network, ResNet):
+        return "resnet"
+    return "vit" if isinstance(network, ViT) else OWN
+
+
+def settings_of(network: nn.Module) -> dict[str, Any]:
+    """Returns what the network must be built with: numbers and words that JSON can hold."""
+    settings = {name: getattr(network, name) for name in SETTINGS[kind_of(network)]}
+    if isinstance(network, ResNet) and network.normalizes:
+        settings |= {"input_mean": network.input_mean, "input_std": network.input_std}
+    return settings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,25 +46,31 @@ class TrainedEncoder:
     """A network and its weights, as every export format takes them.
 
     Attributes:
-      network: unbound. Whatever type it trained in, exports compute in float32: its weights
-        are float32, and bfloat16 is a choice of the machine that runs them.
-      params: of the encoder, from params/encoder of a run; host arrays.
-      batch_stats: of the encoder, from batch_stats/encoder of a run; host arrays.
+      network: unbound. Whatever type it trained in, exports compute in float32 if it has a
+        setting dtype: its weights are float32, and bfloat16 is a choice of the machine that runs
+        them.
+      params: parameters of the encoder, from params/encoder of a run; host arrays.
+      batch_stats: statistics of the encoder, from batch_stats/encoder of a run; host arrays.
       image_size: side in pixels of the images that it was trained on.
       classifier: "kernel" [d, k] and "bias" [k] of a linear layer on the representation; None
         where there is none.
     """
 
-    network: ResNet
+    network: nn.Module
     params: Params
     batch_stats: Collection
     image_size: int
     classifier: Params | None = None
 
     @property
-    def settings(self) -> dict[str, int | float | str]:
-        """What the network must be built with: numbers and words that JSON can hold."""
-        return {name: getattr(self.network, name) for name in SETTINGS}
+    def kind(self) -> str:
+        """Which network it is, a key of `SETTINGS`."""
+        return kind_of(self.network)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """See `settings_of`."""
+        return settings_of(self.network)
 
     @property
     def variables(self) -> Mapping[str, Any]:
@@ -64,7 +93,9 @@ class TrainedEncoder:
         self, variables: Mapping[str, Any], images: Float[Array, "n h w c"]
     ) -> Float[Array, "n d"]:
         """Returns the representations of images in [0, 1], computed in float32."""
-        network = self.network.clone(dtype=jnp.float32)
+        network = self.network
+        if hasattr(network, "dtype"):
+            network = network.clone(dtype=jnp.float32)
         return jnp.asarray(network.apply(variables, images, train=False))
 
     def encode(self, images: Float[np.ndarray, "n h w c"]) -> Float[np.ndarray, "n d"]:

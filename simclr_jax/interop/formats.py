@@ -12,9 +12,10 @@ from simclr_jax.interop import (
     safetensors_format,
     saved_model,
     stablehlo,
+    timm_format,
     torchvision_format,
 )
-from simclr_jax.interop.encoder import Encode, TrainedEncoder
+from simclr_jax.interop.encoder import OWN, Encode, TrainedEncoder
 from simclr_jax.interop.optional import import_optional
 from simclr_jax.interop.parity import Difference, difference, photographs
 
@@ -53,6 +54,12 @@ FORMATS = {
         ("safetensors", "torch"),
         torchvision_format.write,
         torchvision_format.read,
+    ),
+    "timm": Format(
+        ".safetensors",
+        ("safetensors", "torch"),
+        timm_format.write,
+        timm_format.read,
     ),
     "stablehlo": Format(".stablehlo", ("flatbuffers",), stablehlo.write, stablehlo.read, _TWO_GIB),
     "onnx": Format(
@@ -126,7 +133,7 @@ def export(
       format_name: a key of `FORMATS`.
       max_difference: largest difference between two features that is accepted, relative to the
         largest feature of the encoder.
-      **options: of the format's `write`.
+      **options: options of the format's `write`.
 
     Raises:
       UserError: as `check_request` does; if the format cannot hold this encoder; or if the
@@ -146,6 +153,12 @@ def export(
 
 
 def _check_fits(encoder: TrainedEncoder, format_name: str, max_bytes: int | None) -> None:
+    if encoder.kind == OWN and "torch" in FORMATS[format_name].packages:
+        raise UserError(
+            f"--format={format_name} builds the network again in PyTorch, which has no "
+            f"{type(encoder.network).__name__}. Use --format=stablehlo or --format=saved_model, "
+            "which take any encoder."
+        )
     num_bytes = sum(x.nbytes for x in encoder.tensors().values())
     if max_bytes is not None and num_bytes >= max_bytes:
         raise UserError(
@@ -164,7 +177,7 @@ def _refusal(
         f"--max_difference={max_difference:g}. Nothing was written. "
     )
     accept = f"--max_difference={2 * found.relative:.1g} to accept the difference"
-    if format_name == "torchvision" and encoder.network.geometry != "torchvision":
+    if format_name == "torchvision" and encoder.settings["geometry"] != "torchvision":
         return message + (
             "The reason: torchvision's max-pool pads both sides of an image, the one that this "
             "encoder was trained with pads an even image at the bottom right only. What works: "

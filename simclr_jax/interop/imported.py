@@ -10,9 +10,10 @@ from etils import epath
 from simclr_jax.core.errors import UserError
 from simclr_jax.core.files import atomic_write
 from simclr_jax.core.state import TrainState
-from simclr_jax.interop.recognition import Recognised
-from simclr_jax.interop.tf_checkpoint import Imported
-from simclr_jax.models.resnet import SMALLEST_IMAGE_PX
+from simclr_jax.interop.encoder import kind_of, settings_of
+from simclr_jax.interop.recognition import Imported, Recognised, phrase
+from simclr_jax.models.resnet import SMALLEST_IMAGE_PX, ResNet
+from simclr_jax.models.vit import ViT
 from simclr_jax.train import workdir as workdirs
 from simclr_jax.train.checkpoint_writer import CheckpointWriter
 
@@ -40,18 +41,24 @@ def require_free(workdir: str) -> None:
         )
 
 
-def resolve_size(stem: str, size_px: int | None) -> int:
-    """Returns the side of the views that evaluation cuts: `size_px`, or the official one.
+def resolve_size(encoder: ResNet | ViT, size_px: int | None) -> int:
+    """Returns the side of the views that evaluation cuts: `size_px`, or that of the training.
 
     Raises:
-      UserError: if the encoder cannot take images as small as that.
+      UserError: if the encoder cannot take images of that size.
     """
+    if isinstance(encoder, ViT):
+        usual, smallest = encoder.learned_positions or 224, encoder.patch
+        fits, needs = size_px is None or size_px % smallest == 0, f"multiples of {smallest} px"
+    else:
+        usual, smallest = _IMAGE_SIZE_PX[encoder.stem], SMALLEST_IMAGE_PX[encoder.stem]
+        fits, needs = True, f"{smallest} px"
     if size_px is None:
-        return _IMAGE_SIZE_PX[stem]
-    if size_px < SMALLEST_IMAGE_PX[stem]:
+        return usual
+    if not fits or size_px < smallest:
         raise UserError(
-            f"--size={size_px} is too small for a ResNet with the {stem} stem, which needs "
-            f"{SMALLEST_IMAGE_PX[stem]} px and was trained on {_IMAGE_SIZE_PX[stem]} px."
+            f"--size={size_px} does not fit a {phrase(encoder)}, which needs {needs} and was "
+            f"trained on {usual} px."
         )
     return size_px
 
@@ -90,17 +97,11 @@ def _config(
     }
     if network.num_classes is not None:
         heads |= {"classifier": {"num_classes": network.num_classes}, "select": select}
+    images = _IMAGES[encoder.stem if isinstance(encoder, ResNet) else "imagenet"]
     return {
         "imported": dict(source),
-        "data": {**_IMAGES[encoder.stem], "path": None, "batch_size": _BATCH_SIZE},
+        "data": {**images, "path": None, "batch_size": _BATCH_SIZE},
         "augment": {"name": "eval", "size": size_px},
-        "encoder": {
-            "name": "resnet",
-            "depth": encoder.depth,
-            "width": encoder.width,
-            "sk_ratio": encoder.sk_ratio,
-            "stem": encoder.stem,
-            "dtype": "float32",
-        },
+        "encoder": {"name": kind_of(encoder), **settings_of(encoder), "dtype": "float32"},
         "heads": heads,
     }

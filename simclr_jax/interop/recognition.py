@@ -21,6 +21,7 @@ from simclr_jax.core.tree import path_name
 from simclr_jax.interop.names import leftover_kind, official_names, tf1_name, tf1_name_of_ema
 from simclr_jax.models.heads import MLP, classifier
 from simclr_jax.models.resnet import BOTTLENECK_DEPTHS, SMALLEST_IMAGE_PX, STAGE_SIZES, ResNet
+from simclr_jax.models.vit import ViT
 
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 
@@ -38,13 +39,13 @@ class Recognised:
     Attributes:
       encoder: unbound, float32.
       projector: None if the checkpoint has none, as those of SimCLR v1.
-      num_classes: of the classifier; None if there is none.
+      num_classes: number of classes of the classifier; None if there is none.
       names: our path -> the variable's name in the checkpoint.
       shapes: our path -> shape.
       ignored: kind of variable -> how many of the checkpoint are not used.
     """
 
-    encoder: ResNet
+    encoder: ResNet | ViT
     projector: MLP | None
     num_classes: int | None
     names: Mapping[str, str]
@@ -59,10 +60,26 @@ class Recognised:
     def __str__(self) -> str:
         """Returns the architecture in words."""
         e, p, k = self.encoder, self.projector, self.num_classes
-        text = f"{_phrase(e)}, width {e.width}"
-        text += f", sk_ratio {e.sk_ratio}" if e.sk_ratio else ""
+        text = phrase(e)
+        if isinstance(e, ResNet):
+            text += f", width {e.width}" + (f", sk_ratio {e.sk_ratio}" if e.sk_ratio else "")
         text += f"; projector of {p.num_layers} layers to {p.output_dim}" if p else "; no projector"
         return text + (f"; classifier of {k} classes" if k else "; no classifier")
+
+
+@dataclasses.dataclass(frozen=True)
+class Imported:
+    """The contents of a checkpoint.
+
+    Attributes:
+      network: what was recognised.
+      variables: {"params": ..., "batch_stats": ...} of encoder and heads, float32.
+      step: optimizer steps that they have seen; 0 if the checkpoint does not say.
+    """
+
+    network: Recognised
+    variables: Mapping[str, Any]
+    step: int
 
 
 def recognise(shapes: Shapes, *, ema: bool = False, select: int = 0) -> Recognised:
@@ -74,7 +91,7 @@ def recognise(shapes: Shapes, *, ema: bool = False, select: int = 0) -> Recognis
     (sk_ratio > 0) as without; it is taken for one without.
 
     Args:
-      shapes: of all variables in a checkpoint, by their own TF1 or TF2 name.
+      shapes: shapes of all variables in a checkpoint, by their own TF1 or TF2 name.
       ema: take the ema_model/ copies in place of the variables. A head that has no copies is
         taken as it is.
       select: what the classifier's input is: 0 the encoder's output, 1 that of the first
@@ -92,14 +109,14 @@ def recognise(shapes: Shapes, *, ema: bool = False, select: int = 0) -> Recognis
     if missing or extra:
         raise ValueError(
             f"does not hold the variables of a network of SimCLR; the closest is a "
-            f"{_phrase(encoder)}. {_listing('missing', missing)}. "
-            f"{_listing('not in it', sorted(extra))}."
+            f"{phrase(encoder)}. {listing('missing', missing)}. "
+            f"{listing('not in it', sorted(extra))}."
         )
     names = {path: found[name] for path, name in names.items()}
     ours = {path: tuple(shapes[name]) for path, name in names.items()}
     encoder, projector = _with_widths(encoder, projector, ours)
     num_classes = _width(ours[_CLASSIFIER]) if _CLASSIFIER in ours else None
-    expected = _expected_shapes(encoder, projector, num_classes, select)
+    expected = expected_shapes(encoder, projector, num_classes, select)
     wrong = [
         f"{names[path]} is {list(ours[path])} and should be {list(shape)}"
         for path, shape in expected.items()
@@ -107,8 +124,8 @@ def recognise(shapes: Shapes, *, ema: bool = False, select: int = 0) -> Recognis
     ]
     if wrong:
         raise ValueError(
-            f"is a {_phrase(encoder)}, but not all shapes fit width={encoder.width}, "
-            f"sk_ratio={encoder.sk_ratio}. {_listing('of another shape', wrong)}."
+            f"is a {phrase(encoder)}, but not all shapes fit width={encoder.width}, "
+            f"sk_ratio={encoder.sk_ratio}. {listing('of another shape', wrong)}."
         )
     used = set(names.values())
     kinds = [leftover_kind(name) or "replaced" for name in shapes if name not in used]
@@ -164,7 +181,7 @@ def _closest(found: Mapping[str, str], shapes: Shapes) -> tuple[ResNet, MLP | No
     if not kernels:
         raise ValueError(
             "holds no encoder of SimCLR: not one variable such as base_model/conv2d/kernel (TF1) "
-            f"or resnet/.../conv2d/kernel (TF2), but {_listing('others', shapes)}."
+            f"or resnet/.../conv2d/kernel (TF2), but {listing('others', shapes)}."
         )
 
     def distance(encoder: ResNet) -> int:
@@ -230,11 +247,11 @@ def _width(shape: tuple[int, ...]) -> int:
     return shape[-1] if shape else 0  # a scalar is refused with the width that it leads to
 
 
-def _expected_shapes(
-    encoder: ResNet, projector: MLP | None, num_classes: int | None, select: int
+def expected_shapes(
+    encoder: ResNet | ViT, projector: MLP | None, num_classes: int | None, select: int
 ) -> dict[str, tuple[int, ...]]:
     """Returns the shapes that our modules have, all layers of the projector included."""
-    size = SMALLEST_IMAGE_PX[encoder.stem]
+    size = encoder.patch if isinstance(encoder, ViT) else SMALLEST_IMAGE_PX[encoder.stem]
     representation, shapes = _init("encoder", encoder, (1, size, size, 3), train=False)
     hiddens = [representation]
     if projector is not None:
@@ -261,12 +278,20 @@ def _init(
     return output, {f"{group}/{name}/{rest}": shape for (group, _, rest), shape in paths}
 
 
-def _phrase(encoder: ResNet) -> str:
+def phrase(encoder: ResNet | ViT) -> str:
+    """Returns the name of a network in words."""
+    if isinstance(encoder, ViT):
+        heads = f", {encoder.num_heads} heads" if encoder.num_heads else ""
+        return (
+            f"ViT of size {encoder.size!r} with patches of {encoder.patch} px (pool "
+            f"{encoder.pool!r}, positions for {encoder.learned_positions} px{heads})"
+        )
     kernels = " with selective kernels" if encoder.sk_ratio else ""
     return f"ResNet-{encoder.depth}{kernels} ({encoder.stem} stem)"
 
 
-def _listing(what: str, items: Iterable[str]) -> str:
+def listing(what: str, items: Iterable[str]) -> str:
+    """Returns how many there are of what, and the first names."""
     items = list(items)
     shown = ", ".join(items[:MAX_LISTED]) + (", ..." if len(items) > MAX_LISTED else "")
     return f"{len(items)} {what}" + (f": {shown}" if items else "")

@@ -13,22 +13,28 @@ FORMAT_VERSION = "1"
 def write(encoder: TrainedEncoder, path: Path) -> str:
     """Writes tensors and metadata; returns how to use the file.
 
-    Metadata: "simclr_jax", the number of this format; "encoder", the settings of the network as
-    JSON; "image_size" in pixels. JAX reads the file with `safetensors.numpy.load_file` and puts
-    each tensor at its path; `torch_resnet.load_encoder` makes a PyTorch module of it.
+    Metadata: "simclr_jax", the number of this format; "kind", "resnet" or "vit"; "encoder", the
+    settings of the network as JSON; "image_size" in pixels. JAX reads the file with
+    `safetensors.numpy.load_file` and puts each tensor at its path; `load_encoder` of
+    `torch_resnet` or `torch_vit` makes a PyTorch module of it.
     """
     metadata = {
         "simclr_jax": FORMAT_VERSION,
+        "kind": encoder.kind,
         "encoder": json.dumps(encoder.settings),
         "image_size": str(encoder.image_size),
     }
     import_optional("safetensors.numpy").save_file(encoder.tensors(), str(path), metadata)
     return (
-        "PyTorch reads it with load_encoder of simclr_jax/interop/torch_resnet.py, which needs "
+        "PyTorch reads it with load_encoder of "
+        f"simclr_jax/interop/torch_{encoder.kind}.py, which needs "
         "neither JAX nor the rest of this package. Images are [n, 3, h, w] in [0, 1]."
     )
 
 
 def read(path: Path) -> Encode:
     """Returns what the PyTorch module computes with the file."""
-    return encode_with(import_optional("simclr_jax.interop.torch_resnet").load_encoder(str(path)))
+    with import_optional("safetensors").safe_open(str(path), framework="pt") as file:
+        kind = file.metadata()["kind"]
+    reader = import_optional(f"simclr_jax.interop.torch_{kind}")
+    return encode_with(reader.load_encoder(str(path)))

@@ -4,7 +4,6 @@ TensorFlow reads the files, variable by variable; nothing in them is executed.
 """
 
 import contextlib
-import dataclasses
 import glob
 import logging
 import math
@@ -23,7 +22,7 @@ from simclr_jax.core.errors import UserError
 from simclr_jax.core.sections import config_errors_at
 from simclr_jax.interop.names import tf1_name
 from simclr_jax.interop.optional import import_optional
-from simclr_jax.interop.recognition import Recognised, recognise
+from simclr_jax.interop.recognition import Imported, recognise
 
 log = logging.getLogger(__name__)
 
@@ -32,21 +31,6 @@ _KEY_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
 _SECONDS_BETWEEN_LOGS = 5.0
 # Or TensorFlow talks of instruction sets and GPUs, none of which it needs to read a file.
 _QUIET = {"TF_CPP_MIN_LOG_LEVEL": "2", "TF_ENABLE_ONEDNN_OPTS": "0"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Imported:
-    """The contents of a checkpoint.
-
-    Attributes:
-      network: what was recognised.
-      variables: {"params": ..., "batch_stats": ...} of encoder and heads, float32.
-      step: optimizer steps that they have seen; 0 if the checkpoint does not say.
-    """
-
-    network: Recognised
-    variables: Mapping[str, Any]
-    step: int
 
 
 def checkpoint_prefix(path: str) -> str:

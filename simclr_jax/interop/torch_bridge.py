@@ -1,4 +1,4 @@
-"""Between arrays in JAX's layout and the PyTorch module of `torch_resnet`."""
+"""Between arrays in JAX's layout and the PyTorch modules of `torch_resnet` and `torch_vit`."""
 
 from typing import Any
 
@@ -9,15 +9,16 @@ from simclr_jax.interop.optional import import_optional
 
 
 def torch_module(encoder: TrainedEncoder) -> Any:
-    """Returns the encoder as a `torch_resnet.ResNet`, in eval mode.
+    """Returns the encoder as a `torch_resnet.ResNet` or a `torch_vit.ViT`, in eval mode.
 
     Raises:
       UserError: if PyTorch or safetensors is not installed.
     """
     torch = import_optional("torch")
-    torch_resnet = import_optional("simclr_jax.interop.torch_resnet")
+    reader = import_optional(f"simclr_jax.interop.torch_{encoder.kind}")
     tensors = {path: torch.tensor(x) for path, x in encoder.tensors().items()}
-    return torch_resnet.from_tensors(encoder.settings, tensors)
+    sizes = (encoder.image_size,) if encoder.kind == "vit" else ()
+    return reader.from_tensors(encoder.settings, tensors, *sizes)
 
 
 def encode_with(module: Any) -> Encode:

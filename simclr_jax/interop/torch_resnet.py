@@ -16,7 +16,7 @@ only.
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -42,6 +42,7 @@ SETTINGS = {  # keyword arguments of `ResNet` and their types in the file
     "stem": str,
     "geometry": str,
 }
+NORMALIZATION = ("input_mean", "input_std")  # likewise; both or none are in the file
 _MODULE_NAMES = (
     (r"^stem_conv1$", "conv1.0"),
     (r"^stem_norm1$", "conv1.1"),
@@ -137,6 +138,8 @@ class ResNet(nn.Module):
         kernels and the ResNet-D stem and shortcuts off.
       stem: "imagenet" (divides the image by 4) or "cifar" (keeps its size).
       geometry: "official", or "torchvision" for exactly the networks of torchvision.
+      input_mean: of the pixels of each channel, subtracted first.
+      input_std: of the pixels of each channel, which are divided by it.
 
     Attributes:
       output_dim: length of the vector.
@@ -153,8 +156,11 @@ class ResNet(nn.Module):
         sk_ratio: int | float = 0.0,
         stem: str = "imagenet",
         geometry: str = "official",
+        input_mean: Sequence[float] = (0.0, 0.0, 0.0),
+        input_std: Sequence[float] = (1.0, 1.0, 1.0),
     ):
         super().__init__()
+        self.input_mean, self.input_std = input_mean, input_std
         if depth not in STAGE_SIZES or not 1 / 32 <= width < math.inf or not 0 <= sk_ratio <= 1:
             raise ValueError(f"No such ResNet: {depth=}, {width=}, {sk_ratio=}.")
         if stem not in ("imagenet", "cifar") or geometry not in ("official", "torchvision"):
@@ -188,6 +194,9 @@ class ResNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Returns the representations [n, output_dim] of images [n, 3, h, w] in [0, 1]."""
+        if (*self.input_mean, *self.input_std) != (0, 0, 0, 1, 1, 1):
+            mean, std = images.new_tensor([self.input_mean, self.input_std])[..., None, None]
+            images = (images - mean) / std
         x = self.maxpool(functional.relu(self.bn1(self.conv1(images))))
         for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
             x = layer(x)
@@ -326,9 +335,14 @@ def _in_torch_layout(x: Tensor) -> Tensor:
 
 def _checked_settings(text: str) -> dict[str, Any]:
     settings = json.loads(text)
-    if not isinstance(settings, dict) or settings.keys() != SETTINGS.keys():
+    known = [{*SETTINGS}, {*SETTINGS, *NORMALIZATION}]
+    if not isinstance(settings, dict) or settings.keys() not in known:
         raise ValueError(f"its settings must be {', '.join(SETTINGS)}; it has {text}.")
     for name, kind in SETTINGS.items():
         if not isinstance(settings[name], kind) or isinstance(settings[name], bool):
             raise ValueError(f"its setting {name} has the value {settings[name]!r}.")
+    for name in settings.keys() & {*NORMALIZATION}:
+        value = settings[name]
+        if not isinstance(value, list) or [*map(type, value)] != [float] * 3:
+            raise ValueError(f"its setting {name} has the value {value!r}.")
     return settings

@@ -1,12 +1,13 @@
 """The encoder as a state dict that torchvision's ResNets load with `strict=True`."""
 
+import json
 from pathlib import Path
 
 from simclr_jax.core.errors import UserError
 from simclr_jax.interop.encoder import Encode, TrainedEncoder
 from simclr_jax.interop.optional import import_optional
 from simclr_jax.interop.torch_bridge import encode_with, torch_module
-from simclr_jax.models.resnet import BOTTLENECK_DEPTHS
+from simclr_jax.models.resnet import BOTTLENECK_DEPTHS, ResNet
 
 DEPTHS = (18, 34, 50, 101, 152)
 NUM_CLASSES = 1000  # what torchvision's networks have unless told otherwise
@@ -20,7 +21,7 @@ def write(encoder: TrainedEncoder, path: Path) -> str:
     Raises:
       UserError: if torchvision has no such architecture.
     """
-    _check_architecture(encoder)
+    network = _network(encoder)
     torch = import_optional("torch")
     module = torch_module(encoder)
     state = module.state_dict()
@@ -32,16 +33,22 @@ def write(encoder: TrainedEncoder, path: Path) -> str:
         state["fc.weight"] = torch.zeros(NUM_CLASSES, module.output_dim)
         state["fc.bias"] = torch.zeros(NUM_CLASSES)
         head = "zeros, as the run has no classifier on the representation"
-    architecture = f"resnet{encoder.network.depth}"
+    architecture = f"resnet{network.depth}"
     # "format" is what other readers of PyTorch weights in safetensors ask for.
-    metadata = {"format": "pt", "architecture": architecture}
+    settings = json.dumps(encoder.settings)
+    metadata = {"format": "pt", "architecture": architecture, "encoder": settings}
     import_optional("safetensors.torch").save_file(state, str(path), metadata)
     num_classes = state["fc.bias"].numel()
+    normalization = (
+        f"then normalised with mean {network.input_mean} and std {network.input_std}"
+        if network.normalizes
+        else "without torchvision's usual normalisation"
+    )
     return (
         f"fc.weight and fc.bias, for {num_classes} classes, are {head}. "
         f"torchvision.models.{architecture}(num_classes={num_classes}) takes "
         "safetensors.torch.load_file(...) with load_state_dict(..., strict=True). Images are "
-        "[n, 3, h, w] in [0, 1], without torchvision's usual normalisation."
+        f"[n, 3, h, w] in [0, 1], {normalization}."
     )
 
 
@@ -52,18 +59,23 @@ def read(path: Path) -> Encode:
     of several gigabytes: layers, names and padding are the same.
     """
     with import_optional("safetensors").safe_open(str(path), framework="pt") as file:
-        depth = int(file.metadata()["architecture"].removeprefix("resnet"))
+        settings = json.loads(file.metadata()["encoder"])
     state = import_optional("safetensors.torch").load_file(str(path))
     del state["fc.weight"], state["fc.bias"]
     torch_resnet = import_optional("simclr_jax.interop.torch_resnet")
-    module = torch_resnet.ResNet(depth, geometry="torchvision")
+    module = torch_resnet.ResNet(**{**settings, "geometry": "torchvision"})
     module.load_state_dict(state, strict=True)
     return encode_with(module.eval())
 
 
-def _check_architecture(encoder: TrainedEncoder) -> None:
-    """Raises a UserError if torchvision has no network of this architecture."""
+def _network(encoder: TrainedEncoder) -> ResNet:
+    """Returns the network; raises a UserError if torchvision has none of this architecture."""
     network, reason, cure = encoder.network, "", ""
+    if not isinstance(network, ResNet):
+        raise UserError(
+            "--format=torchvision is for ResNets, and this encoder is a ViT. Use --format=timm, "
+            "whose names are more widely read than those of torchvision's ViTs."
+        )
     if network.depth not in DEPTHS:
         reason = f"no ResNet-{network.depth}"
     elif network.stem != "imagenet":
@@ -79,6 +91,7 @@ def _check_architecture(encoder: TrainedEncoder) -> None:
             f"{reason}. Use --format=safetensors, which simclr_jax/interop/torch_resnet.py loads "
             f"into PyTorch exactly.{cure}"
         )
+    return network
 
 
 def _listed(encoder: TrainedEncoder) -> str:

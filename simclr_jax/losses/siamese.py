@@ -19,8 +19,8 @@ def byol(prediction: Float[Array, "b v d"], target: Float[Array, "b v d"]) -> Sc
     The targets are projections by a momentum encoder (BYOL), or by the encoder (SimSiam).
 
     Args:
-      prediction: of both views of every image, any scale.
-      target: of the same views, any scale; no gradient reaches it.
+      prediction: the predictor's output for both views of every image, any scale.
+      target: the target's output for the same views, any scale; no gradient reaches it.
 
     Returns:
       Mean over both views, in [0, 4]; about 2 for unrelated directions, and towards 0 also where

@@ -1,17 +1,33 @@
 """Training methods by the name that a config uses."""
 
+from simclr_jax.methods.barlow_twins import barlow_twins
 from simclr_jax.methods.byol import byol
+from simclr_jax.methods.dcl import dcl
 from simclr_jax.methods.distill import distill
+from simclr_jax.methods.hard_negatives import hard_negatives
 from simclr_jax.methods.hybrid import hybrid
+from simclr_jax.methods.moco_v2 import moco_v2
+from simclr_jax.methods.moco_v3 import moco_v3
+from simclr_jax.methods.nnclr import nnclr
 from simclr_jax.methods.simclr import simclr
+from simclr_jax.methods.simsiam import simsiam
 from simclr_jax.methods.supcon import supcon
 from simclr_jax.methods.supervised import supervised
+from simclr_jax.methods.vicreg import vicreg
 
 METHODS = {
     "simclr": simclr,
     "supcon": supcon,
     "hybrid": hybrid,
+    "dcl": dcl,
+    "hard_negatives": hard_negatives,
+    "moco_v2": moco_v2,
+    "moco_v3": moco_v3,
+    "nnclr": nnclr,
     "byol": byol,
+    "simsiam": simsiam,
+    "barlow_twins": barlow_twins,
+    "vicreg": vicreg,
     "supervised": supervised,
     "distill": distill,
 }

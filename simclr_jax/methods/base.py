@@ -58,7 +58,7 @@ class FrozenNetwork(NamedTuple):
 
     Attributes:
       model: the network.
-      shapes: of its variables, {"params": ..., "batch_stats": ...}.
+      shapes: shapes of its variables, {"params": ..., "batch_stats": ...}.
     """
 
     model: SSLModel
@@ -151,7 +151,8 @@ def apply_model(
       params: parameters; they may be split over the devices, and are gathered here.
       batch_stats: running statistics.
       views: augmented images, one array or a tuple of one for each size.
-      key: of what the network draws, such as which paths it drops; None: it draws nothing.
+      key: random key for what the network draws, such as which paths it drops; None if it draws
+        nothing.
       train: normalise with the statistics of the images and move the running ones.
       views_apart: whether views go through the network one after the other, so that BatchNorm
         normalises each with its own statistics; all at once otherwise, as in SimCLR. Views of
@@ -232,7 +233,7 @@ def check_heads(model: SSLModel, name: str, *wanted: str) -> None:
 
     Args:
       model: encoder and heads.
-      name: of the method.
+      name: name of the method.
       *wanted: the heads, such as "projector".
 
     Raises:
@@ -283,8 +284,8 @@ def one_view(views: Views, index: int) -> ViewArray:
     """Returns only one view of each image, [b, 1, h, w, c].
 
     Args:
-      views: of one size.
-      index: of the view, from 0.
+      views: all views of one size.
+      index: number of the view, from 0.
 
     Raises:
       ValueError: if the views have several sizes.

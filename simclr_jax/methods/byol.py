@@ -46,7 +46,7 @@ def byol(
     Args:
       model: with a projector and a predictor that has the projector's output width.
       augment: (key, batch) -> two views of each image.
-      facts: of the run; the EMA rises over all its steps.
+      facts: facts of the run; the EMA rises over all its steps.
       ema: share of itself that the target keeps at first, in [0, 1]; it rises to 1 on half a
         cosine. The paper uses 0.996 for 1000 epochs, and less for fewer.
       gradient_scale: multiplies the gradient and not the loss that is logged, > 0. The official
@@ -82,12 +82,12 @@ def predict_target(
     """Returns a method whose predictions are compared with the projections of a target.
 
     Args:
-      name: of the method, for messages.
+      name: name of the method, for messages.
       model: with a projector and a predictor.
       augment: (key, batch) -> two views of each image.
       loss: (predictions [b, v, d], target's projections [b, v, d]) -> (value, what is logged
         beside it); no gradient may reach the second.
-      target: of the encoder and the projector.
+      target: settings of the copy of encoder and projector.
       gradient_scale: multiplies the gradient and not the loss that is logged.
       grad_cache_chunks: parts of the batch that go through the networks one after the other.
       negatives: as in `Method`.

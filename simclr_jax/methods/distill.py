@@ -43,10 +43,10 @@ def distill(
     Args:
       model: the student; its output has an entry "logits" of shape [n, k].
       augment: (key, batch) -> one view of each image; crop and flip alone in the paper.
-      facts: of the run; not used.
+      facts: facts of the run; not used.
       teacher: workdir of a run with a classifier of the same classes.
-      temperature: of both softmaxes, > 0. The paper uses 0.1 for self-distillation and 1 for a
-        smaller student.
+      temperature: temperature of both softmaxes, > 0. The paper uses 0.1 for self-distillation
+        and 1 for a smaller student.
       alpha: weight of the teacher, in [0, 1]; 1, the paper's choice, needs no label.
       grad_cache_chunks: parts of the batch that go through the networks one after the other; see
         `base.apply_model`.

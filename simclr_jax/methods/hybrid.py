@@ -38,10 +38,10 @@ def hybrid(
     Args:
       model: with a projector and no other head.
       augment: (key, batch) -> two views of each image.
-      facts: of the run; some of its images need labels.
+      facts: facts of the run; some of its images need labels.
       temperature: divides the cosine similarity in both terms, > 0.
-      labelled_weight: of SupCon, >= 0; with 0 this is SimCLR.
-      all_weight: of NT-Xent, >= 0; with 0 this is SupCon.
+      labelled_weight: weight of SupCon, >= 0; with 0 this is SimCLR.
+      all_weight: weight of NT-Xent, >= 0; with 0 this is SupCon.
       loss_tile: candidates that the losses compare with at a time; None or 0: all at once, or
         tiles of a good size for a large batch.
       grad_cache_chunks: parts of the batch that go through the network one after the other; see

@@ -92,8 +92,8 @@ class Ring:
         """Returns how many batches of rows it holds.
 
         Args:
-          num_rows: of a batch.
-          path: of the size in a config, for messages, such as "memory.size".
+          num_rows: rows of a batch.
+          path: where the size stands in a config, for messages, such as "memory.size".
 
         Raises:
           ValueError: if that is not a whole number; with sizes that work.
@@ -111,8 +111,8 @@ class Ring:
         """Returns random directions, float32, in the place of past keys.
 
         Args:
-          key: of the directions.
-          num_rows: of a batch.
+          key: random key for the directions.
+          num_rows: rows of a batch.
           width: d.
           path: as for `num_slots`, which says what is raised.
         """

@@ -35,7 +35,7 @@ def from_projections(
     """Returns the method that minimises a loss of projections; it has no state.
 
     Args:
-      name: of the method, for messages.
+      name: name of the method, for messages.
       model: with a projector and no other head.
       augment: (key, batch) -> two views of each image.
       loss: (projections [b, v, d], batch) -> (value, what is logged beside it).

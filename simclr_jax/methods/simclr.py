@@ -90,8 +90,8 @@ def simclr(
     Args:
       model: its output has an entry "projection" of shape [n, d].
       augment: (key, batch) -> two views of each image.
-      facts: of the run.
-      temperature: of NT-Xent, > 0.
+      facts: facts of the run.
+      temperature: temperature of NT-Xent, > 0.
       memory: SimCLRv2's; None to contrast the views of one batch only.
       gradient_scale: multiplies the gradient, > 0; the loss that is logged stays the mean over
         views, in nats. The official code sums the losses of an image's two views

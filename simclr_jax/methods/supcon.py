@@ -33,7 +33,7 @@ def supcon(
     Args:
       model: with a projector and no other head.
       augment: (key, batch) -> two views of each image.
-      facts: of the run, whose images need labels.
+      facts: facts of the run, whose images need labels.
       temperature: divides the cosine similarity, > 0.
       gradient_scale: multiplies the gradient and not the loss that is logged, > 0. The released
         loss is temperature / 0.07 times ours, and so are its gradients.

@@ -60,7 +60,7 @@ def supervised(
     Args:
       model: its output has an entry "logits" of shape [n, k].
       augment: (key, batch) -> one view of each image.
-      facts: of the run; not used.
+      facts: facts of the run; not used.
       train_from: the first part that is trained, one of `FROZEN_BEFORE`; those before it keep
         the values that they start with.
       grad_cache_chunks: parts of the batch that go through the network one after the other; see

@@ -93,8 +93,8 @@ def conv_pool_norm_relu(
     Args:
       x: input [n, h, w, c].
       conv: the convolution.
-      norm: of its output.
-      padding: of the maximum, by minus infinity; see `nn.max_pool`.
+      norm: BatchNorm of its output.
+      padding: rows and columns of minus infinity around the image; see `nn.max_pool`.
       train: see `conv_norm_sum`.
     """
     scale, bias, mean, var = norm(conv.features)

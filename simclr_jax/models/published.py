@@ -29,18 +29,20 @@ class PublishedNetwork:
     """An encoder and what was published of it.
 
     Attributes:
-      depth: of the ResNet.
-      width: of the ResNet.
-      sk_ratio: of its selective kernels; 0 if it has none.
-      linear: of a linear classifier on the frozen, pretrained encoder.
-      finetuned: of the pretrained network fine-tuned with 1 %, 10 % and 100 % of the labels.
-      supervised: of the network trained from scratch with all labels; None if not published.
-      distilled: of the network as the student of v2_r152_3x_sk fine-tuned with 1 % and 10 % of
-        the labels; empty if not published. v2_r152_3x_sk was its own student first, and the
-        others learned from that student.
+      depth: depth of the ResNet.
+      width: width of the ResNet.
+      sk_ratio: ratio of its selective kernels; 0 if it has none.
+      linear: accuracy of a linear classifier on the frozen, pretrained encoder.
+      finetuned: accuracies of the pretrained network fine-tuned with 1 %, 10 % and 100 % of the
+        labels.
+      supervised: accuracy of the network trained from scratch with all labels; None if not
+        published.
+      distilled: accuracies of the network as the student of v2_r152_3x_sk fine-tuned with 1 % and
+        10 % of the labels; empty if not published. v2_r152_3x_sk was its own student first, and
+        the others learned from that student.
       preset: what TPU chips of 16 GB share so that 256 of them pretrain it with a batch of 4096,
         see `parallel.sharding.Layout`.
-      remat: of the ResNet, likewise.
+      remat: what the ResNet computes again, likewise.
     """
 
     depth: int

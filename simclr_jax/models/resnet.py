@@ -70,6 +70,9 @@ class ResNet(nn.Module):
         code, or "he_fan_out", as in torchvision.
       zero_init_residual: whether the last scale of each residual branch starts at zero, so that
         a block starts as its shortcut; not so in torchvision, by default.
+      input_mean: of the pixels of each channel, subtracted first: what weights from elsewhere
+        were trained with. The first convolution could not take it in, as it pads with zeros.
+      input_std: of the pixels of each channel, which are divided by it.
     """
 
     depth: int
@@ -81,6 +84,8 @@ class ResNet(nn.Module):
     remat: str = "none"
     kernel_init: str = "lecun"
     zero_init_residual: bool = True
+    input_mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    input_std: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
     def __post_init__(self):
         if self.depth not in STAGE_SIZES:
@@ -119,7 +124,14 @@ class ResNet(nn.Module):
             raise ValueError(
                 f"ResNet kernel_init must be one of {[*KERNEL_INITS]}, got {self.kernel_init!r}."
             )
+        if not all(std > 0 for std in self.input_std):
+            raise ValueError(f"ResNet input_std must be positive, got {self.input_std}.")
         super().__post_init__()
+
+    @property
+    def normalizes(self) -> bool:
+        """Whether `input_mean` and `input_std` change the images."""
+        return any(self.input_mean) or any(std != 1 for std in self.input_std)
 
     @nn.compact
     def __call__(self, images: Float[Array, "n h w c"], *, train: bool) -> Float[Array, "n d"]:
@@ -133,6 +145,9 @@ class ResNet(nn.Module):
           ValueError: if the images are too small for the stem and the four stages.
         """
         _check_image_size(images.shape[1:3], self.stem)
+        if self.normalizes:
+            mean, std = jnp.asarray((self.input_mean, self.input_std), images.dtype)
+            images = (images - mean[None, None, None]) / std[None, None, None]
         x = self._stem(images.astype(self.dtype), train=train)
         for i, num_blocks in enumerate(STAGE_SIZES[self.depth]):
             x = Stage(
@@ -181,7 +196,7 @@ class Stage(nn.Module):
     Attributes:
       features, bottleneck, sk_ratio, dtype: see `ResidualBlock`.
       num_blocks: how many.
-      strides: of the first block.
+      strides: strides of the first block.
       project_always: whether the first shortcut is a convolution even where the shapes agree
         (stage 1 of depths 18 and 34), as in the official code.
       remat, kernel_init, zero_init_residual: see `ResNet`.

@@ -92,7 +92,13 @@ class SSLModel(nn.Module):
         Returns:
           As `apply_heads`.
         """
-        return self.apply_heads(self.encoder(images, train=train), train=train)
+        representation = self.encoder(images, train=train)
+        if representation.ndim != 2 or len(representation) != len(images):
+            raise ValueError(
+                f"{type(self.encoder).__name__} must return one vector for each image, [n, d]; "
+                f"for images {[*images.shape]} it returned {[*representation.shape]}."
+            )
+        return self.apply_heads(representation, train=train)
 
     def apply_heads(self, representation: Float[Array, "n d"], *, train: bool) -> dict[str, Any]:
         """Returns what the heads make of representations.

@@ -47,7 +47,7 @@ class ViT(nn.Module):
     Attributes:
       size: width, depth and heads, a key of `SIZES`.
       patch: side of the square patches in px; images must be multiples of it.
-      num_heads: of the attention; None for those of the size. MoCo v3's "s" has 12.
+      num_heads: heads of the attention; None for those of the size. MoCo v3's "s" has 12.
       learned_positions: side in px of the images that learned positions are stored for, usually
         that of the views; other images get them by bicubic interpolation. None for fixed sines
         and cosines of row and column.
@@ -173,14 +173,15 @@ class ViT(nn.Module):
             return sincos_positions(grid, self.width, at_least_float32(self.dtype))
         side = self.learned_positions // self.patch
         start = nn.initializers.truncated_normal(0.02)
-        return resize_positions(self.param("positions", start, (side, side, self.width)), grid)
+        positions = jnp.asarray(self.param("positions", start, (side, side, self.width)))
+        return resize_positions(positions, grid)
 
 
 class Block(nn.Module):
     """Attention and a perceptron, each normalised before and added to its input.
 
     Attributes:
-      num_heads: of the attention.
+      num_heads: heads of the attention.
       drop_path: probability that an image goes without one of the two, see `ViT`.
       dtype: see `ViT`.
     """
@@ -215,7 +216,7 @@ def patchify(
     """Returns the pixels of each patch, ordered by row, column and channel, and the grid.
 
     Args:
-      images: of a size that is a multiple of the patch.
+      images: height and width are multiples of the patch.
       patch: side in px.
 
     Returns:
@@ -260,8 +261,8 @@ def sincos_positions(
 
     Args:
       grid: number of rows and columns.
-      width: of the tokens, a multiple of 4.
-      dtype: of the result.
+      width: width of the tokens, a multiple of 4.
+      dtype: type of the result.
     """
     frequencies = 10_000.0 ** -(jnp.arange(width // 4, dtype=dtype) / (width // 4))
     rows, columns = (jnp.arange(n, dtype=dtype)[:, None] * frequencies[None] for n in grid)

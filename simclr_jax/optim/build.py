@@ -10,7 +10,7 @@ import optax
 from simclr_jax.core.ranges import Decay, NonNegative
 from simclr_jax.core.tree import not_matching, path_name
 
-NORM = r".*norm[^/]*/(scale|bias)"
+NORM = r".*[nN]orm[^/]*/(scale|bias)"
 # The official code takes biases and BatchNorm out of both weight decay and LARS, and the
 # classifier out of LARS only: its L2 term is in the loss (google-research/simclr, tf2/model.py).
 # A ViT's LayerNorms, class token and learned positions are treated alike, as timm does.

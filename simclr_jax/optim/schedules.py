@@ -76,7 +76,7 @@ def recipe_schedule(
     """Returns the schedule of a run that is described in epochs; see the functions above.
 
     Args:
-      facts: of the run.
+      facts: facts of the run.
       base_lr: the rate as papers quote it; see `peak_rate`.
       scaling: how it grows with the batch: "linear", "sqrt" or "none".
       warmup_epochs: epochs of linear warm-up from 0; half a cosine follows.

@@ -40,8 +40,8 @@ def init_distributed(
 
     Args:
       coordinator: HOST:PORT where process 0 listens.
-      num_processes: of the whole run.
-      process_id: of this one, from 0 on.
+      num_processes: how many processes the whole run has.
+      process_id: number of this process, from 0.
       timeout_seconds: how long to wait until all have started; then this process ends with
         exit code 75 and says so.
 

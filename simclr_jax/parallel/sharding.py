@@ -97,8 +97,8 @@ class Layout:
         Args:
           state: a TrainState of arrays or of `jax.ShapeDtypeStruct`.
           mesh: as from `mesh`.
-          method_rules: of the method's state, with patterns of paths below it; they come between
-            `rules` and those of the preset.
+          method_rules: rules for the method's state, with patterns of paths below it; they come
+            between `rules` and those of the preset.
 
         Returns:
           The same tree with a NamedSharding at each leaf.

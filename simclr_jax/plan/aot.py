@@ -42,10 +42,10 @@ class Program:
     """What a step takes on each device, by the compiler's account unless it says otherwise.
 
     Attributes:
-      arguments_bytes: of HBM: the state and the batch.
-      temporaries_bytes: of HBM, at the worst moment.
-      code_bytes: of HBM: the program itself.
-      total_bytes: of HBM, with results that replace no argument.
+      arguments_bytes: HBM that the state and the batch take.
+      temporaries_bytes: HBM that temporaries take at the worst moment.
+      code_bytes: HBM that the program itself takes.
+      total_bytes: HBM in all, with results that replace no argument.
       flops: with the convolutions and matrix products of loops as often as they run; the
         compiler itself counts each loop once.
       recomputed_flops: the part that rematerialisation and gradient caching do a second time.
@@ -74,7 +74,7 @@ class TooLarge:
     """The compiler's answer to a step that does not fit.
 
     Attributes:
-      needed_bytes: of HBM on each device, as far as the compiler got; None if it did not say.
+      needed_bytes: HBM needed on each device, as far as the compiler got; None if it did not say.
       message: its own words.
       compile_seconds: on this machine.
     """

@@ -39,12 +39,12 @@ class Chip:
       devices: that JAX shows for one chip.
       peak_flops: bf16 multiplications and additions a second, apart.
       hbm_bandwidth: bytes a second.
-      hbm_gib: of the data sheet.
+      hbm_gib: memory by the data sheet.
       usable_hbm_gib: that the compiler lets one device use; what is lacking is the system's. It
         is what libtpu 0.0.42.1 says of a program that is too large.
-      shapes: of the slices on offer, chips along each side.
+      shapes: slices on offer, chips along each side.
       config: the compiler's name of the mode that JAX runs the chip in, if not its default.
-      page: of `SOURCE`, where peak, bandwidth and HBM stand.
+      page: the one of `SOURCE` where peak, bandwidth and HBM stand.
     """
 
     name: str
@@ -146,9 +146,9 @@ def find_slice(name: str, count: int = 1) -> Slice:
     """Returns the slice of a name, the compiler's "v5e:8x8" or the cloud's "v5litepod-64".
 
     Args:
-      name: of one slice. A shape that is not on offer is left to the compiler to judge, as long
+      name: one slice. A shape that is not on offer is left to the compiler to judge, as long
         as the number of its sides is right and it is not larger than the largest on offer.
-      count: of such slices.
+      count: number of such slices.
 
     Raises:
       UserError: with the nearest names, if there is none.

@@ -21,7 +21,7 @@ class Array:
     """One array of a program.
 
     Attributes:
-      dtype: of its elements, such as "bf16".
+      dtype: type of its elements, such as "bf16".
       shape: as the program sees it.
       layout: how it lies in memory, such as "1,0:T(8,128)S(1)": its dimensions, the one that
         changes fastest first; the tiles that those are padded to; and the memory.

@@ -41,8 +41,8 @@ class Collective:
     """One transfer between devices.
 
     Attributes:
-      kind: of `COLLECTIVES`.
-      nbytes: of what one device ends up with.
+      kind: one of `COLLECTIVES`.
+      nbytes: size of what one device ends up with.
       times: how often a step runs it.
     """
 
@@ -57,7 +57,7 @@ class Counts:
 
     Attributes:
       hbm_bytes: read from and written to HBM.
-      flops: of convolutions and matrix products, multiplications and additions apart, without
+      flops: in convolutions and matrix products, multiplications and additions apart, without
         those by the zeros of padding and dilation.
       flops_once: the same with each loop counted once, as the compiler counts.
       recomputed_flops: those of `flops` that `jax.checkpoint` does a second time.

@@ -29,9 +29,9 @@ class Stored(NamedTuple):
 
     Attributes:
       step: optimizer steps taken.
-      num_bytes: of all its files.
+      num_bytes: size of all its files.
       condition: what the check of its files found.
-      metrics: of that step, as far as one decides which checkpoint is the best.
+      metrics: values of that step, as far as one decides which checkpoint is the best.
     """
 
     step: int
@@ -119,7 +119,7 @@ class Checkpoints:
         """Checks that a checkpoint was trained on the same images.
 
         Args:
-          step: of the checkpoint; 0 stands for none, which fits all images.
+          step: number of the checkpoint; 0 stands for none, which fits all images.
           listing: fingerprint of the training images now.
 
         Raises:
@@ -136,7 +136,7 @@ class Checkpoints:
         """Restores a whole state.
 
         Args:
-          step: of the checkpoint, from `find`.
+          step: number of the checkpoint, from `find`.
           abstract_state: the state's shapes, types and shardings on the mesh of *this* run,
             which need not be the one that wrote the checkpoint.
 
@@ -156,7 +156,7 @@ class Checkpoints:
         """Restores only some entries of a state, such as its params and batch_stats.
 
         Args:
-          step: of the checkpoint, from `find`.
+          step: number of the checkpoint, from `find`.
           abstract_variables: {"params": ..., "batch_stats": ...} of shapes with shardings;
             each may be a part of what the checkpoint holds.
 

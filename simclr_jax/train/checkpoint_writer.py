@@ -94,7 +94,7 @@ class CheckpointWriter:
           step: optimizer steps taken.
           state: after them.
           data: position in the data stream.
-          metrics: of this step, to find the best one by.
+          metrics: values of this step, to find the best one by.
 
         Raises:
           StorageError: if it cannot be started, or the one before could not be finished; older

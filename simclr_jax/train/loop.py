@@ -20,7 +20,7 @@ class RunConfig:
 
     Attributes:
       epochs: passes over the training images.
-      seed: of the parameters, the order of images and the augmentations.
+      seed: seed of the parameters, the order of images and the augmentations.
       log_every: steps between two lines of metrics.
       checkpoint_every: steps between two checkpoints; the last step is always saved.
       keep_checkpoints: how many of the newest checkpoints stay.

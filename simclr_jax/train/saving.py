@@ -37,10 +37,10 @@ class SaveCheckpoint:
         """Sets when to save.
 
         Args:
-          writer: of the checkpoints.
-          metrics: of the run; its lines are written before this hook is called.
+          writer: what writes checkpoints.
+          metrics: the run's writer of metrics; its lines are written before this hook is called.
           every: steps from one checkpoint to the next.
-          num_steps: of the whole run.
+          num_steps: steps of the whole run.
           batch_size: images of a step.
           listing: fingerprint of the training images.
           evaluated: see `Method.evaluated`.

@@ -27,7 +27,7 @@ class WarmStart:
         as such, "params/projector/dense1". Statistics that neither of them has, as without
         BatchNorm, are passed over.
       required: whether there must be a checkpoint.
-      step: of the checkpoint that is read; the newest whole one if None.
+      step: number of the checkpoint that is read; the newest whole one if None.
     """
 
     checkpoint: str | None = None

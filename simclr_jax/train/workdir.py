@@ -87,7 +87,7 @@ def claim(
       config: resolved config.
       complete: fills in what a stored config leaves out, because it was written before a setting
         existed.
-      step: of its newest checkpoint, 0 if there is none.
+      step: number of its newest checkpoint, 0 if there is none.
       is_primary: whether this is the process that writes. It goes first; the others check.
 
     Raises:
@@ -129,7 +129,7 @@ def continued(
       workdir: directory of the run, which need not be there yet.
       config: resolved config.
       complete: as of `claim`.
-      step: of its newest checkpoint, 0 if there is none.
+      step: number of its newest checkpoint, 0 if there is none.
 
     Raises:
       UserError: if the directory holds a run with another config.

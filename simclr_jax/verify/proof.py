@@ -75,7 +75,7 @@ def verify(shrunk: Shrunk, *, num_devices: int, num_steps: int) -> list[Comparis
       shrunk: the config, its batch a multiple of `num_chunks` times `num_devices`, and images for
         `num_steps` batches.
       num_devices: to compare with one; even, at least 4, so that both axes of a mesh are used.
-      num_steps: of each variant.
+      num_steps: steps of each variant.
 
     Raises:
       UserError: if the config does not fit together.

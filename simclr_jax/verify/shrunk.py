@@ -163,8 +163,8 @@ def perturb_constants(state: TrainState) -> TrainState:
 
 
 def _largest_view(encoder: Mapping[str, Any]) -> int:
-    """Returns the side of the largest views that are small, in px."""
-    if encoder["name"] != "vit":
+    """Returns the side of the largest views that are small, in px: whole patches, if any."""
+    if "patch" not in encoder:
         return MAX_VIEW
     return max(MAX_VIEW // encoder["patch"], 1) * encoder["patch"]
 
@@ -177,7 +177,6 @@ def _shrink_network(where: str, network: dict[str, Any], change: Any) -> None:
         # torchvision's geometry is defined for width 1 alone.
         if encoder["width"] > MAX_WIDTH and encoder["geometry"] != "torchvision":
             change(f"{where}encoder", encoder, "width", SMALL_WIDTH)
-        encoder["dtype"] = "float64"
     if encoder["name"] == "vit":
         if encoder["size"] != "tiny":
             change(f"{where}encoder", encoder, "size", "tiny", "the same blocks, fewer of them")
@@ -186,6 +185,7 @@ def _shrink_network(where: str, network: dict[str, Any], change: Any) -> None:
         if encoder["drop_path"]:
             why = "parts of a batch draw for themselves"
             change(f"{where}encoder", encoder, "drop_path", 0.0, why)
+    if "dtype" in encoder:
         encoder["dtype"] = "float64"
     for head, settings in heads.items():
         if isinstance(settings, Mapping) and "dtype" in settings:

@@ -21,7 +21,7 @@ class Variant:
 
     Attributes:
       num_devices: 1, or all that are compared with it.
-      preset: of `Layout`.
+      preset: one of `Layout`'s.
       tiled: the loss compares in tiles; or else all at once.
       cached: the network sees the batch in `num_chunks` parts; or else all of it.
       frozen: every BatchNorm normalises with its running statistics.
@@ -63,7 +63,7 @@ class Comparison:
         """Returns a sentence for each quantity that differs by more than the tolerance.
 
         Args:
-          tolerance: of all but the views, which have their own.
+          tolerance: bound for all but the views, which have their own.
         """
         limits = dict.fromkeys(self.differences, tolerance) | {"views": VIEWS_TOLERANCE}
         failed = [

@@ -180,6 +180,33 @@ def test_a_checkpoint_of_another_depth_is_refused(tmp_path):
     assert "stage1/block2/norm1/mean is not there" in result.stderr
 
 
+def test_weights_of_timm_are_an_encoder_to_start_from(photos, tmp_path):
+    torch = pytest.importorskip("torch")
+    from safetensors.torch import save_file
+
+    from simclr_jax.interop.torch_vit import ViT
+
+    torch.manual_seed(0)
+    module, weights = ViT("tiny", 8, 32, learned_positions=32), tmp_path / "timm.safetensors"
+    state = {name: torch.randn_like(x) / 11 for name, x in module.state_dict().items()}
+    save_file(state, str(weights))
+    workdir, tuned = tmp_path / "imported", tmp_path / "tuned"
+    take_in = ("import", "--format=safetensors", f"--checkpoint={weights}", f"--workdir={workdir}")
+    refused = run(*take_in)
+    assert refused.returncode == 2
+    assert "--normalization is missing" in refused.stderr
+    out = succeed(*take_in, "--normalization=imagenet")
+    assert "ViT of size 'tiny' with patches of 8 px" in out
+    succeed(
+        *("train", "--config=finetune:folder", f"--workdir={tuned}", "--config.run.epochs=1"),
+        *(f"--config.data.path={photos}", f"--config.warm_start.checkpoint={workdir}"),
+        "--config.schedule.warmup_epochs=0",
+    )
+    config = json.loads((tuned / "config.json").read_text())
+    assert (config["encoder"]["learned_positions"], config["augment"]["size"]) == (32, 32)
+    assert "test_top1" in (tuned / "metrics.jsonl").read_text().splitlines()[-1]
+
+
 def test_five_lines_fine_tune_an_exported_digits_run_in_pytorch(tmp_path):
     torch = pytest.importorskip("torch")
     from simclr_jax.interop.torch_resnet import load_encoder

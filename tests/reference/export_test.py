@@ -107,24 +107,39 @@ def test_the_pytorch_module_equals_the_official_code(name):
         assert relative(got, golden["odd/final_avg_pool"]) < 1e-5
 
 
-@pytest.mark.parametrize(
-    ("format_name", "output", "packages"),
-    [
-        ("safetensors", "encoder.safetensors", ("torch", "safetensors")),
-        ("stablehlo", "encoder.stablehlo", ("flatbuffers",)),
-        ("onnx", "encoder.onnx", ("torch", "safetensors", "onnxscript", "onnxruntime")),
-        ("saved_model", "encoder", ("tensorflow",)),
-    ],
-)
+FORMATS = [
+    ("safetensors", "encoder.safetensors", ("torch", "safetensors")),
+    ("stablehlo", "encoder.stablehlo", ("flatbuffers",)),
+    ("onnx", "encoder.onnx", ("torch", "safetensors", "onnxscript", "onnxruntime")),
+    ("saved_model", "encoder", ("tensorflow",)),
+]
+
+
+@pytest.mark.parametrize(("format_name", "output", "packages"), FORMATS)
 def test_a_selective_kernel_network_goes_out_in_every_format(
     format_name, output, packages, tmp_path
 ):
+    encoder = random_encoder(65, depth=50, sk_ratio=SK, dtype="bfloat16")
+    check_export(encoder, format_name, tmp_path / output, packages)
+
+
+@pytest.mark.parametrize(
+    ("format_name", "output", "packages"),
+    [*FORMATS, ("timm", "timm.safetensors", ("torch", "safetensors"))],
+)
+@pytest.mark.parametrize("settings", [{}, {"pool": "mean", "learned_positions": 24}])
+def test_a_vit_goes_out_in_every_format(
+    format_name, output, packages, settings, trained_vit, tmp_path
+):
+    encoder = trained_vit(dtype="bfloat16", **settings)
+    check_export(encoder, format_name, tmp_path / output, packages)
+
+
+def check_export(encoder, format_name, path, packages):
     for package in packages:
         pytest.importorskip(package)
-    encoder = random_encoder(65, depth=50, sk_ratio=SK, dtype="bfloat16")
-    path = tmp_path / output
     found, _ = export(encoder, path, format_name)
-    assert [*tmp_path.iterdir()] == [path]
+    assert [*path.parent.iterdir()] == [path]
     assert found.relative < 1e-5
 
 

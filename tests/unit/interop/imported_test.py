@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 
 from simclr_jax.core.errors import UserError
+from simclr_jax.core.sections import build_section, lookup
 from simclr_jax.interop.imported import require_free, resolve_size, write_workdir
-from simclr_jax.interop.recognition import Recognised
-from simclr_jax.interop.tf_checkpoint import Imported
+from simclr_jax.interop.recognition import Imported, Recognised
 from simclr_jax.models.heads import MLP
 from simclr_jax.models.resnet import ResNet
+from simclr_jax.models.ssl import ENCODERS
+from simclr_jax.models.vit import ViT
 from simclr_jax.train.checkpoint import Checkpoints
 from simclr_jax.train.checkpoint_writer import CheckpointWriter
 from simclr_jax.train.workdir import VERSION
@@ -54,6 +56,7 @@ def test_the_config_describes_network_and_images(tmp_path):
             "width": 2,
             "sk_ratio": 0.0625,
             "stem": "imagenet",
+            "geometry": "official",
             "dtype": "float32",
         },
         "heads": {
@@ -108,9 +111,41 @@ def test_a_directory_that_cannot_be_made_is_named(tmp_path):
         write(tmp_path / "file" / "run", imported(ResNet(18)))
 
 
+def test_a_network_of_torchvision_keeps_geometry_and_normalisation(tmp_path):
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    encoder = ResNet(50, geometry="torchvision", input_mean=mean, input_std=std)
+    config = write(tmp_path / "run", imported(encoder))["encoder"]
+    assert config["geometry"] == "torchvision"
+    assert (config["input_mean"], config["input_std"]) == ([*mean], [*std])
+    fn, settings = lookup("config.encoder", ENCODERS, config)
+    assert build_section("config.encoder", fn, settings) == encoder.clone(dtype="float32")
+
+
+def test_a_vit_is_described_in_full(tmp_path):
+    encoder = ViT("b", num_heads=6, learned_positions=224)
+    config = write(tmp_path / "run", imported(encoder, num_classes=10))
+    assert config["data"]["name"] == "tfds/imagenet2012"
+    assert config["encoder"] == {
+        "name": "vit",
+        "size": "b",
+        "patch": 16,
+        "num_heads": 6,
+        "learned_positions": 224,
+        "pool": "token",
+        "pre_norm": False,
+        "dtype": "float32",
+    }
+
+
 def test_views_are_as_large_as_in_training_unless_told_otherwise():
-    assert resolve_size("imagenet", None) == 224
-    assert resolve_size("cifar", None) == 32
-    assert resolve_size("imagenet", 160) == 160
-    with pytest.raises(UserError, match=r"--size=16 is too small.*imagenet stem, which needs 17"):
-        resolve_size("imagenet", 16)
+    resnet, vit = ResNet(50), ViT("s", patch=8, learned_positions=96)
+    assert resolve_size(resnet, None) == 224
+    assert resolve_size(ResNet(18, stem="cifar"), None) == 32
+    assert resolve_size(resnet, 160) == 160
+    assert resolve_size(vit, None) == 96
+    assert resolve_size(vit, 224) == 224
+    with pytest.raises(UserError, match=r"--size=16 does not fit a ResNet-50.*needs 17 px"):
+        resolve_size(resnet, 16)
+    for size in (4, 100):
+        with pytest.raises(UserError, match=rf"--size={size} does not fit a ViT.*multiples of 8"):
+            resolve_size(vit, size)

@@ -353,6 +353,17 @@ def test_names_the_size_that_the_stem_cannot_take(stem, shape, message):
         ResNet(18, stem=stem).init(jax.random.key(0), jnp.zeros(shape), train=False)
 
 
+def test_images_are_normalised_with_the_mean_and_deviation_that_are_set():
+    mean, std = (0.5, 0.4, 0.3), (0.25, 0.5, 2.0)
+    plain = ResNet(18, width=0.125, stem="cifar")
+    images = np.random.default_rng(0).uniform(size=(2, 8, 8, 3)).astype(np.float32)
+    variables = jax.jit(lambda: plain.init(jax.random.key(0), jnp.asarray(images), train=False))()
+    normalised = jnp.asarray((images - np.float32(mean)) / np.float32(std))
+    encode = lambda encoder, x: jax.jit(lambda x: encoder.apply(variables, x, train=False))(x)
+    got = encode(plain.clone(input_mean=mean, input_std=std), jnp.asarray(images))
+    np.testing.assert_allclose(got, encode(plain, normalised), rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
@@ -365,6 +376,7 @@ def test_names_the_size_that_the_stem_cannot_take(stem, shape, message):
         ({"geometry": "timm"}, r"\['official', 'torchvision'\], got 'timm'"),
         ({"remat": "all"}, r"remat must be one of \['none', 'convs', 'blocks'\], got 'all'"),
         ({"kernel_init": "he"}, r"kernel_init must be one of \['lecun', 'he_fan_out'\], got 'he'"),
+        ({"input_std": (1.0, 0.0, 1.0)}, r"input_std must be positive, got \(1.0, 0.0, 1.0\)"),
         ({"geometry": "torchvision", "stem": "imagenet"}, r"width=1.*got width=0.125"),
         ({"geometry": "torchvision", "width": 1}, r"stem='imagenet'.*stem='cifar'. Others need"),
         (

@@ -1,0 +1,49 @@
+"""DCL pretraining, and DCLW: SimCLR for small batches.
+
+Yeh et al. 2021, https://arxiv.org/abs/2110.06848. A ResNet-50 with batch 256 and 200 epochs reaches
+68.2 % top-1 in linear evaluation, where SimCLR has 61.8 % (abstract). Not run here. Batch, epochs
+and temperature are the paper's; the rate and decay are SimCLR's for a batch as small, since the
+paper's own were not at hand. "dclw" adds the weights of the paper.
+
+  python -m simclr_jax train --config=configs/dcl.py:digits --workdir=runs/dcl
+"""
+
+from ml_collections import ConfigDict, config_dict
+
+VARIANTS = ("r50", "dclw", "digits")
+
+
+def get_config(variant: str = "r50") -> ConfigDict:
+    """Returns the recipe of a variant; see above."""
+    if variant not in VARIANTS:
+        raise ValueError(f"Unknown variant {variant!r}; this recipe knows {', '.join(VARIANTS)}.")
+    config = ConfigDict()
+    config.run = dict(epochs=200, checkpoint_every=2000)
+    config.data = dict(
+        name="tfds/imagenet2012",
+        split="train",
+        test_split="validation",
+        path=config_dict.placeholder(str),
+        batch_size=256,
+        canvas=8192,
+    )
+    config.augment = dict(name="simclr", size=224, dtype="bfloat16")
+    config.encoder = dict(name="resnet", depth=50, dtype="bfloat16")
+    config.heads = dict(projector=dict(num_layers=2, output_dim=128))
+    config.method = dict(name="dcl", temperature=0.1)
+    if variant == "dclw":
+        config.method.update(sigma=0.5)
+    config.optim = dict(name="lars", weight_decay=1e-6)
+    config.schedule = dict(base_lr=0.075, scaling="sqrt", warmup_epochs=10.0)
+    config.evals = dict(knn=dict(every_epochs=10.0))
+    if variant == "digits":  # which are grey and must not be mirrored
+        config.run.update(epochs=50, log_every=25, checkpoint_every=500)
+        config.data.update(name="digits", test_split="test", batch_size=128, canvas=28)
+        config.augment = dict(name="simclr_cifar", size=28, min_area=0.35, flip=False)
+        config.encoder = dict(name="resnet", depth=18, width=0.25)
+        config.heads = dict(projector=dict(num_layers=2, hidden_dim=128, output_dim=64))
+        config.method = dict(name="dcl", temperature=0.3)
+        config.optim = dict(name="adamw", weight_decay=1e-4)
+        config.schedule = dict(base_lr=4e-3, scaling="none", warmup_epochs=3.0)
+        config.evals = dict(knn=dict(every_epochs=10.0))
+    return config

@@ -1,0 +1,81 @@
+"""MoCo v3 pretraining, of a ResNet-50 or a small ViT.
+
+Chen et al. 2021, https://arxiv.org/abs/2104.02057. Top-1 in linear evaluation, README of the
+released code; none was run here:
+
+  variant  network   batch  epochs  optimizer                       published
+  r50      R50        4096    1000  LARS, 0.3 at 256, decay 1.5e-6      74.6 %
+  r50_100  R50        4096     100  LARS, 0.6 at 256, decay 1e-6        68.9 %
+  vit_s    ViT-S/16   4096     300  AdamW, 1.5e-4 at 256, decay 0.1     73.2 %
+  digits   R18         128      50  none: minutes on two cores
+
+The released loss is 4 temperature times ours, which a factor of the gradient stands for where LARS
+leaves out parameters; AdamW does not feel it. A ViT's patches stay as they were initialised.
+
+  python -m simclr_jax train --config=configs/moco_v3.py:r50_100 --workdir=gs://bucket/moco_v3
+  python -m simclr_jax train --config=configs/moco_v3.py:digits --workdir=runs/moco_v3
+"""
+
+from ml_collections import ConfigDict, config_dict
+
+VARIANTS = ("r50", "r50_100", "vit_s", "digits")
+
+
+def get_config(variant: str = "r50") -> ConfigDict:
+    """Returns the recipe of a variant; see above."""
+    if variant not in VARIANTS:
+        raise ValueError(f"Unknown variant {variant!r}; this recipe knows {', '.join(VARIANTS)}.")
+    config = ConfigDict()
+    config.run = dict(epochs=1000, checkpoint_every=2000)
+    config.data = dict(
+        name="tfds/imagenet2012",
+        split="train",
+        test_split="validation",
+        path=config_dict.placeholder(str),
+        batch_size=4096,
+        canvas=8192,
+    )
+    config.augment = dict(name="byol", size=224, min_area=0.2, dtype="bfloat16")
+    config.encoder = dict(name="resnet", depth=50, dtype="bfloat16")
+    projector = dict(
+        num_layers=2,
+        hidden_dim=4096,
+        output_dim=256,
+        last_norm="no_affine",
+        kernel_init="torch",
+    )
+    predictor = {**projector, "last_norm": "none"}
+    config.method = dict(name="moco_v3", temperature=1.0, ema=0.996, gradient_scale=4.0)
+    config.optim = dict(name="lars", weight_decay=1.5e-6, rate_in_momentum=False)
+    config.schedule = dict(base_lr=0.3, scaling="linear", warmup_epochs=10.0)
+    config.evals = dict(knn=dict(every_epochs=10.0))
+    if variant == "r50_100":
+        config.run.update(epochs=100)
+        config.method.update(ema=0.99)
+        config.optim.update(weight_decay=1e-6)
+        config.schedule.update(base_lr=0.6)
+    if variant == "vit_s":
+        config.run.update(epochs=300)
+        config.augment.update(min_area=0.08)
+        config.encoder = dict(
+            name="vit", size="s", num_heads=12, patch=16, freeze_patches=True, dtype="bfloat16"
+        )
+        projector.update(num_layers=3)
+        predictor.update(last_norm="no_affine")
+        config.method = dict(name="moco_v3", temperature=0.2, ema=0.99)
+        config.optim = dict(name="adamw", weight_decay=0.1)
+        config.schedule = dict(base_lr=1.5e-4, scaling="linear", warmup_epochs=40.0)
+    if variant == "digits":
+        projector.update(hidden_dim=128, output_dim=64)
+        predictor.update(hidden_dim=128, output_dim=64)
+    config.heads = dict(projector=projector, predictor=predictor)
+    if variant == "digits":  # which are grey and must not be mirrored
+        config.run.update(epochs=50, log_every=25, checkpoint_every=500)
+        config.data.update(name="digits", test_split="test", batch_size=128, canvas=28)
+        config.augment = dict(name="byol", size=28, min_area=0.35, flip=False, solarize=False)
+        config.encoder = dict(name="resnet", depth=18, width=0.25)
+        config.method = dict(name="moco_v3", temperature=0.3, ema=0.99)
+        config.optim = dict(name="adamw", weight_decay=1e-4)
+        config.schedule = dict(base_lr=2e-3, scaling="none", warmup_epochs=3.0)
+        config.evals = dict(knn=dict(every_epochs=10.0))
+    return config

@@ -1,0 +1,73 @@
+"""SimSiam: a network predicts its own projection of the other view, without a target.
+
+Chen and He 2020, https://arxiv.org/abs/2011.10566, Equations 1 to 4
+"""
+
+from simclr_jax.augment.policies import Augment
+from simclr_jax.core.ranges import Positive
+from simclr_jax.core.run_facts import RunFacts
+from simclr_jax.core.state import TrainState
+from simclr_jax.core.types import Batch, Params, PRNGKey, Scalar, Views
+from simclr_jax.losses.siamese import byol as byol_loss
+from simclr_jax.losses.similarity import unit_std
+from simclr_jax.methods.base import (
+    Method,
+    StepOutput,
+    Variables,
+    apply_model,
+    by_image,
+    check_grad_cache_chunks,
+    check_heads,
+    init_model,
+)
+from simclr_jax.models.ssl import SSLModel
+
+
+def simsiam(
+    model: SSLModel,
+    augment: Augment,
+    facts: RunFacts,
+    *,
+    gradient_scale: Positive = 1.0,
+    grad_cache_chunks: int = 1,
+) -> Method:
+    """Returns SimSiam for `model`; it has no state.
+
+    Args:
+      model: with a projector and a predictor that has the projector's output width.
+      augment: (key, batch) -> two views of each image.
+      facts: of the run.
+      gradient_scale: multiplies the gradient and not the loss that is logged, > 0. The released
+        loss is a negative cosine, half of ours less 1, which 0.5 stands for.
+      grad_cache_chunks: parts of the batch that go through the network one after the other; see
+        `base.apply_model`.
+
+    Raises:
+      ValueError: if the model has other heads, or the chunks are out of range.
+    """
+    del facts
+    check_heads(model, "simsiam", "projector", "predictor")
+    check_grad_cache_chunks(grad_cache_chunks)
+
+    def init(key: PRNGKey, views: Views) -> Variables:
+        return init_model(model, key, views)
+
+    def loss(
+        params: Params, state: TrainState, views: Views, batch: Batch, key: PRNGKey
+    ) -> tuple[Scalar, StepOutput]:
+        del batch
+        out, batch_stats = apply_model(
+            model,
+            params,
+            state.batch_stats,
+            views,
+            key=key,
+            views_apart=True,
+            grad_cache_chunks=grad_cache_chunks,
+        )
+        z = by_image(out["projection"], views)
+        value = byol_loss(by_image(out["prediction"], views), z)  # which stops gradients at z
+        metrics = {"loss": value, "projection_std": unit_std(z)}
+        return gradient_scale * value, StepOutput(batch_stats, metrics)
+
+    return Method(init, augment, loss, grad_cache_chunks=grad_cache_chunks)

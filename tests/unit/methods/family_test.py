@@ -1,0 +1,120 @@
+"""What the methods beside SimCLR refuse, and what they log; tests/contract/ has the rest."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from simclr_jax.core.errors import UserError
+from simclr_jax.core.run_facts import RunFacts
+from simclr_jax.core.sections import build_section
+from simclr_jax.core.state import TrainState
+from simclr_jax.methods import METHODS
+from simclr_jax.models.heads import MLP
+from simclr_jax.models.ssl import SSLModel
+
+B, D = 8, 4
+FACTS = RunFacts(num_steps=100, num_images=64, num_classes=4, batch_size=B)
+PREDICTING = ("byol", "moco_v3", "nnclr", "simsiam")
+PROJECTING = ("barlow_twins", "dcl", "hard_negatives", "hybrid", "moco_v2", "supcon", "vicreg")
+NEED_OTHERS = {*PROJECTING, *PREDICTING} - {"byol", "simsiam", "moco_v2"}
+CHANCE = {
+    "dcl": 2 * B - 2,
+    "hard_negatives": 2 * B - 1,
+    "moco_v2": 3 * B + 1,
+    "moco_v3": B,
+    "nnclr": B,
+}
+
+
+@pytest.fixture
+def build(tiny_encoder):
+    def build(name, facts=FACTS, predictor=None, **settings):
+        predictor = name in PREDICTING if predictor is None else predictor
+        head = lambda: MLP(num_layers=2, hidden_dim=8, output_dim=D)
+        model = SSLModel(tiny_encoder, head(), predictor=head() if predictor else None)
+        if name in ("moco_v2", "nnclr"):
+            settings = {"queue_size": 3 * B, **settings}
+        args = (settings, model, lambda key, batch: batch["views"], facts)
+        return build_section("config.method", METHODS[name], *args)
+
+    return build
+
+
+@pytest.mark.parametrize("name", sorted(CHANCE))
+def test_chance_is_the_loss_of_equal_similarities(build, name):
+    """Parameters of zero make all of them zero."""
+    method = build(name)
+    views = jnp.asarray(np.random.default_rng(0).uniform(size=(B, 2, 6, 6, 3)), jnp.float32)
+    variables = method.init(jax.random.key(0), views)
+    zeros = jax.tree.map(jnp.zeros_like, variables.params)
+    state = TrainState(jnp.int32(0), zeros, variables.batch_stats, (), variables.method_state)
+    batch = {"label": jnp.full(B, -1)}
+    _, out = method.loss(zeros, state, views, batch, jax.random.key(0))
+    np.testing.assert_allclose(out.metrics["loss_chance"], np.log(CHANCE[name]), rtol=1e-6)
+    np.testing.assert_allclose(out.metrics["loss"], out.metrics["loss_chance"], rtol=1e-5)
+    assert out.metrics["projection_std"] == 0
+
+
+@pytest.mark.parametrize("name", sorted(NEED_OTHERS))
+def test_a_batch_of_one_image_is_refused_where_images_are_compared(build, name):
+    with pytest.raises(UserError, match=r"config.data.batch_size=1: method .* use 2 or more"):
+        build(name, dataclasses.replace(FACTS, batch_size=1))
+
+
+@pytest.mark.parametrize("name", sorted({*PROJECTING, *PREDICTING}))
+def test_heads_that_a_method_lacks_or_would_not_train_are_named(build, name):
+    other = name not in PREDICTING
+    given = "projector, predictor" if other else "projector"
+    with pytest.raises(UserError, match=rf"config.method: method {name} .* has {given}\."):
+        build(name, predictor=other)
+
+
+@pytest.mark.parametrize("name", ["moco_v2", "nnclr"])
+def test_a_queue_that_is_not_a_whole_number_of_batches_is_told_what_works(build, name):
+    message = r"config.method: queue_size=20 .* 8 rows that a batch adds to it; use 16 or 24\."
+    with pytest.raises(UserError, match=message):
+        build(name, queue_size=20)
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value", "message"),
+    [
+        ("moco_v2", "ema", 1.0, "must be at least 0 and below 1"),
+        ("moco_v3", "ema", 1.5, r"must be in \[0, 1\]"),
+        ("moco_v3", "temperature", 0.0, "must be above 0"),
+        ("nnclr", "loss_tile", -1, "must be at least 0"),
+        ("dcl", "sigma", 0.0, "must be above 0"),
+        ("hard_negatives", "class_prior", 1.0, "must be at least 0 and below 1"),
+        ("barlow_twins", "off_diagonal_weight", -1.0, "must be at least 0"),
+        ("vicreg", "temperature", 0.1, "does not exist"),
+    ],
+)
+def test_a_setting_out_of_range_or_of_another_method_is_named(build, name, key, value, message):
+    with pytest.raises(UserError, match=rf"config\.method.*{key}.*{message}"):
+        build(name, **{key: value})
+
+
+def test_nnclr_remembers_first_views_and_measures_neighbours_by_their_labels(build):
+    method = build("nnclr")
+    views = jnp.asarray(np.random.default_rng(0).uniform(size=(B, 2, 6, 6, 3)), jnp.float32)
+    variables = method.init(jax.random.key(0), views)
+    state = TrainState(jnp.int32(0), variables.params, variables.batch_stats, (), ())
+    state = state.replace(method_state=variables.method_state)
+    batch = {"label": jnp.arange(B) % 3 - 1}
+    accuracies = []
+    for step in (1, 2):
+        _, out = method.loss(state.params, state, views, batch, jax.random.key(0))
+        accuracies.append(float(out.metrics["neighbour_accuracy"]))
+        state = state.replace(step=jnp.int32(step))
+        state = state.replace(method_state=method.after_update(state, out.carry))
+    # At first there are random directions without labels; then each view finds itself.
+    assert accuracies[0] == 0
+    assert accuracies[1] > 0.5
+    queue = state.method_state["queue"]
+    np.testing.assert_array_equal(queue["labels"][0], batch["label"])
+    np.testing.assert_array_equal(queue["labels"][2], -1)
+    np.testing.assert_allclose(jnp.linalg.norm(queue["rows"], axis=-1), 1, rtol=1e-5)
+    np.testing.assert_allclose(queue["rows"][0], queue["rows"][1], atol=1e-6)
