@@ -53,7 +53,7 @@ def evaluate(workdir: str | os.PathLike[str], **settings: Any) -> list[dict[str,
     """Judges a run and returns a row for each figure; see `trained.evaluate.evaluate`.
 
     Args:
-      workdir: of a run or an import.
+      workdir: directory of a run or an import.
       **settings: as of the command, such as protocol=["knn"], fractions=[0.01, 1].
     """
     return trained_evaluate.evaluate(_workdir(workdir), **settings)
@@ -120,7 +120,7 @@ class Encoder:
           path: the file, or for a SavedModel the directory.
           format: "safetensors", "torchvision", "timm", "stablehlo", "onnx" or "saved_model".
           max_difference: as of `interop.formats.export`.
-          **options: of the format, such as batch=8 of a SavedModel.
+          **options: options of the format, such as batch=8 of a SavedModel.
 
         Returns:
           The difference from this encoder on photographs, and how the file is used.

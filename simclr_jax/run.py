@@ -36,6 +36,7 @@ from simclr_jax.evals.online import (
     OnlineProtocols,
 )
 from simclr_jax.parallel import hosts
+from simclr_jax.parallel.memory import require_room
 from simclr_jax.train import workdir as workdirs
 from simclr_jax.train.checkpoint import Checkpoints
 from simclr_jax.train.checkpoint_writer import CheckpointWriter
@@ -89,6 +90,7 @@ def open_run(config: Mapping[str, Any], workdir: str) -> Iterator[Run]:
     writer = MetricsWriter(workdir, writes=hosts.is_primary())
     with hosts.check_hosts_agree() as facts:
         experiment = build_experiment(config)
+        require_room(experiment.abstract_state)
         evaluations = online_evaluation(experiment, writer)
         facts.update(hosts.flatten(experiment.config), code=hosts.code_version(), workdir=workdir)
         facts["list of images"] = experiment.source.fingerprint

@@ -59,7 +59,7 @@ def define_path(
     """Defines a flag that names a file or a directory; ~ in it is the home directory.
 
     Args:
-      name: of the flag.
+      name: name of the flag.
       explained: its help.
       expand: from what a user gives to a path; raises a ValueError if that cannot be one.
     """

@@ -126,7 +126,7 @@ def read_json(path: epath.PathLike, cure: str) -> Any:
     """Returns what a JSON file of a run holds.
 
     Args:
-      path: of the file.
+      path: path of the file.
       cure: what to do if it is damaged, for the message.
 
     Raises:

@@ -50,8 +50,8 @@ def recognise(shapes: Shapes, *, num_heads: int | None = None) -> Recognised:
     """Returns the network that tensors of these names and shapes belong to.
 
     Args:
-      shapes: of all tensors, by their names.
-      num_heads: of a ViT's attention, which no shape tells; None for those of its size.
+      shapes: shapes of all tensors, by their names.
+      num_heads: heads of a ViT's attention, which no shape tells; None for those of its size.
 
     Raises:
       ValueError: if it is none of the networks that can be read: a tensor is missing, is not one

@@ -138,8 +138,8 @@ class ResNet(nn.Module):
         kernels and the ResNet-D stem and shortcuts off.
       stem: "imagenet" (divides the image by 4) or "cifar" (keeps its size).
       geometry: "official", or "torchvision" for exactly the networks of torchvision.
-      input_mean: of the pixels of each channel, subtracted first.
-      input_std: of the pixels of each channel, which are divided by it.
+      input_mean: mean of the pixels of each channel, subtracted first.
+      input_std: deviation of the pixels of each channel, which are divided by it.
 
     Attributes:
       output_dim: length of the vector.

@@ -137,7 +137,7 @@ class ViT(nn.Module):
       patch: side of the square patches in px.
       image_size: side in px of the images that positions are stored for; others get learned
         positions by bicubic interpolation, or fixed ones of their own.
-      num_heads: of the attention; None for those of the size.
+      num_heads: heads of the attention; None for as many as the size has.
       learned_positions: `image_size`, or None for fixed sines and cosines.
       pool: "token" for a class token, or "mean" for the mean of the patches.
       pre_norm: normalise the tokens before the first block, and project without a bias.

@@ -77,7 +77,7 @@ def moco_v3(
     The candidates of a prediction are the b keys of the other view, and none of its own view.
 
     Args:
-      prediction: of both views of every image of the global batch, any scale.
+      prediction: predictions of both views of every image of the global batch, any scale.
       key: projections of the same views by the momentum encoder, any scale; no gradient
         reaches them.
       temperature: divides the cosine similarity; > 0, 1 for ResNets, 0.2 for ViTs.

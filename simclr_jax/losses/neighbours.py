@@ -34,7 +34,7 @@ def nnclr(
     The candidates of a neighbour are the b predictions of the other view.
 
     Args:
-      prediction: of both views of every image of the global batch, any scale.
+      prediction: predictions of both views of every image of the global batch, any scale.
       neighbour: for each view, the row of the queue that is `nearest` to its projection; no
         gradient reaches it.
       temperature: divides the cosine similarity; > 0, 0.1 in the paper.

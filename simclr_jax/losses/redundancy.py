@@ -64,9 +64,9 @@ def vicreg(
 
     Args:
       z: projections of both views of every image, [b, 2, d]; their scale matters.
-      invariance_weight: of the first term.
-      variance_weight: of the second.
-      covariance_weight: of the third.
+      invariance_weight: weight of the first term.
+      variance_weight: weight of the second.
+      covariance_weight: weight of the third.
 
     Returns:
       The weighted sum, and the three terms before they are weighted.

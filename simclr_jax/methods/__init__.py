@@ -6,6 +6,7 @@ from simclr_jax.methods.dcl import dcl
 from simclr_jax.methods.distill import distill
 from simclr_jax.methods.hard_negatives import hard_negatives
 from simclr_jax.methods.hybrid import hybrid
+from simclr_jax.methods.margin import margin
 from simclr_jax.methods.moco_v2 import moco_v2
 from simclr_jax.methods.moco_v3 import moco_v3
 from simclr_jax.methods.nnclr import nnclr
@@ -13,6 +14,7 @@ from simclr_jax.methods.simclr import simclr
 from simclr_jax.methods.simsiam import simsiam
 from simclr_jax.methods.supcon import supcon
 from simclr_jax.methods.supervised import supervised
+from simclr_jax.methods.triplet import triplet
 from simclr_jax.methods.vicreg import vicreg
 
 METHODS = {
@@ -28,6 +30,8 @@ METHODS = {
     "simsiam": simsiam,
     "barlow_twins": barlow_twins,
     "vicreg": vicreg,
+    "margin": margin,
+    "triplet": triplet,
     "supervised": supervised,
     "distill": distill,
 }

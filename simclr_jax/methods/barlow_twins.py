@@ -26,7 +26,7 @@ def barlow_twins(
     Args:
       model: with a wide projector, 8192 in the paper, and no other head.
       augment: (key, batch) -> two views of each image.
-      facts: of the run.
+      facts: facts of the run.
       off_diagonal_weight: lambda, of the correlations between different dimensions, >= 0.
       grad_cache_chunks: parts of the batch that go through the network one after the other; see
         `base.apply_model`.

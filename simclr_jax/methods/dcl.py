@@ -31,7 +31,7 @@ def dcl(
     Args:
       model: with a projector and no other head.
       augment: (key, batch) -> two views of each image.
-      facts: of the run.
+      facts: facts of the run.
       temperature: divides the cosine similarity, > 0.
       sigma: temperature of DCLW's weights, by which positives that are far apart count more; 0.5
         in the paper. None for DCL.

@@ -35,7 +35,7 @@ def hard_negatives(
     Args:
       model: with a projector and no other head.
       augment: (key, batch) -> two views of each image.
-      facts: of the run.
+      facts: facts of the run.
       temperature: divides the cosine similarity, > 0.
       beta: how much hardness counts, >= 0; the paper tries 0.5 to 2.
       class_prior: share of other images that are of the same class, in [0, 1): about one over the

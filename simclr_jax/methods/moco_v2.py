@@ -53,7 +53,7 @@ def moco_v2(
     Args:
       model: with a projector and no other head.
       augment: (key, batch) -> two views of each image.
-      facts: of the run.
+      facts: facts of the run.
       temperature: divides the cosine similarity, > 0; 0.2 in v2, 0.07 in v1.
       queue_size: keys in the queue, a multiple of the images of a batch.
       ema: share of itself that the target keeps in each step, in [0, 1).

@@ -35,7 +35,7 @@ def moco_v3(
     Args:
       model: with a projector and a predictor that has the projector's output width.
       augment: (key, batch) -> two views of each image.
-      facts: of the run; the EMA rises over all its steps.
+      facts: facts of the run; the EMA rises over all its steps.
       temperature: divides the cosine similarity, > 0; 1 for ResNets, 0.2 for ViTs.
       ema: share of itself that the target keeps at first, in [0, 1]; it rises to 1 on half a
         cosine. 0.99, and 0.996 for 1000 epochs.

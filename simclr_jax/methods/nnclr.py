@@ -51,7 +51,7 @@ def nnclr(
     Args:
       model: with a projector and a predictor that has the projector's output width.
       augment: (key, batch) -> two views of each image.
-      facts: of the run.
+      facts: facts of the run.
       temperature: divides the cosine similarity, > 0.
       queue_size: projections in the queue, a multiple of the images of a batch.
       loss_tile: candidates that the loss compares with at a time; None or 0: all at once, or

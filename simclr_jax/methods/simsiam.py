@@ -36,7 +36,7 @@ def simsiam(
     Args:
       model: with a projector and a predictor that has the projector's output width.
       augment: (key, batch) -> two views of each image.
-      facts: of the run.
+      facts: facts of the run.
       gradient_scale: multiplies the gradient and not the loss that is logged, > 0. The released
         loss is a negative cosine, half of ours less 1, which 0.5 stands for.
       grad_cache_chunks: parts of the batch that go through the network one after the other; see

@@ -72,7 +72,7 @@ def require_imported(name: str | None) -> None:
     """Refuses an encoder of somebody's own that nobody has asked for.
 
     Args:
-      name: of an encoder, as a config has it.
+      name: name of an encoder, as a config has it.
 
     Raises:
       UserError: if it is an import path that has not been imported.

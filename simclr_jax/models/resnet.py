@@ -70,9 +70,9 @@ class ResNet(nn.Module):
         code, or "he_fan_out", as in torchvision.
       zero_init_residual: whether the last scale of each residual branch starts at zero, so that
         a block starts as its shortcut; not so in torchvision, by default.
-      input_mean: of the pixels of each channel, subtracted first: what weights from elsewhere
+      input_mean: mean of the pixels of each channel, subtracted first: what weights from elsewhere
         were trained with. The first convolution could not take it in, as it pads with zeros.
-      input_std: of the pixels of each channel, which are divided by it.
+      input_std: deviation of the pixels of each channel, which are divided by it.
     """
 
     depth: int

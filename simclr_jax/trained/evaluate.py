@@ -49,18 +49,18 @@ def evaluate(
     """Judges a checkpoint of a workdir, and adds the figures to D/results.json.
 
     Args:
-      workdir: of a run or an import.
-      step: of the checkpoint; the newest whole one if None.
+      workdir: directory of a run or an import.
+      step: number of the checkpoint; the newest whole one if None.
       protocol: any of `PROTOCOLS`; by default the classifier, or kNN and linear probe without one.
       features: any of `FEATURES`, what kNN and linear probe judge.
       fractions: shares of the labels to use, in (0, 1].
       draws: class-balanced draws of labels for each fraction below 1.
       knn_k: neighbours that vote, at most the labels per class.
-      knn_temperature: of their votes.
+      knn_temperature: temperature of their votes.
       data: "digits", "folder" or "tfds/NAME"; the run's own if None.
       path: the folder, or the directory of prepared data sets.
-      split: of `data`, the images with labels to fit on.
-      test_split: of `data`, the images to judge on.
+      split: split of `data`, the images with labels to fit on.
+      test_split: split of `data`, the images to judge on.
 
     Returns:
       A row for each figure: "protocol", "features", "top1" in [0, 1], "train_data", "test_data",

@@ -156,7 +156,8 @@ def test_thirty_steps_lower_the_loss_and_move_all_of_the_encoder(build):
     for _ in range(30):
         state, metrics = step(with_queue_of(first, state), batch)
         losses.append(float(metrics["loss"]))
-    assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.05
+    begin, end = np.mean(losses[:5]), np.mean(losses[-5:])
+    assert end < max(begin - 0.05, begin / 2)  # a loss may be small from the start
     assert int(state.step) == 30
     moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), before, state.params["encoder"])
     assert min(jax.tree.leaves(moved)) > 0

@@ -18,7 +18,8 @@ from simclr_jax.models.ssl import SSLModel
 B, D = 8, 4
 FACTS = RunFacts(num_steps=100, num_images=64, num_classes=4, batch_size=B)
 PREDICTING = ("byol", "moco_v3", "nnclr", "simsiam")
-PROJECTING = ("barlow_twins", "dcl", "hard_negatives", "hybrid", "moco_v2", "supcon", "vicreg")
+PROJECTING = ("barlow_twins", "dcl", "hard_negatives", "hybrid", "margin", "moco_v2", "supcon")
+PROJECTING += ("triplet", "vicreg")
 NEED_OTHERS = {*PROJECTING, *PREDICTING} - {"byol", "simsiam", "moco_v2"}
 CHANCE = {
     "dcl": 2 * B - 2,
@@ -89,6 +90,8 @@ def test_a_queue_that_is_not_a_whole_number_of_batches_is_told_what_works(build,
         ("dcl", "sigma", 0.0, "must be above 0"),
         ("hard_negatives", "class_prior", 1.0, "must be at least 0 and below 1"),
         ("barlow_twins", "off_diagonal_weight", -1.0, "must be at least 0"),
+        ("triplet", "mining", "hard", "is unknown; .*batch_hard"),
+        ("margin", "positives", "classes", "is unknown; .*'views', 'labels'"),
         ("vicreg", "temperature", 0.1, "does not exist"),
     ],
 )

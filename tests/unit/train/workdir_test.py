@@ -115,7 +115,7 @@ def test_a_run_may_be_made_longer_and_its_config_says_when(tmp_path):
 def test_a_run_from_before_class_names_were_stored_goes_on_and_stores_them(tmp_path):
     named = lambda names: {"data": {"name": "digits", "class_names": names}}
     claim(str(tmp_path), named(None))
-    claim(str(tmp_path), named(["0", "1"]))
+    claim(str(tmp_path), named(["0", "1"]), step=5)
     assert load_config(str(tmp_path))["data"]["class_names"] == ["0", "1"]
     with pytest.raises(UserError, match="class_names"):
-        claim(str(tmp_path), named(["0", "2"]))
+        claim(str(tmp_path), named(["0", "2"]), step=5)

@@ -1,0 +1,46 @@
+"""The contrastive loss with a margin, on the classes of CIFAR-10 or on the views of digits.
+
+Hadsell et al. 2006, http://yann.lecun.com/exdb/publis/pdf/hadsell-chopra-lecun-06.pdf. It is older
+than ImageNet's linear evaluation: there is no published number to reach. The variant cifar10 has
+SimCLR's small network and rates of ours; not run here.
+
+  python -m simclr_jax train --config=configs/margin.py:digits --workdir=runs/margin
+"""
+
+from ml_collections import ConfigDict, config_dict
+
+VARIANTS = ("cifar10", "digits")
+
+
+def get_config(variant: str = "cifar10") -> ConfigDict:
+    """Returns the recipe of a variant; see above."""
+    if variant not in VARIANTS:
+        raise ValueError(f"Unknown variant {variant!r}; this recipe knows {', '.join(VARIANTS)}.")
+    config = ConfigDict()
+    config.run = dict(epochs=200, checkpoint_every=1000)
+    config.data = dict(
+        name="tfds/cifar10",
+        split="train",
+        test_split="test",
+        path=config_dict.placeholder(str),
+        batch_size=256,
+        canvas=32,
+    )
+    config.augment = dict(name="simclr_cifar", size=32)
+    config.encoder = dict(name="resnet", depth=18, stem="cifar")
+    config.heads = dict(projector=dict(num_layers=2, output_dim=128))
+    config.method = dict(name="margin", margin=1.0, positives="labels")
+    config.optim = dict(name="adamw", weight_decay=1e-4)
+    config.schedule = dict(base_lr=1e-3, scaling="none", warmup_epochs=5.0)
+    config.evals = dict(knn=dict(every_epochs=10.0))
+    if variant == "digits":  # which are grey and must not be mirrored
+        config.run.update(epochs=50, log_every=25, checkpoint_every=500)
+        config.data.update(name="digits", test_split="test", batch_size=128, canvas=28)
+        config.augment = dict(name="simclr_cifar", size=28, min_area=0.35, flip=False)
+        config.encoder = dict(name="resnet", depth=18, width=0.25)
+        config.heads = dict(projector=dict(num_layers=2, hidden_dim=128, output_dim=64))
+        config.method.update(margin=1.4, positives="views")  # where rows are orthogonal
+        config.optim = dict(name="adamw", weight_decay=1e-4)
+        config.schedule = dict(base_lr=4e-3, scaling="none", warmup_epochs=3.0)
+        config.evals = dict(knn=dict(every_epochs=10.0))
+    return config

@@ -1,0 +1,37 @@
+"""Whether a state fits on the devices, said before anything of it is made."""
+
+import math
+from typing import Any
+
+import jax
+import psutil
+
+from simclr_jax.core.errors import UserError
+
+
+def require_room(abstract_state: Any) -> None:
+    """Checks that each device of this process can hold its part of a state.
+
+    A run takes more than its state, so this finds what is out of all proportion and no more;
+    `plan` says what a run takes.
+
+    Args:
+      abstract_state: tree of shapes, types and shardings.
+
+    Raises:
+      UserError: with the bytes that are needed and those that there are.
+    """
+    needed = sum(
+        math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+        for x in jax.tree.leaves(abstract_state)
+    )
+    device = jax.local_devices()[0]
+    stats = device.memory_stats()  # None on a CPU
+    room = stats["bytes_limit"] if stats else psutil.virtual_memory().total
+    if needed > room:
+        raise UserError(
+            f"The state of this config takes {needed / 1e9:,.0f} GB on a device, and "
+            f"{device.device_kind} has {room / 1e9:,.0f} GB. Lower width or depth of "
+            "config.encoder or the dimensions in config.heads, or split the state: "
+            "--config.parallel.preset=fsdp with --config.parallel.fsdp=DEVICES."
+        )
