@@ -143,14 +143,14 @@ def test_a_setting_that_a_message_names_can_be_set(source, key, value):
 
 
 def flags_of(path):
-    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
-    return {
-        str(call.args[0].value)
-        for call in calls
-        if isinstance(call.func, ast.Attribute)
-        and call.func.attr.startswith("DEFINE_")
-        and isinstance(call.args[0], ast.Constant)
-    }
+    names = set()
+    for call in ast.walk(ast.parse(path.read_text())):
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute):
+            if call.func.attr == "define_workdir":
+                names.add("workdir")
+            elif call.func.attr.lower().startswith("define_") and call.args:
+                names |= {a.value for a in call.args[:1] if isinstance(a, ast.Constant)}
+    return names
 
 
 VERBS = {path.stem: flags_of(path) for path in (ROOT / "simclr_jax/cli").glob("*.py")}
