@@ -1,5 +1,7 @@
 """The table of faults: each test says what it did, what happened and what was lost."""
 
+import contextlib
+
 import jax
 import pytest
 
@@ -12,8 +14,8 @@ from tests.faults.plan import Plan
 from tests.faults.small_run import STEPS, train
 
 
-@pytest.fixture(scope="session", autouse=True)
-def tiny():
+@contextlib.contextmanager
+def small_runs():
     """Runs are of a network that compiles in a second, on one device."""
     one_device = lambda config: build_experiment(config, jax.devices()[:1])
     with pytest.MonkeyPatch.context() as patch:
@@ -22,11 +24,19 @@ def tiny():
         yield
 
 
+@pytest.fixture(autouse=True)
+def tiny():
+    """Makes the runs of a test small."""
+    with small_runs():
+        yield
+
+
 @pytest.fixture(scope="session")
-def straight(tiny, tmp_path_factory):
+def straight(tmp_path_factory):
     """A run without faults: its workdir, with checkpoints of steps 8 and 11, and its last state."""
     workdir = tmp_path_factory.mktemp("straight")
-    state = train(workdir)
+    with small_runs():
+        state = train(workdir)
     assert int(state.step) == STEPS
     assert Checkpoints(workdir).steps() == [8, 11]
     return workdir, state

@@ -129,7 +129,7 @@ def test_a_resumed_run_does_not_start_from_the_checkpoint_again(
 @pytest.mark.parametrize(
     ("section", "changes", "message"),
     [
-        ("warm_start", {"checkpoint": "/nowhere", "trees": ENCODER}, "no finished checkpoint"),
+        ("warm_start", {"checkpoint": "/nowhere", "trees": ENCODER}, "/nowhere holds no run"),
         ("encoder", {"name": "tiny", "width": 4}, "params/encoder: 3 of 3 arrays differ"),
         ("heads", {"classifier": {"num_classes": 7}}, "num_classes=7, but digits/train.* has 10"),
         ("heads", {"classifier": {"num_classes": None}, "select": 1}, "select=1 must be 0"),
