@@ -96,13 +96,7 @@ def open_run(config: Mapping[str, Any], workdir: str) -> Iterator[Run]:
         facts["list of images"] = experiment.source.fingerprint
     _tell_images(experiment)
     with contextlib.ExitStack() as stack:
-        lease: list[Hook] = []
-        for primary_turn in (True, False):
-            with hosts.check_hosts_agree():
-                if hosts.is_primary() == primary_turn:
-                    if primary_turn:
-                        lease.append(stack.enter_context(contextlib.closing(acquire(workdir))))
-                    _claim(experiment, workdir, is_primary=primary_turn)
+        lease = _take_turns(experiment, workdir, stack)
         checkpoint_writer = stack.enter_context(
             CheckpointWriter(
                 workdir,
@@ -165,6 +159,18 @@ def open_run(config: Mapping[str, Any], workdir: str) -> Iterator[Run]:
                 stop_on_signal,
             ],
         )
+
+
+def _take_turns(experiment: Experiment, workdir: str, stack: contextlib.ExitStack) -> list[Hook]:
+    """Claims the workdir, the primary process first; returns the hook that renews its lease."""
+    lease: list[Hook] = []
+    for primary_turn in (True, False):
+        with hosts.check_hosts_agree():
+            if hosts.is_primary() == primary_turn:
+                if primary_turn:
+                    lease.append(stack.enter_context(contextlib.closing(acquire(workdir))))
+                _claim(experiment, workdir, is_primary=primary_turn)
+    return lease
 
 
 def _claim(experiment: Experiment, workdir: str, *, is_primary: bool) -> None:

@@ -11,10 +11,10 @@ def write_tfds(data_dir, name, features, splits, *, version="1.0.0", file_format
 
     Args:
       data_dir: directory of data sets.
-      name: of the data set.
+      name: name of the data set.
       features: name -> TFDS feature.
       splits: name -> examples as dicts, or as bytes that are written as they are.
-      version: of the data set.
+      version: version of the data set.
       file_format: what file names and metadata say.
     """
     directory = data_dir / name / version

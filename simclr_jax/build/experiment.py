@@ -21,6 +21,7 @@ from simclr_jax.core.run_facts import RunFacts
 from simclr_jax.core.sections import build_section, config_errors_at, lookup
 from simclr_jax.core.state import TrainState
 from simclr_jax.core.tree import select
+from simclr_jax.core.types import Cuts
 from simclr_jax.data.dataset import Dataset
 from simclr_jax.data.place import place_batches
 from simclr_jax.data.records import Source
@@ -116,14 +117,7 @@ def build_experiment(
         (*frozen, *method.frozen_params),
     )
 
-    def batch() -> dict[str, Any]:
-        b, v, side = dataset.batch_size, policy.cuts.num_views, policy.cuts.size
-        return {
-            "image": jnp.zeros((b, v, side, side, 3), jnp.uint8),
-            "size": jnp.full((b, v, 2), side, jnp.int32),
-            "label": jnp.full((b,), -1, jnp.int32),
-            "id": jnp.full((b,), -1, jnp.int32),
-        }
+    batch = functools.partial(_empty_batch, dataset.batch_size, policy.cuts)
 
     def init() -> TrainState:  # only the shapes of the batch matter
         return init_state(method, tx, jax.random.key(run.seed), batch())
@@ -180,6 +174,17 @@ def _method(
         starts.append(start)
     built = build_section("config.method", method, settings, net.model, policy.augment, facts)
     return built, tuple(starts)
+
+
+def _empty_batch(batch_size: int, cuts: Cuts) -> dict[str, jax.Array]:
+    """Returns a batch of unlabelled black images, in the shapes and types of a real one."""
+    b, v, side = batch_size, cuts.num_views, cuts.size
+    return {
+        "image": jnp.zeros((b, v, side, side, 3), jnp.uint8),
+        "size": jnp.full((b, v, 2), side, jnp.int32),
+        "label": jnp.full((b,), -1, jnp.int32),
+        "id": jnp.full((b,), -1, jnp.int32),
+    }
 
 
 def _check_batch(batch_size: int, source: Source, mesh: Mesh, method: Method) -> None:

@@ -56,7 +56,8 @@ def read_state_dict(path: str, *, normalization: str, num_heads: int | None = No
     mean, std = NORMALIZATIONS[normalization]
     try:
         with safetensors.safe_open(path, framework="pt") as tensors:
-            slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118
+            names = tensors.keys()  # it is no mapping: it cannot be iterated itself
+            slices = {name: tensors.get_slice(name) for name in names}
             shapes = {name: tuple(x.get_shape()) for name, x in slices.items()}
             with config_errors_at(path):
                 network = recognise(shapes, num_heads=num_heads)

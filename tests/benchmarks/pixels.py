@@ -37,7 +37,7 @@ class Design:
     Attributes:
       canvas: side of the square that an image is fitted into.
       cuts: whether the host cuts the views; if not, it sends the canvas.
-      columns: of the canvas, if it is no square; upright images lie on their side in it.
+      columns: width of the canvas, if it is no square; upright images lie on their side in it.
     """
 
     canvas: int
