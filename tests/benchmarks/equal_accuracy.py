@@ -6,7 +6,8 @@
 DIR is the directory of TFDS data sets, VENV an environment with lightly and torchvision; without
 it only this program trains. Both take the first 10,000 training images five times in batches of
 256, with what `config` says, and are judged by the same kNN on the first 2,000 test images.
-`--set` changes one setting of ours, to see what it is worth.
+`--set` changes one setting of ours, to see what it is worth. A run that is in `--results` already
+is not done again: seeds take an hour each on two cores.
 """
 
 import json
@@ -30,6 +31,7 @@ from simclr_jax.evals.knn import knn_predict
 DATA = flags.DEFINE_string("data", None, "Directory of TFDS data sets.", required=True)
 SEEDS = flags.DEFINE_list("seeds", ["0", "1"], "Seeds to train with.")
 LIGHTLY = flags.DEFINE_string("lightly_python", None, "Python of an environment with lightly.")
+RESULTS = flags.DEFINE_string("results", None, "File that keeps results, one JSON line each.")
 SET = flags.DEFINE_multi_string("set", [], "SECTION.KEY=JSON, a change of our settings.")
 
 
@@ -74,6 +76,7 @@ def train(experiment: Experiment) -> Result:
     before = judge(*features(experiment, state))
     batches = experiment.dataset.train_batches(
         experiment.source,
+        experiment.policy.cuts,
         seed=experiment.run.seed,
         first_step=0,
         num_steps=experiment.num_steps,
@@ -96,7 +99,11 @@ def features(experiment: Experiment, state: Any) -> tuple[Any, Any]:
     test = experiment.test_source
     assert test is not None
     return tuple(
-        extract_features(encode, experiment.dataset.eval_batches(source), experiment.mesh)
+        extract_features(
+            encode,
+            experiment.dataset.eval_batches(source, experiment.network.evaluation.cuts),
+            experiment.mesh,
+        )
         for source in (experiment.source, test)
     )
 
@@ -115,7 +122,11 @@ def train_lightly(experiment: Experiment, python: str) -> Result:
     assert test is not None
     pixels = lambda batch: batch["image"].reshape(len(batch["image"]), -1)
     images = [
-        extract_features(pixels, experiment.dataset.eval_batches(source), experiment.mesh)
+        extract_features(
+            pixels,
+            experiment.dataset.eval_batches(source, experiment.network.evaluation.cuts),
+            experiment.mesh,
+        )
         for source in (experiment.source, test)
     ]
     with tempfile.TemporaryDirectory() as directory:
@@ -134,17 +145,36 @@ def train_lightly(experiment: Experiment, python: str) -> Result:
             return Result(*accuracies, float(found["seconds"]))
 
 
+def remembered() -> dict[tuple[str, int], Result]:
+    """Returns what `--results` holds, by program and seed."""
+    if not RESULTS.value or not Path(RESULTS.value).exists():
+        return {}
+    rows = map(json.loads, Path(RESULTS.value).read_text().splitlines())
+    return {(row["program"], row["seed"]): Result(**row["result"]) for row in rows}
+
+
+def remember(program: str, seed: int, result: Result) -> None:
+    """Adds a line to `--results`."""
+    if RESULTS.value:
+        row = {"program": program, "seed": seed, "result": result._asdict()}
+        with Path(RESULTS.value).open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+
 def main(argv: Sequence[str]) -> None:
     """Prints the accuracies of each seed, and how far the means are apart."""
     del argv
-    results: dict[str, list[Result]] = {}
+    done, results = remembered(), {}
     for seed in map(int, SEEDS.value):
         experiment = build_experiment(config(seed), jax.devices()[:1])
         runs = {"simclr_jax": lambda e=experiment: train(e)}
         if LIGHTLY.value:
             runs["lightly"] = lambda e=experiment: train_lightly(e, LIGHTLY.value)
         for name, run in runs.items():
-            result = run()
+            result = done.get((name, seed))
+            if result is None:
+                result = run()
+                remember(name, seed, result)
             results.setdefault(name, []).append(result)
             print(
                 f"{name:10}  seed {seed}  kNN before {result.before:.4f}  "
