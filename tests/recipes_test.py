@@ -149,7 +149,7 @@ def test_builds_under_eval_shape(name, variant):
 
 @pytest.mark.parametrize("name", names())
 def test_a_recipe_leaves_out_what_is_at_its_default(name):
-    """Which network it is, and published values of methods and optimizers, are said all the same."""
+    """Which network it is, and what was published of methods and optimizers, is said anyway."""
     stated = {}
     for variant in variants(name):
         config = recipe(name).get_config(variant).to_dict()
