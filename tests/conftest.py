@@ -6,9 +6,12 @@ import resource
 import signal
 import tempfile
 
-# Most of a test's time is compilation, which half of LLVM's optimisations double. Programs that
-# tests start inherit it.
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=1"
+# Most of a test's time is compilation, half of which is for speed that tests do not need. Programs
+# that tests start inherit it.
+os.environ["XLA_FLAGS"] = (
+    f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
+    " --xla_cpu_use_fusion_emitters=false"
+)
 
 import flax.linen as nn
 import jax
