@@ -6,7 +6,9 @@ from simclr_jax.methods.dcl import dcl
 from simclr_jax.methods.distill import distill
 from simclr_jax.methods.hard_negatives import hard_negatives
 from simclr_jax.methods.hybrid import hybrid
+from simclr_jax.methods.instdisc import instdisc
 from simclr_jax.methods.margin import margin
+from simclr_jax.methods.mochi import mochi
 from simclr_jax.methods.moco_v2 import moco_v2
 from simclr_jax.methods.moco_v3 import moco_v3
 from simclr_jax.methods.nnclr import nnclr
@@ -23,7 +25,9 @@ METHODS = {
     "hybrid": hybrid,
     "dcl": dcl,
     "hard_negatives": hard_negatives,
+    "instdisc": instdisc,
     "moco_v2": moco_v2,
+    "mochi": mochi,
     "moco_v3": moco_v3,
     "nnclr": nnclr,
     "byol": byol,
