@@ -2,16 +2,19 @@
 
 from simclr_jax.methods.barlow_twins import barlow_twins
 from simclr_jax.methods.byol import byol
+from simclr_jax.methods.colorization import colorization
 from simclr_jax.methods.dcl import dcl
 from simclr_jax.methods.distill import distill
 from simclr_jax.methods.hard_negatives import hard_negatives
 from simclr_jax.methods.hybrid import hybrid
 from simclr_jax.methods.instdisc import instdisc
+from simclr_jax.methods.jigsaw import jigsaw
 from simclr_jax.methods.margin import margin
 from simclr_jax.methods.mochi import mochi
 from simclr_jax.methods.moco_v2 import moco_v2
 from simclr_jax.methods.moco_v3 import moco_v3
 from simclr_jax.methods.nnclr import nnclr
+from simclr_jax.methods.rotation import rotation
 from simclr_jax.methods.simclr import simclr
 from simclr_jax.methods.simsiam import simsiam
 from simclr_jax.methods.supcon import supcon
@@ -36,6 +39,9 @@ METHODS = {
     "vicreg": vicreg,
     "margin": margin,
     "triplet": triplet,
+    "rotation": rotation,
+    "jigsaw": jigsaw,
+    "colorization": colorization,
     "supervised": supervised,
     "distill": distill,
 }

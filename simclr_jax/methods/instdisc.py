@@ -75,8 +75,8 @@ def instdisc(
     num_images, num_rows = facts.num_images, num_bank_rows(facts)
     if num_images <= max(num_noise, 1):
         raise UserError(
-            f"config.method.num_noise={num_noise}: config.data has {num_images} images, which is "
-            "not more. Use num_noise=0, which contrasts with all of at least 2 images."
+            f"config.data has {num_images} images, and config.method.num_noise={num_noise} "
+            f"contrasts each with {max(num_noise, 1)} others; use num_noise=0 and 2 images or more."
         )
     mask = jnp.arange(num_rows) < num_images if num_rows > num_images else None
 

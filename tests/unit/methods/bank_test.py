@@ -104,5 +104,7 @@ def test_the_constant_of_the_noise_contrast_is_that_of_the_first_batch(build):
 
 
 def test_more_noise_than_images_is_refused(build):
-    with pytest.raises(UserError, match=r"num_noise=24: config.data has 24 images.*num_noise=0"):
+    with pytest.raises(
+        UserError, match=r"24 images, and config.method.num_noise=24 .* use num_noise=0"
+    ):
         build(jnp.zeros((8, 1, 1, 1, 6)), num_noise=24)
