@@ -85,6 +85,7 @@ FAMILY = {
     "barlow_twins": {"r50": (2048, 1.6)},
     "byol": {"r50": (4096, 3.2)},
     "colorization": {"r50": (256, 0.1), "cifar10": (128, 2e-3)},
+    "cpc": {"r50": (512, 2e-4)},
     "dcl": {"r50": (256, 1.2), "dclw": (256, 1.2)},
     "hard_negatives": {"cifar10": (256, 1e-3), "debiased": (256, 1e-3)},
     "hybrid": {"r50": (4096, 4.8)},

@@ -3,6 +3,7 @@
 from simclr_jax.methods.barlow_twins import barlow_twins
 from simclr_jax.methods.byol import byol
 from simclr_jax.methods.colorization import colorization
+from simclr_jax.methods.cpc import cpc
 from simclr_jax.methods.dcl import dcl
 from simclr_jax.methods.distill import distill
 from simclr_jax.methods.hard_negatives import hard_negatives
@@ -42,6 +43,7 @@ METHODS = {
     "rotation": rotation,
     "jigsaw": jigsaw,
     "colorization": colorization,
+    "cpc": cpc,
     "supervised": supervised,
     "distill": distill,
 }
