@@ -1,5 +1,6 @@
 """The bank of instance discrimination: which rows change, and the released code's steps."""
 
+import re
 from pathlib import Path
 
 import flax.linen as nn
@@ -11,10 +12,13 @@ import pytest
 from simclr_jax.core.errors import UserError
 from simclr_jax.core.run_facts import RunFacts
 from simclr_jax.core.state import TrainState
+from simclr_jax.losses.instance import instance_softmax
 from simclr_jax.methods.bank import num_bank_rows, read_bank, write_bank
 from simclr_jax.methods.instdisc import instdisc
 from simclr_jax.models.heads import MLP
 from simclr_jax.models.ssl import SSLModel
+from simclr_jax.parallel.mesh import make_mesh
+from simclr_jax.parallel.sharding import batch_sharding, replicated
 
 GOLDEN = Path(__file__).parents[2] / "golden/family/instdisc.npz"
 
@@ -35,6 +39,27 @@ def test_no_image_is_dropped_and_the_last_of_two_rows_of_an_image_is_kept():
     np.testing.assert_array_equal(after["views"], [3, 0, 0, 4, 0])
     np.testing.assert_array_equal(after["rows"][3], [7, 8])
     np.testing.assert_array_equal(read_bank(after, ids)["views"][jnp.array([0, 2])], [4, 3])
+
+
+def test_each_device_keeps_its_rows_and_no_other():
+    mesh = make_mesh(jax.devices())
+    num_rows, d, b = 512, 12, 16
+
+    def step(bank, z, ids):
+        own, known = read_bank(bank, ids), ids >= 0
+        loss = lambda z: instance_softmax(z, own, bank, temperature=0.1, known=known)
+        return jax.value_and_grad(loss)(z), write_bank(bank, ids, z)
+
+    place = lambda *shape, dtype="float32": jax.ShapeDtypeStruct(
+        shape, dtype, sharding=batch_sharding(mesh)
+    )
+    arrays = place(num_rows, d), place(b, d), place(b, dtype="int32")
+    rows = batch_sharding(mesh)
+    jitted = jax.jit(step, out_shardings=((replicated(mesh), rows), rows))
+    text = jitted.lower(*arrays).compile().as_text()
+    held = {shape.split(",")[0] for shape in re.findall(r"f32\[(\d+,[\d,]+)\]", text)}
+    assert str(num_rows // 8) in held
+    assert str(num_rows) not in held
 
 
 class Pixels(nn.Module):
