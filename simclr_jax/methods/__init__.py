@@ -10,6 +10,7 @@ from simclr_jax.methods.hard_negatives import hard_negatives
 from simclr_jax.methods.hybrid import hybrid
 from simclr_jax.methods.instdisc import instdisc
 from simclr_jax.methods.jigsaw import jigsaw
+from simclr_jax.methods.mae import mae
 from simclr_jax.methods.margin import margin
 from simclr_jax.methods.mochi import mochi
 from simclr_jax.methods.moco_v2 import moco_v2
@@ -44,6 +45,7 @@ METHODS = {
     "jigsaw": jigsaw,
     "colorization": colorization,
     "cpc": cpc,
+    "mae": mae,
     "supervised": supervised,
     "distill": distill,
 }
