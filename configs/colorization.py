@@ -12,7 +12,7 @@ colour, and so there is no variant for them.
   python -m simclr_jax train --config=colorization:cifar10 --config.data.path=DIR --workdir=runs/x
 """
 
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict
 
 VARIANTS = ("r50", "cifar10")
 
@@ -27,7 +27,6 @@ def get_config(variant: str = "r50") -> ConfigDict:
         name="tfds/imagenet2012",
         split="train",
         test_split="validation",
-        path=config_dict.placeholder(str),
         batch_size=256,
         canvas=8192,
     )

@@ -12,7 +12,7 @@ AdamW at 2e-4 for a batch of 512. Of v2's augmentations of patches it has droppe
   python -m simclr_jax train --config=configs/cpc.py:digits --workdir=runs/cpc
 """
 
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict
 
 VARIANTS = ("r50", "digits")
 
@@ -27,7 +27,6 @@ def get_config(variant: str = "r50") -> ConfigDict:
         name="tfds/imagenet2012",
         split="train",
         test_split="validation",
-        path=config_dict.placeholder(str),
         batch_size=512,
         canvas=8192,
     )

@@ -16,7 +16,7 @@ rate falls on half a cosine, and jitter leaves out a fifth of the views.
   python -m simclr_jax train --config=configs/instdisc.py:digits --workdir=runs/instdisc
 """
 
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict
 
 VARIANTS = ("r50", "nce", "cifar10", "digits")
 
@@ -31,7 +31,6 @@ def get_config(variant: str = "r50") -> ConfigDict:
         name="tfds/imagenet2012",
         split="train",
         test_split="validation",
-        path=config_dict.placeholder(str),
         batch_size=256,
         canvas=8192,
     )

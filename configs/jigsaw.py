@@ -14,7 +14,7 @@ permutations it reached 48.6 %, with 10,000 48.1 %.
   python -m simclr_jax train --config=configs/jigsaw.py:digits --workdir=runs/jigsaw
 """
 
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict
 
 VARIANTS = ("r50", "digits")
 
@@ -29,7 +29,6 @@ def get_config(variant: str = "r50") -> ConfigDict:
         name="tfds/imagenet2012",
         split="train",
         test_split="validation",
-        path=config_dict.placeholder(str),
         batch_size=256,
         canvas=8192,
     )

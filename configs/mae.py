@@ -10,7 +10,7 @@ here. It shows in fine-tuning: nearest neighbours reach 11.2 % after 100 epochs 
   python -m simclr_jax train --config=configs/mae.py:digits --workdir=runs/mae
 """
 
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict
 
 VARIANTS = ("vit_b", "vit_l", "digits")
 
@@ -25,7 +25,6 @@ def get_config(variant: str = "vit_b") -> ConfigDict:
         name="tfds/imagenet2012",
         split="train",
         test_split="validation",
-        path=config_dict.placeholder(str),
         batch_size=4096,
         canvas=8192,
     )

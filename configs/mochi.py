@@ -9,7 +9,7 @@ gain is in detection. All of this is recalled from the paper, and not run here.
   python -m simclr_jax train --config=configs/mochi.py:digits --workdir=runs/mochi
 """
 
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict
 
 VARIANTS = ("r50", "digits")
 
@@ -24,7 +24,6 @@ def get_config(variant: str = "r50") -> ConfigDict:
         name="tfds/imagenet2012",
         split="train",
         test_split="validation",
-        path=config_dict.placeholder(str),
         batch_size=256,
         canvas=8192,
     )

@@ -13,7 +13,7 @@ epochs, on half a cosine instead of steps. There is no variant for digits: a 6 t
   python -m simclr_jax train --config=rotation:cifar10 --config.data.path=DIR --workdir=runs/x
 """
 
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict
 
 VARIANTS = ("r50", "cifar10")
 
@@ -28,7 +28,6 @@ def get_config(variant: str = "r50") -> ConfigDict:
         name="tfds/imagenet2012",
         split="train",
         test_split="validation",
-        path=config_dict.placeholder(str),
         batch_size=256,
         canvas=8192,
     )
