@@ -82,8 +82,9 @@ def first_batch(experiment):
     rng = np.random.default_rng(0)
     cuts = experiment.policy.cuts
     (batch,) = experiment.dataset.eval_batches(experiment.source, cuts, indices=range(BATCH_SIZE))
-    wanted = experiment.abstract_batch.items()
-    made = {name: batch[name].astype(like.dtype) for name, like in wanted if name != "views"}
+    wanted = {name: x for name, x in experiment.abstract_batch.items() if name != "views"}
+    given = {name: batch[name] for name in wanted}
+    made = jax.tree.map(lambda like, rows: rows.astype(like.dtype), wanted, given)
     views = jax.tree.map(
         lambda x: rng.uniform(size=x.shape).astype(np.float32), experiment.abstract_batch["views"]
     )
