@@ -14,6 +14,7 @@ from simclr_jax.methods.simclr import simclr
 from simclr_jax.methods.simsiam import simsiam
 from simclr_jax.methods.supcon import supcon
 from simclr_jax.methods.supervised import supervised
+from simclr_jax.methods.swav import swav
 from simclr_jax.methods.triplet import triplet
 from simclr_jax.methods.vicreg import vicreg
 
@@ -30,6 +31,7 @@ METHODS = {
     "simsiam": simsiam,
     "barlow_twins": barlow_twins,
     "vicreg": vicreg,
+    "swav": swav,
     "margin": margin,
     "triplet": triplet,
     "supervised": supervised,

@@ -29,6 +29,7 @@ from simclr_jax.core.types import (
     ViewArray,
     Views,
 )
+from simclr_jax.models.heads import Prototypes
 from simclr_jax.models.ssl import SSLModel
 from simclr_jax.parallel.sharding import Rule
 
@@ -252,6 +253,26 @@ def projection_width(model: SSLModel) -> int:
     """Returns d of the projections of a model that has a projector."""
     assert model.projector is not None  # see `check_heads`
     return model.projector.output_dim
+
+
+def prototypes_of(model: SSLModel) -> Prototypes:
+    """Returns the prototypes of a model that has them."""
+    assert model.prototypes is not None  # see `check_heads`
+    return model.prototypes
+
+
+def check_global_views(views: Views, name: str) -> None:
+    """Checks that the views of the first size, or all, are the two that give the targets.
+
+    Raises:
+      ValueError: if their number is another.
+    """
+    num_views = jax.tree.leaves(views)[0].shape[1]
+    if num_views != 2:
+        raise ValueError(
+            f"method {name} needs two views of the largest size, and any number of smaller ones, "
+            f"such as config.augment.name='multi_crop' gives; there are {num_views}."
+        )
 
 
 def check_other_images(facts: RunFacts, name: str) -> None:

@@ -132,7 +132,7 @@ class Prototypes(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, projection: Float[Array, "n d"]) -> Float[Array, "n k"]:
+    def __call__(self, projection: Float[Array, "*n d"]) -> Float[Array, "*n k"]:
         """Returns the product of each projection, scaled to unit length, with each prototype."""
         shape = (projection.shape[-1], self.num_prototypes)
         kernel = jnp.asarray(self.param("kernel", _unit_columns, shape))

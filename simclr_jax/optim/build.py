@@ -16,6 +16,7 @@ NORM = r".*[nN]orm[^/]*/(scale|bias)"
 # A ViT's LayerNorms, class token and learned positions are treated alike, as timm does.
 NO_DECAY = rf"{NORM}|.*/(bias|class_token|positions)"
 NO_LARS = rf"{NO_DECAY}|.*classifier/.*"
+NOTHING = r"(?!)"
 # Pairs (pattern, factor): the learning rate of the parameters whose whole path matches the
 # pattern is multiplied by the factor. The first pattern that matches counts.
 Rates: TypeAlias = Sequence[Sequence[str | float | int]]
@@ -28,6 +29,7 @@ def lars(
     momentum: Decay = 0.9,
     rate_in_momentum: bool = True,
     adapt_classifier: bool = False,
+    adapt_all: bool = False,
     rates: Rates = (),
 ) -> optax.GradientTransformation:
     """LARS as SimCLR trains with it (You et al. 2017, https://arxiv.org/abs/1708.03888).
@@ -44,13 +46,17 @@ def lars(
         multiplies the sum.
       adapt_classifier: whether the classifier's kernel has a trust ratio. In the official code
         it has none (tf2/model.py), but in its notebook of distillation it has.
+      adapt_all: whether all parameters decay and have a trust ratio, biases and BatchNorm's too,
+        as under LARC in SwAV's code.
       rates: factors for groups of parameters; see `with_rates`.
     """
-    adapted = not_matching(NO_DECAY if adapt_classifier else NO_LARS)
+    decayed, adapted = NO_DECAY, NO_DECAY if adapt_classifier else NO_LARS
+    if adapt_all:
+        decayed = adapted = NOTHING
     rate, velocity = optax.scale_by_learning_rate(schedule), optax.trace(momentum)
     tx = optax.chain(
-        optax.add_decayed_weights(weight_decay, mask=not_matching(NO_DECAY)),
-        optax.masked(optax.scale_by_trust_ratio(trust_coefficient=1e-3), adapted),
+        optax.add_decayed_weights(weight_decay, mask=not_matching(decayed)),
+        optax.masked(optax.scale_by_trust_ratio(trust_coefficient=1e-3), not_matching(adapted)),
         *((rate, velocity) if rate_in_momentum else (velocity, rate)),
     )
     return with_rates(tx, rates)

@@ -121,6 +121,9 @@ def shrink(config: Mapping[str, Any], *, multiple: int, num_steps: int) -> Shrun
         _shrink_network(f"method.{key}.", method[key], change)
     _shrink_network("", small, change)
     _shrink_rings("method", method, data["batch_size"], change)
+    prototypes = small["heads"]["prototypes"]
+    if prototypes and prototypes["num_prototypes"] > data["batch_size"]:
+        change("heads.prototypes", prototypes, "num_prototypes", data["batch_size"])
     if small["warm_start"]["checkpoint"] or small["warm_start"]["required"]:
         changes.append(f"warm_start {small['warm_start']['checkpoint']} -> random weights")
     small["warm_start"] = {}
