@@ -85,6 +85,7 @@ FAMILY = {
     "barlow_twins": {"r50": (2048, 1.6)},
     "byol": {"r50": (4096, 3.2)},
     "dcl": {"r50": (256, 1.2), "dclw": (256, 1.2)},
+    "dino": {"vit_s": (512, 1e-3), "r50": (4096, 0.48)},
     "hard_negatives": {"cifar10": (256, 1e-3), "debiased": (256, 1e-3)},
     "hybrid": {"r50": (4096, 4.8)},
     "margin": {"cifar10": (256, 1e-3)},

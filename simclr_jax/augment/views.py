@@ -102,7 +102,9 @@ def random_views(
         )
     check_size(size, prefix)
     if not all(0 <= chance <= 1 for chance in (*blur, *solarize)):
-        raise ValueError(f"blur={blur} and solarize={solarize} must be probabilities, in [0, 1].")
+        raise ValueError(
+            f"{prefix}blur={blur} and {prefix}solarize={solarize} must be probabilities, in [0, 1]."
+        )
     radius = size // 20  # half of the official kernel_size, a tenth of the view
     if any(blur) and radius < 1:
         raise ValueError(

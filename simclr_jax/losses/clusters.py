@@ -78,3 +78,18 @@ def cross_view_entropy(
     by_pair = -jnp.einsum("btk,bvk->tv", targets, log_p, precision=jax.lax.Precision.HIGHEST) / b
     other = ~jnp.eye(num_targets, num_views, dtype=bool)
     return jnp.where(other, by_pair, 0.0).sum() / other.sum()
+
+
+def centered_targets(
+    scores: Float[Array, "b t k"], center: Float[Array, " k"], *, temperature: Scalar | float
+) -> Float[Array, "b t k"]:
+    """Returns a teacher's probabilities of the prototypes, centred and sharpened.
+
+    Args:
+      scores: its scores of t views.
+      center: mean of its scores over past batches, which is taken away.
+      temperature: divides what is left, > 0; the smaller, the sharper.
+
+    Source: DINO, Equations 1 and 4.
+    """
+    return jax.nn.softmax((at_least_float32(scores) - center[None, None, :]) / temperature)

@@ -3,6 +3,7 @@
 from simclr_jax.methods.barlow_twins import barlow_twins
 from simclr_jax.methods.byol import byol
 from simclr_jax.methods.dcl import dcl
+from simclr_jax.methods.dino import dino
 from simclr_jax.methods.distill import distill
 from simclr_jax.methods.hard_negatives import hard_negatives
 from simclr_jax.methods.hybrid import hybrid
@@ -32,6 +33,7 @@ METHODS = {
     "barlow_twins": barlow_twins,
     "vicreg": vicreg,
     "swav": swav,
+    "dino": dino,
     "margin": margin,
     "triplet": triplet,
     "supervised": supervised,

@@ -288,8 +288,25 @@ def check_other_images(facts: RunFacts, name: str) -> None:
         )
 
 
-def init_model(model: nn.Module, key: PRNGKey, views: Views) -> Variables:
-    """Returns the variables of `model`, whose shapes depend on one image as on many."""
+def init_model(
+    model: nn.Module, key: PRNGKey, views: Views, *, several_sizes: bool = False
+) -> Variables:
+    """Returns the variables of `model`, whose shapes depend on one image as on many.
+
+    Args:
+      model: encoder and heads.
+      key: random key for the parameters.
+      views: of which only the shapes matter.
+      several_sizes: whether the method takes views of several sizes.
+
+    Raises:
+      ValueError: if it does not and there are some.
+    """
+    if isinstance(views, tuple) and not several_sizes:
+        raise ValueError(
+            f"this method takes views of one size, and config.augment gives {len(views)}; use "
+            "another config.augment.name, such as 'simclr' or 'byol'."
+        )
     image = jax.tree.leaves(views)[0][:1, 0]  # of the first size
     variables = {"batch_stats": {}, **model.init(key, image, train=False)}
     return Variables(variables["params"], variables["batch_stats"])

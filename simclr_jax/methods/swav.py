@@ -83,11 +83,11 @@ def swav(
     slots = Ring(queue_size).num_slots(facts.batch_size, "queue_size") if queue_size else 0
     steps = lambda epochs: round(epochs * facts.steps_per_epoch)
     full_from = steps(queue_start_epoch) + slots
-    frozen = (Frozen("prototypes/.*", steps(freeze_epochs)),) if freeze_epochs else ()
+    until = steps(freeze_epochs)
 
     def init(key: PRNGKey, views: Views) -> Variables:
         check_global_views(views, "swav")
-        variables = init_model(model, key, views)
+        variables = init_model(model, key, views, several_sizes=True)
         if not slots:
             return variables
         rows = jnp.zeros((slots, facts.batch_size, 2, projection_width(model)), jnp.float32)
@@ -140,7 +140,7 @@ def swav(
         loss,
         after_update,
         constrain=unit_prototypes,
-        frozen_params=frozen,
+        frozen_params=(Frozen("prototypes/.*", until),) if until else (),
         state_rules=(RING_RULE,),
         grad_cache_chunks=grad_cache_chunks,
     )

@@ -5,9 +5,10 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any, TypeAlias
 
 import jax
+import jax.numpy as jnp
 import optax
 
-from simclr_jax.core.ranges import Decay, NonNegative
+from simclr_jax.core.ranges import Decay, NonNegative, Positive
 from simclr_jax.core.tree import not_matching, path_name
 
 NORM = r".*[nN]orm[^/]*/(scale|bias)"
@@ -98,6 +99,7 @@ def adamw(
     weight_decay: NonNegative = 1e-4,
     b1: Decay = 0.9,
     b2: Decay = 0.999,
+    clip_each: Positive | None = None,
     rates: Rates = (),
 ) -> optax.GradientTransformation:
     """AdamW (Loshchilov & Hutter 2019); what `NO_DECAY` matches does not decay.
@@ -109,10 +111,23 @@ def adamw(
       weight_decay: share of a parameter that it loses in a step, times the rate.
       b1: decay of the mean of gradients, in [0, 1).
       b2: decay of the mean of their squares, in [0, 1).
+      clip_each: largest norm of the gradient of each parameter, which is scaled down to it before
+        all else; None for none. 3 in DINO.
       rates: factors for groups of parameters; see `with_rates`.
     """
     tx = optax.adamw(schedule, b1=b1, b2=b2, weight_decay=weight_decay, mask=not_matching(NO_DECAY))
+    if clip_each is not None:
+        tx = optax.chain(_clip_each(clip_each), tx)
     return with_rates(tx, rates)
+
+
+def _clip_each(max_norm: float) -> optax.GradientTransformation:
+    """Scales the gradient of each parameter by itself down to a norm."""
+
+    def clip(gradient: jax.Array) -> jax.Array:
+        return gradient * jnp.minimum(1.0, max_norm / (jnp.linalg.norm(gradient) + 1e-6))
+
+    return optax.stateless(lambda updates, params: jax.tree.map(clip, updates))
 
 
 OPTIMIZERS = {"lars": lars, "sgd": sgd, "adamw": adamw}

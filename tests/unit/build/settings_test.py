@@ -16,6 +16,7 @@ from simclr_jax.models.ssl import SSLModel
 MODEL = SSLModel(ResNet(18), heads.MLP(), heads.classifier(num_classes=2))
 PROJECTS = SSLModel(ResNet(18), heads.MLP())
 PREDICTS = SSLModel(ResNet(18), heads.MLP(), predictor=heads.MLP())
+CLUSTERS = SSLModel(ResNet(18), heads.MLP(), prototypes=heads.Prototypes(num_prototypes=8))
 FACTS = RunFacts(num_steps=100, num_images=64, num_classes=2, batch_size=8)
 # What a callable is handed besides its section, by the section.
 GIVEN = {
@@ -32,7 +33,7 @@ NEEDED = {
     "split": "train",
     "base_lr": 1.0,
     "depth": 18,
-    "size": 32,
+    "size": 128,
     "every_epochs": 1.0,
     "num_classes": 2,
     "num_prototypes": 8,
@@ -42,7 +43,7 @@ NEEDED = {
 
 def fitting(fn, settings):
     """Returns the one of these models that a method takes."""
-    for model in (MODEL, PROJECTS, PREDICTS):
+    for model in (MODEL, PROJECTS, PREDICTS, CLUSTERS):
         given = (model, lambda key, batch: 0, FACTS)
         with contextlib.suppress(UserError):
             build_section("config.method", fn, settings, *given)

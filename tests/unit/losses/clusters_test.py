@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from simclr_jax.losses.clusters import cross_view_entropy, sinkhorn
+from simclr_jax.losses.clusters import centered_targets, cross_view_entropy, sinkhorn
 
 CASES = ("plain", "empty_prototype", "more_prototypes_than_rows", "one_row", "equal_scores")
 SETTINGS = ((0.05, 0), (0.05, 3), (0.05, 10), (0.03, 3))
@@ -64,3 +64,21 @@ def test_equal_scores_give_the_log_of_the_number_of_prototypes():
 def test_a_target_without_another_view_is_refused():
     with pytest.raises(ValueError, match="1 views with targets and 1 with scores"):
         cross_view_entropy(jnp.ones((4, 1, 3)), jnp.ones((4, 1, 3)), temperature=0.1)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("case", ["multicrop", "two_crops"])
+def test_centred_targets_give_dinos_loss_with_its_gradients(golden, close, case):
+    arrays = golden("dino")
+    for epoch in (0, 1, 2, 5):
+        of = lambda name, at=f"{case}/epoch{epoch}": arrays[f"{at}/{name}"]
+
+        def loss(student, teacher, of=of):
+            temperature = of("teacher_temperature")
+            targets = centered_targets(teacher, of("center_before"), temperature=temperature)
+            return cross_view_entropy(targets, student, temperature=0.1)
+
+        value, grads = jax.value_and_grad(loss, argnums=(0, 1))(of("student"), of("teacher"))
+        close(value, of("loss"))
+        close(grads[0], of("grad_student"))
+        assert not np.any(grads[1])
