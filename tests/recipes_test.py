@@ -14,7 +14,8 @@ import pytest
 
 from simclr_jax.build import resolve
 from simclr_jax.build.experiment import build_experiment
-from simclr_jax.build.schema import complete
+from simclr_jax.build.recipe import names
+from simclr_jax.build.schema import complete, describe
 from simclr_jax.core.errors import UserError
 from simclr_jax.core.sections import build_section, lookup
 from simclr_jax.core.tree import select
@@ -40,6 +41,13 @@ def module(path):
 
 def recipe(name):
     return module(f"configs/{name}.py")
+
+
+def variants(name):
+    """Returns the variants of a recipe, with each of their options alone."""
+    known = recipe(name).VARIANTS
+    options = known if isinstance(known, dict) else {}
+    return [",".join((v, *option)) for v in known for option in ((), *zip(options.get(v, ())))]
 
 
 class Images:
@@ -115,7 +123,7 @@ def build(name, variant):
     config = recipe(name).get_config(variant)
     if "warm_start" in config:
         config.warm_start.checkpoint = "pretrained"  # not read before the run starts
-    if "teacher" in config.method:
+    if config.method.name == "distill":
         config.method.teacher = "finetuned"
     opened = lambda self, split: Images(self.name, SIZES[self.name])
     with (
@@ -139,6 +147,24 @@ def assert_complete(experiment):
 @pytest.mark.parametrize(("name", "variant"), PRETRAINING)
 def test_builds_under_eval_shape(name, variant):
     assert_complete(built(name, variant))
+
+
+@pytest.mark.parametrize("name", names())
+def test_a_recipe_leaves_out_what_is_at_its_default(name):
+    """Which network it is, and what was published of methods and optimizers, is said anyway."""
+    stated = {}
+    for variant in variants(name):
+        config = recipe(name).get_config(variant).to_dict()
+        defaults = {key.path: key.default for key in describe(complete(config))}
+        for section, values in config.items():
+            for key, value in values.items():
+                path = f"{section}.{key}"
+                differs = path not in defaults or value != defaults[path]
+                stated[path] = stated.get(path, False) or differs
+    plumbing = ("run", "data", "encoder", "heads", "parallel", "warm_start")
+    network = ("encoder.size", "encoder.patch")
+    needless = [path for path, differs in stated.items() if not differs and path not in network]
+    assert [path for path in needless if path.startswith(plumbing)] == []
 
 
 class Light(nn.Module):
@@ -170,13 +196,9 @@ def light_encoders(monkeypatch):
 @pytest.mark.parametrize("name", ["simclr_imagenet", *DOWNSTREAM])
 def test_every_variant_builds_under_eval_shape(name, light_encoders):
     """Of those that differ in the encoder alone, one is built."""
-    known = recipe(name).VARIANTS
-    variants = {
-        *(",".join((net, *option)) for net in known for option in ((), *zip(known[net]))),
-        *(recipe(name).PUBLISHED if name in DOWNSTREAM else ()),
-    }
+    published = recipe(name).PUBLISHED if name in DOWNSTREAM else ()
     seen = set()
-    for variant in sorted(variants):
+    for variant in sorted({*variants(name), *published}):
         config = recipe(name).get_config(variant).to_dict()
         encoder = config.pop("encoder")
         if encoder["name"] is not None:  # that of the checkpoint
@@ -232,11 +254,11 @@ def test_what_follows_pretraining_has_too(light_encoders, name, variant, steps, 
     assert_length_and_rate(build(name, variant), steps, peak)
 
 
-@pytest.mark.parametrize(("name", "variants"), FAMILY.items())
+@pytest.mark.parametrize(("name", "published"), FAMILY.items())
 def test_recipes_of_other_methods_build_with_the_published_batch_and_rate(
-    light_encoders, name, variants
+    light_encoders, name, published
 ):
-    for variant, (batch_size, peak) in variants.items():
+    for variant, (batch_size, peak) in published.items():
         experiment = build(name, variant)
         assert_complete(experiment)
         assert experiment.config["method"]["name"] == name
