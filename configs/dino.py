@@ -15,7 +15,7 @@ to 0.4 during the run, and the rate ends at 1e-6; here it stays at 0.04, and the
   python -m simclr_jax train --config=configs/dino.py:digits --workdir=runs/dino
 """
 
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict
 
 VARIANTS = ("vit_s", "r50", "digits")
 
@@ -30,7 +30,6 @@ def get_config(variant: str = "vit_s") -> ConfigDict:
         name="tfds/imagenet2012",
         split="train",
         test_split="validation",
-        path=config_dict.placeholder(str),
         batch_size=512,
         canvas=8192,
     )
@@ -50,7 +49,6 @@ def get_config(variant: str = "vit_s") -> ConfigDict:
         name="vit", size="s", patch=16, learned_positions=224, drop_path=0.1, dtype="bfloat16"
     )
     projector = dict(
-        num_layers=3,
         hidden_dim=2048,
         output_dim=256,
         hidden_bias=True,

@@ -15,7 +15,7 @@ of gradient and decay. Its rate begins at 0.3 and ends at a thousandth of the pe
   python -m simclr_jax train --config=configs/swav.py:digits --workdir=runs/swav
 """
 
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict
 
 VARIANTS = ("r50", "r50_256", "digits")
 
@@ -30,7 +30,6 @@ def get_config(variant: str = "r50") -> ConfigDict:
         name="tfds/imagenet2012",
         split="train",
         test_split="validation",
-        path=config_dict.placeholder(str),
         batch_size=4096,
         canvas=8192,
     )
