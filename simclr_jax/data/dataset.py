@@ -8,7 +8,7 @@ import numpy as np
 
 from simclr_jax.core.errors import UserError
 from simclr_jax.core.ranges import Count, Fraction, Seed
-from simclr_jax.core.types import Cuts
+from simclr_jax.core.types import CutsBySize
 from simclr_jax.data.load import Batches, eval_batches, train_batches
 from simclr_jax.data.quarantine import Quarantine
 from simclr_jax.data.records import Source, count_shared
@@ -103,7 +103,7 @@ class Dataset:
     def train_batches(
         self,
         source: Source,
-        cuts: Cuts,
+        cuts: CutsBySize,
         *,
         seed: int,
         first_step: int,
@@ -128,7 +128,7 @@ class Dataset:
     def eval_batches(
         self,
         source: Source,
-        cuts: Cuts,
+        cuts: CutsBySize,
         *,
         indices: Sequence[int] | np.ndarray | None = None,
         quarantine: Quarantine | None = None,
