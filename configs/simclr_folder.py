@@ -52,7 +52,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.evals = dict()
     if variant == "laptop":
         config.run.update(epochs=20, log_every=5)
-        config.update(data=dict(canvas=256))
+        config.update(data=dict(canvas=256, max_unreadable=0.5))  # a first look at what is there
         config.augment.update(size=64)
         config.encoder.update(depth=18, width=0.5, dtype="float32")
         config.schedule.update(warmup_epochs=2.0)

@@ -45,7 +45,7 @@ from simclr_jax.train.hooks import LogMetrics, StopOnSignal
 from simclr_jax.train.lease import acquire
 from simclr_jax.train.loop import Hook, fit
 from simclr_jax.train.metrics import MetricsWriter, view_sheet
-from simclr_jax.train.saving import SaveCheckpoint
+from simclr_jax.train.saving import SaveAtEndOfImages, SaveCheckpoint
 from simclr_jax.train.step import TrainStep
 from simclr_jax.train.warm_start import replace_parts
 
@@ -69,7 +69,7 @@ def train(config: Mapping[str, Any], workdir: str) -> None:
     """Trains what a config describes, to the end, or goes on with the run that `workdir` holds.
 
     Raises:
-      UserError: as `open_run` does.
+      UserError: as `open_run` does, or, after a checkpoint, if too many images are unreadable.
       TryAgainError: if a run trains in `workdir` already.
       NonFiniteError: if the loss is not finite any more.
       Terminated: on a signal, after a checkpoint.
@@ -111,15 +111,18 @@ def open_run(config: Mapping[str, Any], workdir: str) -> Iterator[Run]:
             state = _initial_state(experiment, Checkpoints(workdir), first_step)
             writer.open(first_step=first_step)
         stack.enter_context(contextlib.closing(writer))
+        quarantine = Quarantine(
+            epath.Path(workdir) / "quarantine.jsonl", process_index=jax.process_index()
+        )
+        _tell_unreadable(experiment, quarantine)
+        stack.callback(_tell_unreadable, experiment, quarantine)
         host_batches = experiment.dataset.train_batches(
             experiment.source,
             experiment.policy.cuts,
             seed=experiment.run.seed,
             first_step=first_step,
             num_steps=experiment.num_steps,
-            quarantine=Quarantine(
-                epath.Path(workdir) / "quarantine.jsonl", process_index=jax.process_index()
-            ),
+            quarantine=quarantine,
         )
         stack.enter_context(contextlib.closing(host_batches))
         writer.write_image("views", view_sheet(augmented_views(experiment, 16)), first_step)
@@ -131,6 +134,7 @@ def open_run(config: Mapping[str, Any], workdir: str) -> Iterator[Run]:
             num_steps=experiment.num_steps,
             batch_size=experiment.dataset.batch_size,
             num_examples=len(experiment.source),
+            count_unreadable=lambda: quarantine.count,
         )
         stack.enter_context(contextlib.closing(log_metrics))
         save_checkpoint = SaveCheckpoint(
@@ -143,6 +147,7 @@ def open_run(config: Mapping[str, Any], workdir: str) -> Iterator[Run]:
             evaluated=experiment.method.evaluated,
             keep_best=experiment.run.keep_best,
         )
+        save_at_end = stack.enter_context(SaveAtEndOfImages(save_checkpoint))
         stop_on_signal = StopOnSignal(save_checkpoint)
         stack.enter_context(contextlib.closing(stop_on_signal))
         yield Run(
@@ -156,6 +161,7 @@ def open_run(config: Mapping[str, Any], workdir: str) -> Iterator[Run]:
                 *evaluations,
                 log_metrics,
                 save_checkpoint,
+                save_at_end,
                 stop_on_signal,
             ],
         )
@@ -225,6 +231,14 @@ def _tell_images(experiment: Experiment) -> None:
         f"classes {quote(source.class_names)}" if source.class_names else "without labels",
         f"judged on {test.name}, {len(test)} images" if test is not None else "nothing is judged",
     )
+
+
+def _tell_unreadable(experiment: Experiment, quarantine: Quarantine) -> None:
+    if quarantine.count:
+        log.warning(
+            "%d of %d images cannot be read: others stand in for them, and %s names them.",
+            quarantine.count, len(experiment.source), quarantine.path,
+        )  # fmt: skip
 
 
 def _explain_chunks(experiment: Experiment) -> None:

@@ -17,6 +17,7 @@ from simclr_jax.cli import app, own_encoder
 from simclr_jax.core.errors import UserError
 from simclr_jax.core.files import require_writable
 from simclr_jax.data.decode import decode
+from simclr_jax.data.quarantine import read_quarantine
 from simclr_jax.data.records import Source
 from simclr_jax.evals.features import extract_features
 from simclr_jax.evals.results import Row, read_results
@@ -53,6 +54,7 @@ def _report() -> None:
             title=f"{experiment.config['method']['name']} on {experiment.source.name}",
             dataset=experiment.source.name,
             num_images=len(experiment.source),
+            num_unreadable=len(read_quarantine(workdir)),
             encoder=", ".join(_phrase(key, value) for key, value in encoder.items()),
             num_params=sum(x.size for x in jax.tree.leaves(run.variables["params"]["encoder"])),
             epochs=round(run.step * experiment.dataset.batch_size / len(experiment.source), 1),

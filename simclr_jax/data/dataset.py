@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from simclr_jax.core.errors import UserError
-from simclr_jax.core.ranges import Count, Fraction, Seed
+from simclr_jax.core.ranges import Count, Fraction, Seed, Share
 from simclr_jax.core.types import Cuts
 from simclr_jax.data.load import Batches, eval_batches, train_batches
 from simclr_jax.data.quarantine import Quarantine
@@ -35,6 +35,8 @@ class Dataset:
         the same on every machine.
       fraction_seed: which draw.
       keep_unlabelled: train on the other images too, without their labels; or not at all.
+      max_unreadable: share of the training images that may turn out unreadable before the run
+        stops; until then others stand in for them, see `stand_ins`.
       num_threads: threads that read and decode, per process; one per core that it may use if None.
     """
 
@@ -49,6 +51,7 @@ class Dataset:
     fraction: Fraction = 1.0
     fraction_seed: Seed = 0
     keep_unlabelled: bool = False
+    max_unreadable: Share = 0.05
     num_threads: Count | None = None
 
     def open_train(self) -> Source:
@@ -119,6 +122,7 @@ class Dataset:
             seed=seed,
             first_step=first_step,
             num_steps=num_steps,
+            max_unreadable=self.max_unreadable,
             quarantine=quarantine,
             process_index=jax.process_index(),
             process_count=jax.process_count(),

@@ -19,16 +19,16 @@ import numpy as np
 from simclr_jax.core.errors import UserError
 from simclr_jax.core.types import Cuts
 from simclr_jax.data.cut import cut
-from simclr_jax.data.decode import UnreadableImageError, decode
+from simclr_jax.data.images import Example, Images
 from simclr_jax.data.order import Order, process_rows, random_words
-from simclr_jax.data.quarantine import Quarantine, Unreadable
+from simclr_jax.data.quarantine import Quarantine, TooManyUnreadableError, Unreadable
 from simclr_jax.data.records import Record, Source, read_records
+from simclr_jax.data.stand_ins import StandIns
 
 HostBatch: TypeAlias = dict[str, np.ndarray]
 Batches: TypeAlias = Generator[HostBatch, None, None]
 
 CHUNK_ROWS = 32
-MAX_TRIES = 100
 
 
 def train_batches(
@@ -40,6 +40,7 @@ def train_batches(
     seed: int,
     first_step: int,
     num_steps: int,
+    max_unreadable: float = 1.0,
     quarantine: Quarantine | None = None,
     process_index: int = 0,
     process_count: int = 1,
@@ -50,8 +51,9 @@ def train_batches(
     Each is {"image": uint8 [b, v, s, s, 3], "size": int32 [b, v, 2], "label": int32 [b],
     "id": int64 [b]}, with b = batch_size / process_count and s the side of a view: at the top
     left what each view shows of the image, and its height and width there (`cut.cut`). Where
-    views are cut depends on seed, step and row of the global batch. An unreadable image is
-    replaced by the next readable one of the source, by index; which one depends on nothing else.
+    views are cut depends on seed, step and row of the global batch. In place of an unreadable image
+    stands another, on every number of processes the same, and none twice in a batch while there
+    are others; see `stand_ins`.
 
     Args:
       source: the data set.
@@ -61,29 +63,46 @@ def train_batches(
       seed: seed of the shuffle and of the cuts.
       first_step: optimizer steps taken already.
       num_steps: optimizer steps of the whole run, counted from step 0.
+      max_unreadable: share of all images that may turn out unreadable, from 0 to 1.
       quarantine: where unreadable images are noted.
       process_index: this process.
       process_count: processes that share each global batch.
       num_threads: decoding threads; one per core that this process may use if None.
 
     Raises:
-      UserError: while iterating, if `MAX_TRIES` images in a row cannot be read.
+      TooManyUnreadableError: while iterating, if this process has met more unreadable images than
+        that, or none is readable.
     """
     if not 0 <= first_step <= num_steps:
         raise ValueError(f"first_step must be from 0 to num_steps={num_steps}, got {first_step}.")
     order = Order(len(source), batch_size, seed, process_index, process_count)
+    all_rows = Order(len(source), batch_size, seed)
     layout = _Layout(batch_size // process_count, num_steps - first_step)
+    images = Images(source, canvas)
+    most = min(math.floor(max_unreadable * len(source) + 1e-6), len(source) - 1)
 
     def read_chunk(index: int) -> "_Chunk":
         step, rows = layout.rows(index)
         step += first_step
-        chunk = _Chunk.empty(_Place(cuts, canvas, seed, step), order.rows[rows])
+        chunk = _Chunk.empty(_Place(cuts, seed, step), order.rows[rows])
+        stand_ins = StandIns(len(source), seed, lambda: all_rows.ids(step))
+
+        def look(i: int, record: Record | None = None) -> Example | None:
+            example = chunk.readable(images.get(i, record))
+            if len(chunk.unreadable) > most:
+                raise _EnoughError
+            return example
+
         ids = order.ids(step)[rows]
-        for row, (i, record) in enumerate(zip(ids, read_records(source, ids), strict=True)):
-            _fill_with_readable(chunk, row, source, int(i), record)
+        with contextlib.suppress(_EnoughError):  # the rest of the chunk will not be asked for
+            for row, (i, record) in enumerate(zip(ids, read_records(source, ids), strict=True)):
+                example = look(int(i), record) or stand_ins.find(int(chunk.rows[row]), look)
+                if example is not None:
+                    chunk.put(row, example)
         return chunk
 
-    return _stream(read_chunk, layout, quarantine or Quarantine(), num_threads)
+    batches = _stream(read_chunk, layout, quarantine or Quarantine(), num_threads)
+    return _require_readable(batches, source, most=most)
 
 
 def eval_batches(
@@ -129,23 +148,32 @@ def eval_batches(
     padded = np.full(num_batches * batch_size, -1, np.int64)
     padded[: len(ids)] = ids
     layout = _Layout(len(mine), num_batches)
+    images = Images(source, canvas)
 
     def read_chunk(index: int) -> "_Chunk":
         step, rows = layout.rows(index)
-        chunk = _Chunk.empty(_Place(cuts, canvas, 0, step), mine[rows])
+        chunk = _Chunk.empty(_Place(cuts, 0, step), mine[rows])
         chunk.batch["valid"] = np.zeros(rows.stop - rows.start, bool)
         chunk_ids = padded[step * batch_size + mine[rows]]
         chunk_ids = chunk_ids[chunk_ids >= 0]  # padding is at the end
+        chunk.batch["id"][: len(chunk_ids)] = chunk_ids  # also those that turn out unreadable
         for row, (i, record) in enumerate(
             zip(chunk_ids, read_records(source, chunk_ids), strict=True)
         ):
-            chunk.batch["id"][row] = i  # also if it turns out unreadable
-            chunk.batch["valid"][row] = _fill(chunk, row, source, int(i), record)
+            example = chunk.readable(images.get(int(i), record))
+            if example is not None:
+                chunk.put(row, example)
+                chunk.batch["valid"][row] = True
         return chunk
 
     quarantine = quarantine or Quarantine()
     batches = _stream(read_chunk, layout, quarantine, num_threads)
+    batches = _require_readable(batches, source, most=len(source))
     return _require_one_valid(batches, source, len(ids), quarantine)
+
+
+class _EnoughError(Exception):
+    """More images are unreadable than the run goes on with."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,7 +199,6 @@ class _Place:
     """How the images of one batch become views."""
 
     cuts: Cuts
-    canvas: int
     seed: int
     step: int
 
@@ -183,7 +210,7 @@ class _Chunk:
     place: _Place
     rows: np.ndarray  # their numbers in the global batch
     batch: HostBatch
-    unreadable: list[Unreadable]
+    unreadable: dict[int, Unreadable]
 
     @classmethod
     def empty(cls, place: _Place, rows: np.ndarray) -> "_Chunk":
@@ -194,11 +221,19 @@ class _Chunk:
             "label": np.full(b, -1, np.int32),
             "id": np.full(b, -1, np.int64),
         }
-        return cls(place, rows, batch, [])
+        return cls(place, rows, batch, {})
 
-    def put(self, row: int, pixels: np.ndarray) -> None:
-        """Cuts what each view of a row shows out of its image."""
-        place = self.place
+    def readable(self, found: Example | Unreadable) -> Example | None:
+        """Returns an image; of one that cannot be read, notes why, and returns None."""
+        if isinstance(found, Example):
+            return found
+        self.unreadable[found.id] = found
+        return None
+
+    def put(self, row: int, example: Example) -> None:
+        """Fills a row: cuts what each of its views shows out of an image."""
+        self.batch["label"][row], self.batch["id"][row] = example.label, example.id
+        place, pixels = self.place, example.pixels
         words = random_words(place.seed, place.step, int(self.rows[row]))
         boxes = place.cuts.boxes(words, (pixels.shape[0], pixels.shape[1]))
         for view, box in enumerate(boxes):
@@ -226,8 +261,11 @@ def _stream(
     layout: _Layout,
     quarantine: Quarantine,
     num_threads: int | None,
-) -> Batches:
-    """Yields batches put together from chunks that grain's threads read ahead."""
+) -> Generator[tuple[HostBatch, list[Unreadable]], None, None]:
+    """Yields batches put together from chunks that grain's threads read ahead.
+
+    With each comes what was found unreadable on the way to it.
+    """
     if not layout.num_batches:
         return
     threads = joblib.cpu_count() if num_threads is None else num_threads
@@ -241,12 +279,28 @@ def _stream(
     try:
         for _ in range(layout.num_batches):
             parts = [next(chunks) for _ in range(layout.chunks_per_batch)]
-            for part in parts:
-                for unreadable in part.unreadable:
-                    quarantine.add(unreadable)
-            yield {name: np.concatenate([p.batch[name] for p in parts]) for name in parts[0].batch}
+            unreadable = [entry for part in parts for entry in part.unreadable.values()]
+            for entry in unreadable:
+                quarantine.add(entry)
+            batch = {
+                name: np.concatenate([p.batch[name] for p in parts]) for name in parts[0].batch
+            }
+            yield batch, unreadable
     finally:
         chunks.close()  # drops what is queued; a thread ends after the chunk it is at
+
+
+def _require_readable(
+    batches: Generator[tuple[HostBatch, list[Unreadable]], None, None], source: Source, *, most: int
+) -> Batches:
+    """Yields batches as long as no more than `most` images turn out unreadable."""
+    met: set[int] = set()
+    with contextlib.closing(batches):
+        for batch, unreadable in batches:
+            met.update(entry.id for entry in unreadable)
+            if len(met) > most:
+                raise TooManyUnreadableError(len(met), len(source), source.name, unreadable[-1])
+            yield batch
 
 
 def _require_one_valid(
@@ -265,41 +319,3 @@ def _require_one_valid(
             f"None of {num_examples} images of {source.name} can be read; the last one, "
             f"{last.name}: {last.reason}."
         )
-
-
-def _fill_with_readable(
-    chunk: _Chunk, row: int, source: Source, i: int, record: Record | None
-) -> None:
-    """Fills a row with image i of the source, or with the first readable one after it."""
-    tries = min(MAX_TRIES, len(source))
-    for k in range(tries):
-        if _fill(chunk, row, source, (i + k) % len(source), record if k == 0 else None):
-            return
-    last = chunk.unreadable[-1]
-    raise UserError(
-        f"{tries} of {len(source)} images of {source.name}, one after the other from number {i} "
-        f"on, cannot be read; the last one, {last.name}: {last.reason}."
-    )
-
-
-def _fill(chunk: _Chunk, row: int, source: Source, i: int, record: Record | None) -> bool:
-    """Fills a row with image i of the source, or notes why not and returns False."""
-    try:
-        record = source[i] if record is None else record
-        pixels = decode(record.image, canvas=chunk.place.canvas)
-    except UnreadableImageError as error:
-        name = error.name or (record.name if record else f"{source.name}/{i}")
-        chunk.unreadable.append(Unreadable(i, name, error.reason))
-        return False
-    except UserError as error:
-        raise UserError(f"Image {i} of {source.name}: {error}") from error
-    classes = len(source.class_names)
-    if record.label != -1 and not 0 <= record.label < max(classes, 1):
-        raise UserError(
-            f"Image {i} of {source.name}, {record.name}, has the label {record.label}; the data "
-            f"set has {classes} classes, so it must be from 0 to {classes - 1}, or -1: unknown."
-        )
-    chunk.put(row, pixels)
-    chunk.batch["label"][row] = record.label
-    chunk.batch["id"][row] = i
-    return True

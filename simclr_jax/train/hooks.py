@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -99,6 +100,7 @@ class LogMetrics:
         num_steps: int,
         batch_size: int,
         num_examples: int,
+        count_unreadable: Callable[[], int],
     ) -> None:
         self._writer = writer
         self._schedule = schedule
@@ -106,6 +108,7 @@ class LogMetrics:
         self._num_steps = num_steps
         self._batch_size = batch_size
         self._num_examples = num_examples
+        self._count_unreadable = count_unreadable
         self._seconds_before = writer.last_row.get("seconds", 0.0)  # of a resumed run
         self._start = self._logged_at = self._printed_at = time.monotonic()
         self._first_step = self._logged_step = first_step
@@ -153,6 +156,7 @@ class LogMetrics:
                 **values,
                 "lr": float(np.asarray(self._schedule(step - 1))),
                 **timed,
+                "unreadable_images": self._count_unreadable(),
                 "seconds": self._seconds_before + now - self._start,
             },
         )

@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 FREE_TO_CHANGE = (
     "data.path",
     "data.num_threads",
+    "data.max_unreadable",
     "run.log_every",
     "run.checkpoint_every",
     "run.keep_checkpoints",

@@ -1,0 +1,55 @@
+"""The images of a source, decoded, and what cannot be read of them."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from simclr_jax.core.errors import UserError
+from simclr_jax.data.decode import UnreadableImageError, decode
+from simclr_jax.data.quarantine import Unreadable
+from simclr_jax.data.records import Record, Source
+
+
+class Example(NamedTuple):
+    """One image, as it is cut into views."""
+
+    id: int
+    label: int
+    pixels: np.ndarray
+
+
+class Images:
+    """The images of a source, decoded; what is known to be unreadable is not tried again."""
+
+    def __init__(self, source: Source, canvas: int):
+        self._source = source
+        self._canvas = canvas
+        self._unreadable: dict[int, Unreadable] = {}
+
+    def get(self, i: int, record: Record | None = None) -> Example | Unreadable:
+        """Returns image i, or why it cannot be read.
+
+        Args:
+          i: its index in the source.
+          record: what the source holds there, if that has been read already.
+        """
+        if i in self._unreadable:
+            return self._unreadable[i]
+        source = self._source
+        try:
+            record = source[i] if record is None else record
+            pixels = decode(record.image, canvas=self._canvas)
+        except UnreadableImageError as error:
+            name = error.name or (record.name if record else f"{source.name}/{i}")
+            self._unreadable[i] = Unreadable(i, name, error.reason)
+            return self._unreadable[i]
+        except UserError as error:
+            raise UserError(f"Image {i} of {source.name}: {error}") from error
+        classes = len(source.class_names)
+        if record.label != -1 and not 0 <= record.label < max(classes, 1):
+            raise UserError(
+                f"Image {i} of {source.name}, {record.name}, has the label {record.label}; the "
+                f"data set has {classes} classes, so it must be from 0 to {classes - 1}, or -1: "
+                "unknown."
+            )
+        return Example(i, record.label, pixels)
