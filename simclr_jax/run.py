@@ -41,11 +41,11 @@ from simclr_jax.train import workdir as workdirs
 from simclr_jax.train.checkpoint import Checkpoints
 from simclr_jax.train.checkpoint_writer import CheckpointWriter
 from simclr_jax.train.health import StopOnNonFinite
-from simclr_jax.train.hooks import LogMetrics, StopOnSignal
+from simclr_jax.train.hooks import LogMetrics, SaveAtEarlyEnd, StopOnSignal
 from simclr_jax.train.lease import acquire
 from simclr_jax.train.loop import Hook, fit
 from simclr_jax.train.metrics import MetricsWriter, view_sheet
-from simclr_jax.train.saving import SaveAtEndOfImages, SaveCheckpoint
+from simclr_jax.train.saving import SaveCheckpoint
 from simclr_jax.train.step import TrainStep
 from simclr_jax.train.warm_start import replace_parts
 
@@ -70,6 +70,7 @@ def train(config: Mapping[str, Any], workdir: str) -> None:
 
     Raises:
       UserError: as `open_run` does, or, after a checkpoint, if too many images are unreadable.
+      OutageError: after a checkpoint, if the storage of the images is away for too long.
       TryAgainError: if a run trains in `workdir` already.
       NonFiniteError: if the loss is not finite any more.
       Terminated: on a signal, after a checkpoint.
@@ -147,21 +148,21 @@ def open_run(config: Mapping[str, Any], workdir: str) -> Iterator[Run]:
             evaluated=experiment.method.evaluated,
             keep_best=experiment.run.keep_best,
         )
-        save_at_end = stack.enter_context(SaveAtEndOfImages(save_checkpoint))
-        stop_on_signal = StopOnSignal(save_checkpoint)
+        stop_on_signal = StopOnSignal(save_checkpoint, first_step=first_step)
         stack.enter_context(contextlib.closing(stop_on_signal))
+        save_at_early_end = stack.enter_context(SaveAtEarlyEnd(save_checkpoint))
         yield Run(
             state=state,
             step=train_step(experiment),
-            batches=place_batches(host_batches, experiment.mesh),
+            batches=stop_on_signal.answering(place_batches(host_batches, experiment.mesh)),
             num_steps=experiment.num_steps,
             hooks=[
                 *lease,
+                save_at_early_end,
                 StopOnNonFinite(),
                 *evaluations,
                 log_metrics,
                 save_checkpoint,
-                save_at_end,
                 stop_on_signal,
             ],
         )

@@ -7,10 +7,11 @@ import jax
 import numpy as np
 
 from simclr_jax.core.errors import UserError
-from simclr_jax.core.ranges import Count, Fraction, Seed, Share
+from simclr_jax.core.ranges import Count, Fraction, NonNegative, Positive, Seed, Share
 from simclr_jax.core.types import Cuts
 from simclr_jax.data.load import Batches, eval_batches, train_batches
 from simclr_jax.data.quarantine import Quarantine
+from simclr_jax.data.reading import Patience
 from simclr_jax.data.records import Source, count_shared
 from simclr_jax.data.sources import open_source
 from simclr_jax.data.subsets import LabelSubset
@@ -37,6 +38,8 @@ class Dataset:
       keep_unlabelled: train on the other images too, without their labels; or not at all.
       max_unreadable: share of the training images that may turn out unreadable before the run
         stops; until then others stand in for them, see `stand_ins`.
+      outage_seconds: a read that fails or hangs is tried again for so long; then the run stops.
+      read_timeout: seconds that a read may take before it is named, and tried again beside.
       num_threads: threads that read and decode, per process; one per core that it may use if None.
     """
 
@@ -52,7 +55,14 @@ class Dataset:
     fraction_seed: Seed = 0
     keep_unlabelled: bool = False
     max_unreadable: Share = 0.05
+    outage_seconds: NonNegative = 600.0
+    read_timeout: Positive = 60.0
     num_threads: Count | None = None
+
+    @property
+    def patience(self) -> Patience:
+        """How long storage is waited for."""
+        return Patience(self.outage_seconds, self.read_timeout)
 
     def open_train(self) -> Source:
         """Opens the images to train on, with the share of labels that is used.
@@ -127,6 +137,7 @@ class Dataset:
             process_index=jax.process_index(),
             process_count=jax.process_count(),
             num_threads=self.num_threads,
+            patience=self.patience,
         )
 
     def eval_batches(
@@ -148,4 +159,5 @@ class Dataset:
             process_index=jax.process_index(),
             process_count=jax.process_count(),
             num_threads=self.num_threads,
+            patience=self.patience,
         )

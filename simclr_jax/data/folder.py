@@ -8,7 +8,6 @@ import numpy as np
 from jaxtyping import Int
 
 from simclr_jax.core.errors import UserError, did_you_mean
-from simclr_jax.data.decode import UnreadableImageError
 from simclr_jax.data.records import Record, digest, image_key
 
 # Names of folders that are parts of a data set rather than classes, in lower case.
@@ -107,11 +106,12 @@ class Folder:
 
     def __getitem__(self, index: int, /) -> Record:
         name = self._files[index]
-        try:
-            with open(os.path.join(self._root, name), "rb") as file:
-                return Record(file.read(), self.labels[index], name)
-        except OSError as error:
-            raise UnreadableImageError(f"cannot be read: {error.strerror}", name) from error
+        with open(os.path.join(self._root, name), "rb") as file:
+            return Record(file.read(), self.labels[index], name)
+
+    def name_of(self, index: int) -> str:
+        """Returns the path of an image below the folder."""
+        return self._files[index]
 
 
 def _list_images(root: str, top: str) -> tuple[list[str], frozenset[str], collections.Counter[str]]:

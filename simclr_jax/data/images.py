@@ -7,7 +7,8 @@ import numpy as np
 from simclr_jax.core.errors import UserError
 from simclr_jax.data.decode import UnreadableImageError, decode
 from simclr_jax.data.quarantine import Unreadable
-from simclr_jax.data.records import Record, Source
+from simclr_jax.data.reading import Reader
+from simclr_jax.data.records import Record, Source, name_of
 
 
 class Example(NamedTuple):
@@ -21,8 +22,16 @@ class Example(NamedTuple):
 class Images:
     """The images of a source, decoded; what is known to be unreadable is not tried again."""
 
-    def __init__(self, source: Source, canvas: int):
+    def __init__(self, source: Source, reader: Reader, canvas: int):
+        """Says where they come from.
+
+        Args:
+          source: the data set.
+          reader: what reads its records.
+          canvas: side in pixels of the square that an image is fitted into.
+        """
         self._source = source
+        self._reader = reader
         self._canvas = canvas
         self._unreadable: dict[int, Unreadable] = {}
 
@@ -37,10 +46,10 @@ class Images:
             return self._unreadable[i]
         source = self._source
         try:
-            record = source[i] if record is None else record
+            record = self._reader.record(i) if record is None else record
             pixels = decode(record.image, canvas=self._canvas)
         except UnreadableImageError as error:
-            name = error.name or (record.name if record else f"{source.name}/{i}")
+            name = error.name or (record.name if record else name_of(source, i))
             self._unreadable[i] = Unreadable(i, name, error.reason)
             return self._unreadable[i]
         except UserError as error:

@@ -22,7 +22,8 @@ from simclr_jax.data.cut import cut
 from simclr_jax.data.images import Example, Images
 from simclr_jax.data.order import Order, process_rows, random_words
 from simclr_jax.data.quarantine import Quarantine, TooManyUnreadableError, Unreadable
-from simclr_jax.data.records import Record, Source, read_records
+from simclr_jax.data.reading import PATIENCE, Patience, Reader
+from simclr_jax.data.records import Record, Source
 from simclr_jax.data.stand_ins import StandIns
 
 HostBatch: TypeAlias = dict[str, np.ndarray]
@@ -45,6 +46,7 @@ def train_batches(
     process_index: int = 0,
     process_count: int = 1,
     num_threads: int | None = None,
+    patience: Patience = PATIENCE,
 ) -> Batches:
     """Yields this process's rows of global batches `first_step` to `num_steps` - 1.
 
@@ -68,17 +70,20 @@ def train_batches(
       process_index: this process.
       process_count: processes that share each global batch.
       num_threads: decoding threads; one per core that this process may use if None.
+      patience: how long storage is waited for.
 
     Raises:
       TooManyUnreadableError: while iterating, if this process has met more unreadable images than
         that, or none is readable.
+      OutageError: while iterating, if storage fails or hangs for too long.
     """
     if not 0 <= first_step <= num_steps:
         raise ValueError(f"first_step must be from 0 to num_steps={num_steps}, got {first_step}.")
     order = Order(len(source), batch_size, seed, process_index, process_count)
     all_rows = Order(len(source), batch_size, seed)
     layout = _Layout(batch_size // process_count, num_steps - first_step)
-    images = Images(source, canvas)
+    reader = Reader(source, patience)
+    images = Images(source, reader, canvas)
     most = min(math.floor(max_unreadable * len(source) + 1e-6), len(source) - 1)
 
     def read_chunk(index: int) -> "_Chunk":
@@ -95,13 +100,13 @@ def train_batches(
 
         ids = order.ids(step)[rows]
         with contextlib.suppress(_EnoughError):  # the rest of the chunk will not be asked for
-            for row, (i, record) in enumerate(zip(ids, read_records(source, ids), strict=True)):
+            for row, (i, record) in enumerate(zip(ids, reader.records(ids), strict=True)):
                 example = look(int(i), record) or stand_ins.find(int(chunk.rows[row]), look)
                 if example is not None:
                     chunk.put(row, example)
         return chunk
 
-    batches = _stream(read_chunk, layout, quarantine or Quarantine(), num_threads)
+    batches = _stream(read_chunk, layout, reader, quarantine or Quarantine(), num_threads)
     return _require_readable(batches, source, most=most)
 
 
@@ -116,6 +121,7 @@ def eval_batches(
     process_index: int = 0,
     process_count: int = 1,
     num_threads: int | None = None,
+    patience: Patience = PATIENCE,
 ) -> Batches:
     """Yields every example once, in order, in batches of one shape.
 
@@ -134,9 +140,11 @@ def eval_batches(
       process_index: this process.
       process_count: processes that share each global batch.
       num_threads: decoding threads; one per core that this process may use if None.
+      patience: how long storage is waited for.
 
     Raises:
       UserError: at the end, if not one image could be read.
+      OutageError: as of `train_batches`.
     """
     ids = np.arange(len(source)) if indices is None else np.asarray(indices, np.int64)
     if ids.size and not 0 <= ids.min() <= ids.max() < len(source):
@@ -148,7 +156,8 @@ def eval_batches(
     padded = np.full(num_batches * batch_size, -1, np.int64)
     padded[: len(ids)] = ids
     layout = _Layout(len(mine), num_batches)
-    images = Images(source, canvas)
+    reader = Reader(source, patience)
+    images = Images(source, reader, canvas)
 
     def read_chunk(index: int) -> "_Chunk":
         step, rows = layout.rows(index)
@@ -157,9 +166,7 @@ def eval_batches(
         chunk_ids = padded[step * batch_size + mine[rows]]
         chunk_ids = chunk_ids[chunk_ids >= 0]  # padding is at the end
         chunk.batch["id"][: len(chunk_ids)] = chunk_ids  # also those that turn out unreadable
-        for row, (i, record) in enumerate(
-            zip(chunk_ids, read_records(source, chunk_ids), strict=True)
-        ):
+        for row, (i, record) in enumerate(zip(chunk_ids, reader.records(chunk_ids), strict=True)):
             example = chunk.readable(images.get(int(i), record))
             if example is not None:
                 chunk.put(row, example)
@@ -167,7 +174,7 @@ def eval_batches(
         return chunk
 
     quarantine = quarantine or Quarantine()
-    batches = _stream(read_chunk, layout, quarantine, num_threads)
+    batches = _stream(read_chunk, layout, reader, quarantine, num_threads)
     batches = _require_readable(batches, source, most=len(source))
     return _require_one_valid(batches, source, len(ids), quarantine)
 
@@ -259,6 +266,7 @@ class _Chunks:
 def _stream(
     read_chunk: Callable[[int], _Chunk],
     layout: _Layout,
+    reader: Reader,
     quarantine: Quarantine,
     num_threads: int | None,
 ) -> Generator[tuple[HostBatch, list[Unreadable]], None, None]:
@@ -274,7 +282,8 @@ def _stream(
         # One batch ahead, and for small batches still work for every thread.
         prefetch_buffer_size=max(layout.chunks_per_batch, 2 * threads),
     )
-    source = _Chunks(layout.num_batches * layout.chunks_per_batch, read_chunk)
+    read = lambda index: reader.run(lambda: read_chunk(index))
+    source = _Chunks(layout.num_batches * layout.chunks_per_batch, read)
     chunks = iter(grain.MapDataset.source(source).to_iter_dataset(options))
     try:
         for _ in range(layout.num_batches):
@@ -287,6 +296,7 @@ def _stream(
             }
             yield batch, unreadable
     finally:
+        reader.close()
         chunks.close()  # drops what is queued; a thread ends after the chunk it is at
 
 

@@ -2,14 +2,10 @@
 
 import logging
 import time
-from types import TracebackType
-
-import jax
 
 from simclr_jax.core.errors import StorageError
 from simclr_jax.core.state import TrainState
 from simclr_jax.core.types import Metrics
-from simclr_jax.data.quarantine import TooManyUnreadableError
 from simclr_jax.train.checkpoint_writer import CheckpointWriter
 from simclr_jax.train.health import require_finite
 from simclr_jax.train.metrics import MetricsWriter
@@ -129,29 +125,3 @@ class SaveCheckpoint:
             return False
         values = self._best_by(step, metrics)
         return bool(values) and self._writer.is_better(values[self._keep_best])
-
-
-class SaveAtEndOfImages:
-    """Hook and context: if the images come to an early end, saves the step that was the last.
-
-    Of several processes only one knows, and none can save alone: they end without a checkpoint.
-    """
-
-    def __init__(self, save_checkpoint: SaveCheckpoint) -> None:
-        self._save_checkpoint = save_checkpoint
-        self._last: tuple[int, TrainState, Metrics] | None = None
-
-    def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
-        """Notes the last step."""
-        self._last = (step, state, metrics)
-
-    def __enter__(self) -> "SaveAtEndOfImages":
-        return self
-
-    def __exit__(
-        self, kind: object, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Saves, unless what ends the run is something else."""
-        ended = isinstance(error, TooManyUnreadableError)
-        if ended and self._last is not None and jax.process_count() == 1:
-            self._save_checkpoint.save_at_last(*self._last)

@@ -1,14 +1,21 @@
 """Faults of images: others stand in, the same after a restart; too many end the run in words."""
 
+import errno
+import os
+import signal
+import threading
+import time
+
 import pytest
 
 from simclr_jax.cli import app
 from simclr_jax.data.decode import UnreadableImageError
+from simclr_jax.data.order import Order
 from simclr_jax.data.quarantine import read_quarantine
 from simclr_jax.data.subsets import LabelSubset
 from simclr_jax.train.checkpoint import Checkpoints
 from simclr_jax.train.metrics import read_metrics
-from tests.faults.plan import KilledError, kill
+from tests.faults.plan import KilledError, kill, send
 from tests.faults.small_run import STEPS, assert_nothing_lost, train
 
 pytestmark = pytest.mark.integration
@@ -59,3 +66,77 @@ def test_too_many_unreadable_images_end_a_run_after_a_checkpoint(tmp_path, spoil
     assert run(max_unreadable=1.0) == app.DONE
     assert len(read_quarantine(tmp_path)) == 20
     tell("12 % of the images unreadable", "checkpoint, exit code 2, in words", "nothing")
+
+
+@pytest.fixture
+def storage(monkeypatch):
+    """Returns what does something before each read of an image of step 7, given its index."""
+    read = LabelSubset.__getitem__
+    late = set(Order(160, 16, 0).ids(7).tolist())
+
+    def make(before):
+        def reading(source, index, /):
+            if index in late:
+                before(index)
+            return read(source, index)
+
+        monkeypatch.setattr(LabelSubset, "__getitem__", reading)
+
+    return make
+
+
+def test_read_errors_that_pass_cost_nothing(straight, tmp_path, storage, tell):
+    failed = set()
+
+    def fail_once(index):
+        if index not in failed:
+            failed.add(index)
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    storage(fail_once)
+    assert_nothing_lost(tmp_path, train(tmp_path), straight[1])
+    assert len(failed) >= 16
+    assert read_quarantine(tmp_path) == []
+    tell("reads that fail once", "tried again; nobody unreadable", "nothing")
+
+
+def test_an_outage_of_storage_ends_a_run_after_a_checkpoint(
+    straight, tmp_path, storage, capsys, tell
+):
+    away = [True]
+
+    def fail(index):
+        if away:
+            raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
+
+    storage(fail)
+    run = lambda: app.run(lambda: train(tmp_path, outage_seconds=0.2), ["train"], required=())
+    assert run() == app.TRY_AGAIN
+    assert "could not be read for" in (says := capsys.readouterr().err)
+    assert os.strerror(errno.ENOTCONN) in says
+    (*_, step) = Checkpoints(tmp_path).steps()
+    assert 0 < step == read_metrics(tmp_path)[-1]["step"] <= 7
+    assert read_quarantine(tmp_path) == []
+    away.clear()
+    assert_nothing_lost(tmp_path, train(tmp_path), straight[1])
+    tell("storage away for too long", "checkpoint, exit code 75, in words", "nothing")
+
+
+def test_a_signal_is_answered_while_a_read_hangs(straight, tmp_path, storage, capsys, tell):
+    release = threading.Event()
+
+    def hang(index):
+        if not release.is_set():
+            threading.Timer(1, send(signal.SIGINT)).start()
+            release.wait(60)
+
+    storage(hang)
+    begin = time.monotonic()
+    # One thread, or each would send a signal of its own, and a second Ctrl-C ends the process.
+    run = lambda: train(tmp_path, num_threads=1)
+    assert app.run(run, ["train"], required=()) == 130
+    assert time.monotonic() - begin < 50
+    assert "Stopped by SIGINT after a checkpoint at step" in capsys.readouterr().err
+    release.set()
+    assert_nothing_lost(tmp_path, train(tmp_path), straight[1])
+    tell("Ctrl-C while a read hangs", "answered at once: checkpoint, exit code 130", "nothing")
