@@ -26,6 +26,7 @@ from simclr_jax.core.sections import build_section, config_errors_at
 from simclr_jax.core.state import TrainState
 from simclr_jax.core.types import Batch
 from simclr_jax.data.folder import quote
+from simclr_jax.data.look import look
 from simclr_jax.data.place import place_batches
 from simclr_jax.data.quarantine import Quarantine
 from simclr_jax.evals.online import (
@@ -95,7 +96,9 @@ def open_run(config: Mapping[str, Any], workdir: str) -> Iterator[Run]:
         evaluations = online_evaluation(experiment, writer)
         facts.update(hosts.flatten(experiment.config), code=hosts.code_version(), workdir=workdir)
         facts["list of images"] = experiment.source.fingerprint
-    _tell_images(experiment)
+    with hosts.check_hosts_agree():
+        if hosts.is_primary():
+            _tell_images(experiment)
     with contextlib.ExitStack() as stack:
         lease = _take_turns(experiment, workdir, stack)
         checkpoint_writer = stack.enter_context(
@@ -232,6 +235,8 @@ def _tell_images(experiment: Experiment) -> None:
         f"classes {quote(source.class_names)}" if source.class_names else "without labels",
         f"judged on {test.name}, {len(test)} images" if test is not None else "nothing is judged",
     )
+    for note in look(experiment.dataset, source, view_size=experiment.policy.cuts.size):
+        log.warning("%s", note)
 
 
 def _tell_unreadable(experiment: Experiment, quarantine: Quarantine) -> None:

@@ -104,11 +104,11 @@ def _embedding(run: restored.Restored, experiment: Experiment) -> Embedding:
     )
     features = extract_features(run.encode, batches, experiment.mesh)
     reader = Reader(source, experiment.dataset.patience)
-    names, small = [], []
+    names, small, rendering = [], [], experiment.dataset.rendering
     for i in features.ids:
         record = reader.record(int(i))
         names.append(record.name)
-        small.append(decode(record.image, canvas=THUMBNAIL_PX))
+        small.append(decode(record.image, canvas=THUMBNAIL_PX, rendering=rendering))
     return Embedding(
         features=features.features,
         labels=features.labels,

@@ -22,6 +22,9 @@ class Folder:
 
     Files count by extension (`EXTENSIONS`, in either case). Hidden files and folders are left
     out; links to folders are followed, except back to a folder that they are in.
+
+    Attributes:
+      left_out: how many other files there are, by extension, in lower case.
     """
 
     def __init__(
@@ -45,9 +48,11 @@ class Folder:
                 f"in it. Its folders: {_shorten(folders) or 'none'}.{did_you_mean(split, folders)}"
             )
         self.name = f"folder {os.path.join(self._root, top).rstrip('/')}"
-        self._files, self._links, others = _list_images(self._root, top)
+        self._files, self._links, self.left_out = _list_images(self._root, top)
         if not self._files:
-            seen = [f"{count} {kind}" for kind, count in others.most_common()] or ["no files"]
+            seen = [f"{count} {kind}" for kind, count in self.left_out.most_common()] or [
+                "no files"
+            ]
             raise UserError(
                 f"No images in {os.path.join(self._root, top)}: looked in all its folders for "
                 f"files ending in {', '.join(sorted(EXTENSIONS))}; found {_shorten(seen)}."

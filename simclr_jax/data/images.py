@@ -1,11 +1,12 @@
 """The images of a source, decoded, and what cannot be read of them."""
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
 
 from simclr_jax.core.errors import UserError
-from simclr_jax.data.decode import UnreadableImageError, decode
+from simclr_jax.data.decode import Rendering, UnreadableImageError, decode
 from simclr_jax.data.quarantine import Unreadable
 from simclr_jax.data.reading import Reader
 from simclr_jax.data.records import Record, Source, name_of
@@ -22,17 +23,18 @@ class Example(NamedTuple):
 class Images:
     """The images of a source, decoded; what is known to be unreadable is not tried again."""
 
-    def __init__(self, source: Source, reader: Reader, canvas: int):
+    def __init__(self, source: Source, reader: Reader, canvas: int, rendering: Rendering):
         """Says where they come from.
 
         Args:
           source: the data set.
           reader: what reads its records.
           canvas: side in pixels of the square that an image is fitted into.
+          rendering: how what a file stores becomes grey levels.
         """
         self._source = source
         self._reader = reader
-        self._canvas = canvas
+        self._decode = functools.partial(decode, canvas=canvas, rendering=rendering)
         self._unreadable: dict[int, Unreadable] = {}
 
     def get(self, i: int, record: Record | None = None) -> Example | Unreadable:
@@ -47,7 +49,7 @@ class Images:
         source = self._source
         try:
             record = self._reader.record(i) if record is None else record
-            pixels = decode(record.image, canvas=self._canvas)
+            pixels = self._decode(record.image)
         except UnreadableImageError as error:
             name = error.name or (record.name if record else name_of(source, i))
             self._unreadable[i] = Unreadable(i, name, error.reason)

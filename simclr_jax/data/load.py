@@ -19,6 +19,7 @@ import numpy as np
 from simclr_jax.core.errors import UserError
 from simclr_jax.core.types import Cuts
 from simclr_jax.data.cut import cut
+from simclr_jax.data.decode import RENDERING, Rendering
 from simclr_jax.data.images import Example, Images
 from simclr_jax.data.order import Order, process_rows, random_words
 from simclr_jax.data.quarantine import Quarantine, TooManyUnreadableError, Unreadable
@@ -47,6 +48,7 @@ def train_batches(
     process_count: int = 1,
     num_threads: int | None = None,
     patience: Patience = PATIENCE,
+    rendering: Rendering = RENDERING,
 ) -> Batches:
     """Yields this process's rows of global batches `first_step` to `num_steps` - 1.
 
@@ -71,6 +73,7 @@ def train_batches(
       process_count: processes that share each global batch.
       num_threads: decoding threads; one per core that this process may use if None.
       patience: how long storage is waited for.
+      rendering: how what files store becomes grey levels.
 
     Raises:
       TooManyUnreadableError: while iterating, if this process has met more unreadable images than
@@ -83,7 +86,7 @@ def train_batches(
     all_rows = Order(len(source), batch_size, seed)
     layout = _Layout(batch_size // process_count, num_steps - first_step)
     reader = Reader(source, patience)
-    images = Images(source, reader, canvas)
+    images = Images(source, reader, canvas, rendering)
     most = min(math.floor(max_unreadable * len(source) + 1e-6), len(source) - 1)
 
     def read_chunk(index: int) -> "_Chunk":
@@ -122,6 +125,7 @@ def eval_batches(
     process_count: int = 1,
     num_threads: int | None = None,
     patience: Patience = PATIENCE,
+    rendering: Rendering = RENDERING,
 ) -> Batches:
     """Yields every example once, in order, in batches of one shape.
 
@@ -141,6 +145,7 @@ def eval_batches(
       process_count: processes that share each global batch.
       num_threads: decoding threads; one per core that this process may use if None.
       patience: how long storage is waited for.
+      rendering: how what files store becomes grey levels.
 
     Raises:
       UserError: at the end, if not one image could be read.
@@ -157,7 +162,7 @@ def eval_batches(
     padded[: len(ids)] = ids
     layout = _Layout(len(mine), num_batches)
     reader = Reader(source, patience)
-    images = Images(source, reader, canvas)
+    images = Images(source, reader, canvas, rendering)
 
     def read_chunk(index: int) -> "_Chunk":
         step, rows = layout.rows(index)

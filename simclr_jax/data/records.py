@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -32,7 +32,7 @@ class Source(Protocol):
     cheaper, with None for those to be read alone, `labels` where all are known beforehand, and
     `image_keys() -> int64 [n]` where two sources may share images: one number for each, equal in
     both for the same stored image; see `count_shared`. And `name_of(id) -> str` where the name of a
-    record is known before it is read.
+    record is known before it is read, and `left_out`, see that function.
 
     Attributes:
       name: for people and for messages.
@@ -61,6 +61,11 @@ def read_records(source: Source, ids: np.ndarray) -> Sequence[Record | None]:
     """Reads records at once where the source can, and leaves None where it cannot."""
     read_many = getattr(source, "__getitems__", None)
     return [None] * len(ids) if read_many is None else read_many(ids.tolist())
+
+
+def left_out(source: Source) -> Mapping[str, int]:
+    """Returns how many files lie beside those of a source and are none of it, by kind."""
+    return getattr(source, "left_out", {})
 
 
 def name_of(source: Source, i: int) -> str:
