@@ -21,6 +21,8 @@ measured here: docs/recipes.md, by `launch/results_table.py`.
       --config.method.teacher=runs/mine_finetuned --workdir=runs/mine_student
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from simclr_jax.build import shared
@@ -56,7 +58,7 @@ def get_config(variant: str = "v2_r50_1x,fraction=0.01") -> ConfigDict:
     name, options = split_variant(variant, VARIANTS)
     # On ImageNet all images are there, none with a label; on the others most labels are hidden.
     fraction = "1" if name in NETWORKS else options.get("fraction", "1")
-    config = ConfigDict(shared.labelled_images(name, fraction, batch_size=4096))
+    config: Any = ConfigDict(shared.labelled_images(name, fraction, batch_size=4096))
     config.run = dict(epochs=400, checkpoint_every=2000)
     config.heads = dict(classifier=dict(zero_init=False))
     config.method = dict(name="distill", temperature=0.1 if "self" in options else 1.0)

@@ -53,7 +53,7 @@ def get_config(variant: str = "r18") -> ConfigDict:
         # The ImageNet stem shrinks the image by 4 at once: a tenth of the CIFAR stem's cost.
         config.run.update(epochs=18)
         config.data.update(batch_size=128)
-        config.encoder.update(width=0.25, stem="imagenet")
+        config.encoder = dict(name="resnet", depth=18, width=0.25)
         config.heads.update(projector=dict(num_layers=2, hidden_dim=128, output_dim=64))
         config.method.update(temperature=0.3, gradient_scale=1.0)
         config.optim = dict(name="adamw", weight_decay=1e-4)

@@ -19,6 +19,8 @@ stand in docs/recipes.md network by network, by `launch/results_table.py`.
   python -m simclr_jax train --config=configs/simclr_imagenet.py:smoke --workdir=runs/smoke
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from simclr_jax.build import shared
@@ -37,7 +39,7 @@ def get_config(variant: str = "v1_r50_1x") -> ConfigDict:
     """
     name, options = split_variant(variant, VARIANTS)
     v2 = name.startswith("v2")
-    config = ConfigDict(shared.network("v1_r50_1x" if name == "smoke" else name))
+    config: Any = ConfigDict(shared.network("v1_r50_1x" if name == "smoke" else name))
     config.run = dict(epochs=800 if v2 else 1000, checkpoint_every=2000)
     config.data = dict(
         name="tfds/imagenet2012",
@@ -48,9 +50,8 @@ def get_config(variant: str = "v1_r50_1x") -> ConfigDict:
     )
     config.augment = dict(name="simclr", size=224, color_strength=1.0, dtype="bfloat16")
     config.heads = dict(projector=dict(num_layers=3 if v2 else 2, output_dim=128))
-    config.method = dict(name="simclr", temperature=0.1, gradient_scale=2.0)
-    if "memory" in options:
-        config.method.memory = dict(size=65536, ema=0.999)
+    memory = dict(memory=dict(size=65536, ema=0.999)) if "memory" in options else {}
+    config.method = dict(name="simclr", temperature=0.1, gradient_scale=2.0, **memory)
     config.optim = dict(name="lars", weight_decay=1e-4 if v2 else 1e-6, momentum=0.9)
     if v2:  # peak 0.1 * sqrt(4096) = 6.4; warm-up over 5 % of the run
         config.schedule = dict(base_lr=0.1, scaling="sqrt", warmup_epochs=40.0)

@@ -235,7 +235,7 @@ def _tell_images(experiment: Experiment) -> None:
         f"classes {quote(source.class_names)}" if source.class_names else "without labels",
         f"judged on {test.name}, {len(test)} images" if test is not None else "nothing is judged",
     )
-    for note in look(experiment.dataset, source, view_size=experiment.policy.cuts.size):
+    for note in look(experiment.dataset, source, view_size=experiment.policy.size):
         log.warning("%s", note)
 
 

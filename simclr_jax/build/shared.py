@@ -31,6 +31,8 @@ def labelled_images(name: str, fraction: str, batch_size: int) -> dict[str, dict
       fraction: share of the labels, "0.01", "0.1" or "1".
       batch_size: images in a step on ImageNet.
     """
+    data: dict[str, Any]
+    augment: dict[str, Any]
     if name in NETWORKS:
         data = dict(name=IMAGENET[fraction], test_split="validation", batch_size=batch_size)
         augment = dict(size=224)

@@ -70,7 +70,7 @@ class Quarantine:
             return
         if self.count == 10 ** (len(str(self.count)) - 1):  # 1, 10, 100, ...
             log.warning(
-                "Images that cannot be read: %d so far, all named in %s; the last one, %s: %s.",
+                "Images that cannot be read: %d so far, all named in %s; the last one, %a: %s.",
                 self.count, self.path, *unreadable[1:],
             )  # fmt: skip
         self._unwritten.append(json.dumps(unreadable._asdict()))
