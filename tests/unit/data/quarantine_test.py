@@ -83,4 +83,4 @@ def test_the_log_tells_of_the_first_and_of_each_power_of_ten(tmp_path, caplog):
     for i in range(120):
         quarantine.add(Unreadable(i, f"{i}.jpg", "empty"))
     assert [record.args[0] for record in caplog.records] == [1, 10, 100]
-    assert "0.jpg: empty" in caplog.text
+    assert "'0.jpg': empty" in caplog.text
