@@ -92,7 +92,7 @@ class Encoder:
         Raises:
           UserError: if one of them cannot be read, naming it.
         """
-        source, unreadable = Given(images), Quarantine()
+        source, unreadable = Given(images, self.run.dataset.rendering), Quarantine()
         rows = min(self.run.dataset.batch_size, 1 << (len(source) - 1).bit_length())
         devices = self.run.mesh.size  # which share a batch evenly
         dataset = dataclasses.replace(self.run.dataset, batch_size=-(-rows // devices) * devices)

@@ -26,6 +26,7 @@ from simclr_jax.core.sections import build_section, config_errors_at
 from simclr_jax.core.state import TrainState
 from simclr_jax.core.types import Batch
 from simclr_jax.data.folder import quote
+from simclr_jax.data.look import look
 from simclr_jax.data.place import place_batches
 from simclr_jax.data.quarantine import Quarantine
 from simclr_jax.evals.online import (
@@ -41,7 +42,7 @@ from simclr_jax.train import workdir as workdirs
 from simclr_jax.train.checkpoint import Checkpoints
 from simclr_jax.train.checkpoint_writer import CheckpointWriter
 from simclr_jax.train.health import StopOnNonFinite
-from simclr_jax.train.hooks import LogMetrics, StopOnSignal
+from simclr_jax.train.hooks import LogMetrics, SaveAtEarlyEnd, StopOnSignal
 from simclr_jax.train.lease import acquire
 from simclr_jax.train.loop import Hook, fit
 from simclr_jax.train.metrics import MetricsWriter, view_sheet
@@ -69,7 +70,8 @@ def train(config: Mapping[str, Any], workdir: str) -> None:
     """Trains what a config describes, to the end, or goes on with the run that `workdir` holds.
 
     Raises:
-      UserError: as `open_run` does.
+      UserError: as `open_run` does, or, after a checkpoint, if too many images are unreadable.
+      OutageError: after a checkpoint, if the storage of the images is away for too long.
       TryAgainError: if a run trains in `workdir` already.
       NonFiniteError: if the loss is not finite any more.
       Terminated: on a signal, after a checkpoint.
@@ -94,7 +96,9 @@ def open_run(config: Mapping[str, Any], workdir: str) -> Iterator[Run]:
         evaluations = online_evaluation(experiment, writer)
         facts.update(hosts.flatten(experiment.config), code=hosts.code_version(), workdir=workdir)
         facts["list of images"] = experiment.source.fingerprint
-    _tell_images(experiment)
+    with hosts.check_hosts_agree():
+        if hosts.is_primary():
+            _tell_images(experiment)
     with contextlib.ExitStack() as stack:
         lease = _take_turns(experiment, workdir, stack)
         checkpoint_writer = stack.enter_context(
@@ -111,15 +115,18 @@ def open_run(config: Mapping[str, Any], workdir: str) -> Iterator[Run]:
             state = _initial_state(experiment, Checkpoints(workdir), first_step)
             writer.open(first_step=first_step)
         stack.enter_context(contextlib.closing(writer))
+        quarantine = Quarantine(
+            epath.Path(workdir) / "quarantine.jsonl", process_index=jax.process_index()
+        )
+        _tell_unreadable(experiment, quarantine)
+        stack.callback(_tell_unreadable, experiment, quarantine)
         host_batches = experiment.dataset.train_batches(
             experiment.source,
             experiment.policy.cuts,
             seed=experiment.run.seed,
             first_step=first_step,
             num_steps=experiment.num_steps,
-            quarantine=Quarantine(
-                epath.Path(workdir) / "quarantine.jsonl", process_index=jax.process_index()
-            ),
+            quarantine=quarantine,
         )
         stack.enter_context(contextlib.closing(host_batches))
         writer.write_image("views", view_sheet(augmented_views(experiment, 16)), first_step)
@@ -131,6 +138,7 @@ def open_run(config: Mapping[str, Any], workdir: str) -> Iterator[Run]:
             num_steps=experiment.num_steps,
             batch_size=experiment.dataset.batch_size,
             num_examples=len(experiment.source),
+            count_unreadable=lambda: quarantine.count,
         )
         stack.enter_context(contextlib.closing(log_metrics))
         save_checkpoint = SaveCheckpoint(
@@ -143,15 +151,17 @@ def open_run(config: Mapping[str, Any], workdir: str) -> Iterator[Run]:
             evaluated=experiment.method.evaluated,
             keep_best=experiment.run.keep_best,
         )
-        stop_on_signal = StopOnSignal(save_checkpoint)
+        stop_on_signal = StopOnSignal(save_checkpoint, first_step=first_step)
         stack.enter_context(contextlib.closing(stop_on_signal))
+        save_at_early_end = stack.enter_context(SaveAtEarlyEnd(save_checkpoint))
         yield Run(
             state=state,
             step=train_step(experiment),
-            batches=place_batches(host_batches, experiment.mesh),
+            batches=stop_on_signal.answering(place_batches(host_batches, experiment.mesh)),
             num_steps=experiment.num_steps,
             hooks=[
                 *lease,
+                save_at_early_end,
                 StopOnNonFinite(),
                 *evaluations,
                 log_metrics,
@@ -225,6 +235,16 @@ def _tell_images(experiment: Experiment) -> None:
         f"classes {quote(source.class_names)}" if source.class_names else "without labels",
         f"judged on {test.name}, {len(test)} images" if test is not None else "nothing is judged",
     )
+    for note in look(experiment.dataset, source, view_size=experiment.policy.cuts.size):
+        log.warning("%s", note)
+
+
+def _tell_unreadable(experiment: Experiment, quarantine: Quarantine) -> None:
+    if quarantine.count:
+        log.warning(
+            "%d of %d images cannot be read: others stand in for them, and %s names them.",
+            quarantine.count, len(experiment.source), quarantine.path,
+        )  # fmt: skip
 
 
 def _explain_chunks(experiment: Experiment) -> None:

@@ -92,15 +92,22 @@ PRETRAINING = [
 FAMILY = {
     "barlow_twins": {"r50": (2048, 1.6)},
     "byol": {"r50": (4096, 3.2)},
+    "colorization": {"r50": (256, 0.1), "cifar10": (128, 2e-3)},
+    "cpc": {"r50": (512, 2e-4)},
     "dcl": {"r50": (256, 1.2), "dclw": (256, 1.2)},
     "deepcluster_v2": {"r50": (4096, 4.8)},
     "dino": {"vit_s": (512, 1e-3), "r50": (4096, 0.48)},
     "hard_negatives": {"cifar10": (256, 1e-3), "debiased": (256, 1e-3)},
     "hybrid": {"r50": (4096, 4.8)},
+    "instdisc": {"r50": (256, 0.03), "nce": (256, 0.03), "cifar10": (128, 0.03)},
+    "jigsaw": {"r50": (256, 0.1)},
+    "mae": {"vit_b": (4096, 2.4e-3), "vit_l": (4096, 2.4e-3)},
     "margin": {"cifar10": (256, 1e-3)},
+    "mochi": {"r50": (256, 0.03)},
     "moco_v2": {"r50": (256, 0.03), "v1": (256, 0.03)},
     "moco_v3": {"r50": (4096, 4.8), "r50_100": (4096, 9.6), "vit_s": (4096, 2.4e-3)},
     "nnclr": {"r50": (4096, 4.8)},
+    "rotation": {"r50": (256, 0.1), "cifar10": (128, 0.1)},
     "simsiam": {"r50": (512, 0.1)},
     "supcon": {"cifar10": (1024, 0.5), "r50": (6144, 7.2)},
     "swav": {"r50": (4096, 4.8), "r50_256": (256, 0.6)},
@@ -171,9 +178,16 @@ def test_a_recipe_leaves_out_what_is_at_its_default(name):
 class Light(nn.Module):
     """Stands for an encoder that the test above has traced."""
 
-    @nn.compact
+    norm: str = "batch"
+
     def __call__(self, images, *, train):
-        features = jnp.tile(images.mean(axis=(1, 2)), 4)  # a multiple of the four devices
+        return self.maps(images, train=train)[:, 0, 0]
+
+    @nn.compact
+    def maps(self, images, *, train):
+        features = jnp.tile(images.mean(axis=(1, 2), keepdims=True), 4)  # four devices
+        if self.norm == "layer":
+            return nn.LayerNorm()(features)
         return nn.BatchNorm(use_running_average=not train)(features)
 
 
@@ -187,9 +201,10 @@ def light_encoders(monkeypatch):
         dtype="float32",
         geometry="official",
         remat="none",
+        norm="batch",
     ):
-        ResNet(depth, width, sk_ratio, stem, dtype, geometry, remat)  # checks its arguments
-        return Light()
+        ResNet(depth, width, sk_ratio, stem, dtype, geometry, remat, norm=norm)  # checks them
+        return Light(norm)
 
     monkeypatch.setitem(ENCODERS, "resnet", light)
 

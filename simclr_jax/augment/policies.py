@@ -172,6 +172,46 @@ def simclr_cifar(
     )
 
 
+def single(
+    *,
+    size: int,
+    color_strength: float = 1.0,
+    blur: bool = True,
+    min_area: float = 0.08,
+    max_area: float = 1.0,
+    crop_sampler: str = "tf",
+    flip: bool = True,
+    dtype: DTypeLike = jnp.float32,
+) -> Policy:
+    """Returns one view as `simclr` makes its two, for methods that compare no views.
+
+    Args:
+      size: height and width of a view in pixels; at least 20 with blur.
+      color_strength: scales the colour jitter, in [0, 1.25]; at 0 there is neither jitter
+        nor grayscale.
+      blur: whether to blur half of the views.
+      min_area: smallest crop as a fraction of the image, in (0, 1].
+      max_area: largest crop, likewise.
+      crop_sampler: "tf", of the official code, or "area", of torchvision.
+      flip: whether to mirror half of the views; not for digits or text.
+      dtype: in which pixels are kept between operations; see `simclr`.
+
+    Raises:
+      ValueError: if an argument is out of range.
+    """
+    return random_views(
+        size=size,
+        boxes=random_boxes(min_area, max_area, crop_sampler),
+        flip=flip,
+        color_strength=color_strength,
+        widths=color.WIDTHS,
+        jitter="v2",
+        blur=(0.5 if blur else 0.0,),
+        solarize=(0.0,),
+        dtype=dtype,
+    )
+
+
 def multi_crop(
     *,
     size: int,
@@ -305,6 +345,7 @@ POLICIES: dict[str, Callable[..., Policy]] = {
     "simclr": simclr,
     "simclr_cifar": simclr_cifar,
     "byol": byol,
+    "single": single,
     "multi_crop": multi_crop,
     "finetune": finetune,
     "eval": evaluation,

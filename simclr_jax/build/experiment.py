@@ -24,6 +24,7 @@ from simclr_jax.core.tree import select
 from simclr_jax.core.types import Batch, Cuts, CutsBySize
 from simclr_jax.data.dataset import Dataset
 from simclr_jax.data.place import place_batches
+from simclr_jax.data.quarantine import Quarantine
 from simclr_jax.data.records import Source
 from simclr_jax.methods import METHODS
 from simclr_jax.methods.base import Frozen, FrozenNetwork, Method
@@ -254,19 +255,19 @@ def evaluated_variables(method: Method, state: TrainState) -> dict[str, Any]:
 
 
 def augmented_views(experiment: Experiment, num_images: int) -> np.ndarray:
-    """Returns views of the first images as training sees them, uint8 [m, v, h, w, 3].
+    """Returns views of some images as training sees them, uint8 [m, v, h, w, 3].
 
-    Views smaller than the largest are at the top left of a black one. Images that cannot be read
-    are left out.
+    Views smaller than the largest are at the top left of a black one.
     """
-    rows = (
-        -(-num_images // experiment.mesh.size) * experiment.mesh.size
-    )  # a batch that the mesh can split
-    dataset = dataclasses.replace(experiment.dataset, batch_size=rows)
-    first = dataset.eval_batches(
+    num_images = min(num_images, len(experiment.source))
+    rows = -(-num_images // experiment.mesh.size) * experiment.mesh.size  # the mesh can split them
+    first = dataclasses.replace(experiment.dataset, batch_size=rows).train_batches(
         experiment.source,
         experiment.policy.cuts,
-        indices=range(min(num_images, len(experiment.source))),
+        seed=experiment.run.seed,
+        first_step=0,
+        num_steps=1,
+        quarantine=Quarantine(),
     )
     (batch,) = place_batches(first, experiment.mesh)
     key = rng.stream(jax.random.key(experiment.run.seed), "augment", 0)
@@ -282,7 +283,5 @@ def augmented_views(experiment: Experiment, num_images: int) -> np.ndarray:
         by_size = jax.tree.leaves(experiment.method.augment(key, batch))
         return jnp.concatenate([*map(one_size, by_size)], axis=1)
 
-    pixels = views(batch)
-    shown = multihost_utils.process_allgather((pixels, batch["valid"]), tiled=True)
-    pixels, valid = map(np.asarray, shown)
-    return pixels[valid].astype(np.uint8)
+    shown = multihost_utils.process_allgather(views(batch), tiled=True)
+    return np.asarray(shown)[:num_images].astype(np.uint8)

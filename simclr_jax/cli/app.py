@@ -33,8 +33,9 @@ def run(main: Callable[[], None], argv: Sequence[str], *, required: Sequence[str
 
     Returns:
       0 done; 1 failed; 2 the user's mistake; 128 and the number of a signal that stopped a run
-      after a checkpoint; 75 it may go well the next time: another run holds the workdir, or, then
-      the process ends at once, not all processes started in time.
+      after a checkpoint; 75 it may go well the next time: another run holds the workdir, the
+      images cannot be reached, or, then the process ends at once, not all processes started in
+      time.
     """
     _set_up_logging()
     _set_up_compilation_cache()

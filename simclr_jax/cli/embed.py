@@ -17,6 +17,7 @@ from simclr_jax.cli import app, own_encoder
 from simclr_jax.core.errors import UserError
 from simclr_jax.core.files import atomic_write, require_writable
 from simclr_jax.data.quarantine import Quarantine
+from simclr_jax.data.reading import Reader
 from simclr_jax.evals.features import extract_features
 from simclr_jax.trained import restored
 from simclr_jax.trained.images import choose_images
@@ -55,7 +56,8 @@ def _embed() -> None:
     unreadable = Quarantine()
     batches = dataset.eval_batches(source, run.network.evaluation.cuts, quarantine=unreadable)
     features = extract_features(run.encode, batches, run.mesh)
-    names = np.array([source[int(i)].name for i in features.ids])
+    reader = Reader(source, dataset.patience)
+    names = np.array([reader.record(int(i)).name for i in features.ids])
     with atomic_write(output) as unfinished, unfinished.open("wb") as file:
         np.savez(
             file, names=names, class_names=np.array(source.class_names, str), **features._asdict()

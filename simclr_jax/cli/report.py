@@ -17,7 +17,8 @@ from simclr_jax.cli import app, own_encoder
 from simclr_jax.core.errors import UserError
 from simclr_jax.core.files import require_writable
 from simclr_jax.data.decode import decode
-from simclr_jax.data.records import Source
+from simclr_jax.data.quarantine import read_quarantine
+from simclr_jax.data.reading import Reader
 from simclr_jax.evals.features import extract_features
 from simclr_jax.evals.results import Row, read_results
 from simclr_jax.report.contents import Embedding, ReportContents
@@ -53,6 +54,7 @@ def _report() -> None:
             title=f"{experiment.config['method']['name']} on {experiment.source.name}",
             dataset=experiment.source.name,
             num_images=len(experiment.source),
+            num_unreadable=len(read_quarantine(workdir)),
             encoder=", ".join(_phrase(key, value) for key, value in encoder.items()),
             num_params=sum(x.size for x in jax.tree.leaves(run.variables["params"]["encoder"])),
             epochs=round(run.step * experiment.dataset.batch_size / len(experiment.source), 1),
@@ -101,17 +103,22 @@ def _embedding(run: restored.Restored, experiment: Experiment) -> Embedding:
         source, experiment.network.evaluation.cuts, indices=chosen
     )
     features = extract_features(run.encode, batches, experiment.mesh)
+    reader = Reader(source, experiment.dataset.patience)
+    names, small, rendering = [], [], experiment.dataset.rendering
+    for i in features.ids:
+        record = reader.record(int(i))
+        names.append(record.name)
+        small.append(decode(record.image, canvas=THUMBNAIL_PX, rendering=rendering))
     return Embedding(
         features=features.features,
         labels=features.labels,
-        names=[source[int(i)].name for i in features.ids],
-        thumbnails=_thumbnails(source, features.ids),
+        names=names,
+        thumbnails=_thumbnails(small),
     )
 
 
-def _thumbnails(source: Source, indices: np.ndarray) -> np.ndarray:
-    """Returns small images of one size, each at the top left of a black square."""
-    small = [decode(source[int(i)].image, canvas=THUMBNAIL_PX) for i in indices]
+def _thumbnails(small: list[np.ndarray]) -> np.ndarray:
+    """Returns images of one size, each at the top left of a black square."""
     side = max(max(pixels.shape[:2]) for pixels in small)
     out = np.zeros((len(small), side, side, 3), np.uint8)
     for square, pixels in zip(out, small, strict=True):

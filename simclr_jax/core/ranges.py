@@ -52,6 +52,7 @@ Seed = Annotated[int, Range(least=0, below=2**32)]  # JAX takes what is larger m
 Positive = Annotated[float, Range(above=0)]
 NonNegative = Annotated[float, Range(least=0)]
 Fraction = Annotated[float, Range(above=0, most=1)]
+Share = Annotated[float, Range(least=0, most=1)]
 Decay = Annotated[float, Range(least=0, below=1)]  # of a running mean
 
 

@@ -2,15 +2,18 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Annotated
 
 import jax
 import numpy as np
 
 from simclr_jax.core.errors import UserError
-from simclr_jax.core.ranges import Count, Fraction, Seed
+from simclr_jax.core.ranges import Count, Fraction, NonNegative, Positive, Range, Seed, Share
 from simclr_jax.core.types import CutsBySize
+from simclr_jax.data.decode import Rendering
 from simclr_jax.data.load import Batches, eval_batches, train_batches
 from simclr_jax.data.quarantine import Quarantine
+from simclr_jax.data.reading import Patience
 from simclr_jax.data.records import Source, count_shared
 from simclr_jax.data.sources import open_source
 from simclr_jax.data.subsets import LabelSubset
@@ -35,6 +38,13 @@ class Dataset:
         the same on every machine.
       fraction_seed: which draw.
       keep_unlabelled: train on the other images too, without their labels; or not at all.
+      ground: grey level behind transparent pixels, from 0 to 255.
+      value_range: which values are black and white in files with more than 8 bits a channel:
+        "type", 0 and 65535; "file", each file's own extremes; or LOW:HIGH, such as 0:4095.
+      max_unreadable: share of the training images that may turn out unreadable before the run
+        stops; until then others stand in for them, see `stand_ins`.
+      outage_seconds: a read that fails or hangs is tried again for so long; then the run stops.
+      read_timeout: seconds that a read may take before it is named, and tried again beside.
       num_threads: threads that read and decode, per process; one per core that it may use if None.
     """
 
@@ -49,7 +59,25 @@ class Dataset:
     fraction: Fraction = 1.0
     fraction_seed: Seed = 0
     keep_unlabelled: bool = False
+    ground: Annotated[int, Range(least=0, most=255)] = 255
+    value_range: str = "type"
+    max_unreadable: Share = 0.05
+    outage_seconds: NonNegative = 600.0
+    read_timeout: Positive = 60.0
     num_threads: Count | None = None
+
+    def __post_init__(self) -> None:
+        _ = self.rendering  # raises a ValueError if the range is none
+
+    @property
+    def rendering(self) -> Rendering:
+        """How what files store becomes grey levels."""
+        return Rendering(self.ground, self.value_range)
+
+    @property
+    def patience(self) -> Patience:
+        """How long storage is waited for."""
+        return Patience(self.outage_seconds, self.read_timeout)
 
     def open_train(self) -> Source:
         """Opens the images to train on, with the share of labels that is used.
@@ -119,10 +147,13 @@ class Dataset:
             seed=seed,
             first_step=first_step,
             num_steps=num_steps,
+            max_unreadable=self.max_unreadable,
             quarantine=quarantine,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
             num_threads=self.num_threads,
+            patience=self.patience,
+            rendering=self.rendering,
         )
 
     def eval_batches(
@@ -144,4 +175,6 @@ class Dataset:
             process_index=jax.process_index(),
             process_count=jax.process_count(),
             num_threads=self.num_threads,
+            patience=self.patience,
+            rendering=self.rendering,
         )

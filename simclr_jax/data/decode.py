@@ -4,10 +4,12 @@ Pillow only: OpenCV returns a truncated JPEG without an error, half of it grey. 
 judged before a pixel is decoded, so that a file of a few kilobytes cannot claim gigabytes.
 """
 
+import dataclasses
 import io
+import re
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Shaped, UInt8
 from PIL import Image
 
 from simclr_jax.core.errors import UserError
@@ -30,6 +32,63 @@ _ORIENTATIONS = {
 }
 
 
+@dataclasses.dataclass(frozen=True)
+class Rendering:
+    """How what a file stores becomes grey levels from 0 to 255.
+
+    Attributes:
+      ground: grey level behind transparent pixels, from 0 to 255.
+      value_range: of images with more than 8 bits a channel: which values become 0 and 255. "type":
+        0 and 65535, for 16 bits; "file": the least and the largest of each file; "LOW:HIGH": these
+        two, of all files, such as "0:4095" for 12 bits. What lies outside is clipped.
+    """
+
+    ground: int = 255
+    value_range: str = "type"
+
+    def __post_init__(self) -> None:
+        if self.value_range in ("type", "file"):
+            return
+        low, high = self._bounds() or (0.0, 0.0)
+        if not low < high:
+            raise ValueError(
+                f"value_range={self.value_range!r} must be 'type', 'file' or LOW:HIGH with LOW "
+                "less than HIGH, such as 0:4095."
+            )
+
+    def grey_levels(self, values: Shaped[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
+        """Returns the grey levels of values with more than 8 bits; NaN is the least of them.
+
+        Raises:
+          UnreadableImageError: if `value_range` doesn't say which.
+        """
+        if self.value_range == "type":
+            if values.dtype != np.uint16:
+                raise UnreadableImageError(
+                    f"{_describe_values(values)}; which values are black and white must be said: "
+                    "--config.data.value_range=file, or LOW:HIGH"
+                )
+            wide = values.astype(np.uint32)
+            return ((wide * 255 + 32767) // 65535).astype(np.uint8)
+        values = values.astype(np.float64)
+        finite = values[np.isfinite(values)]
+        if not finite.size:
+            raise UnreadableImageError("none of its values is a number")
+        low, high = self._bounds() or (finite.min(), finite.max())
+        if low == high:  # a flat file
+            return np.zeros(values.shape, np.uint8)
+        inside = np.clip(np.nan_to_num(values, nan=low), low, high)
+        return ((inside - low) / (high - low) * 255 + 0.5).astype(np.uint8)
+
+    def _bounds(self) -> tuple[float, float] | None:
+        number = r"([-+]?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?)"
+        found = re.fullmatch(f"{number}:{number}", self.value_range)
+        return found and (float(found[1]), float(found[2]))
+
+
+RENDERING = Rendering()
+
+
 class UnreadableImageError(ValueError):
     """One image that cannot be read; the run goes on without it.
 
@@ -44,18 +103,22 @@ class UnreadableImageError(ValueError):
         self.name = name
 
 
-def decode(image: bytes | np.ndarray, *, canvas: int) -> UInt8[np.ndarray, "h w 3"]:
+def decode(
+    image: bytes | np.ndarray, *, canvas: int, rendering: Rendering = RENDERING
+) -> UInt8[np.ndarray, "h w 3"]:
     """Returns the pixels of an image, in RGB.
 
     An image larger than the canvas is scaled down until its longer side fits, with an
     antialiasing filter; a smaller one is never scaled up. The aspect is kept, save that no side
-    becomes shorter than 1. EXIF orientation is applied. Greyscale and palette become RGB,
-    alpha is dropped (as TensorFlow's and torchvision's readers do), 16 bits are scaled to 8,
-    and of an animation the first frame is taken.
+    becomes shorter than 1. EXIF orientation is applied. Greyscale and palette become RGB, what is
+    transparent shows the ground (TensorFlow's and torchvision's readers drop alpha, and show what a
+    program left there), more than 8 bits are scaled to 8, and of an animation the first frame is
+    taken.
 
     Args:
       image: an encoded file of one of `FORMATS`, or uint8 of shape [h, w], [h, w, 1] or [h, w, 3].
       canvas: side in pixels of the square that the image must fit into.
+      rendering: how what a file stores becomes grey levels.
 
     Raises:
       UnreadableImageError: if the bytes are no complete image of a known format, or claim
@@ -63,7 +126,7 @@ def decode(image: bytes | np.ndarray, *, canvas: int) -> UInt8[np.ndarray, "h w 
       UserError: if an array has another dtype or shape; then all its neighbours have, too.
     """
     if isinstance(image, bytes):
-        pixels = _decode_bytes(image, canvas)
+        pixels = _decode_bytes(image, canvas, rendering)
     else:
         pixels = _check_array(image)
         size = fitted_size(pixels.shape[0], pixels.shape[1], canvas)
@@ -74,15 +137,17 @@ def decode(image: bytes | np.ndarray, *, canvas: int) -> UInt8[np.ndarray, "h w 
     return pixels
 
 
-def opened_pixels(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
+def opened_pixels(
+    image: Image.Image, rendering: Rendering = RENDERING
+) -> UInt8[np.ndarray, "h w 3"]:
     """Returns the pixels of an image that Pillow has opened, upright and in RGB, as `decode` would.
 
     Raises:
-      UnreadableImageError: if its file turns out broken, or its pixels are no 8 or 16 bits.
+      UnreadableImageError: if its file turns out broken, or `rendering` doesn't fit its values.
     """
     try:
         image = image.copy()  # reads the pixels; the caller's stays as it is
-        return _turned(_to_rgb(image), _orientation(image))
+        return _turned(_to_rgb(image, rendering), _orientation(image))
     except UnreadableImageError:
         raise
     except Exception as error:  # as in `_decode_bytes`
@@ -92,9 +157,14 @@ def opened_pixels(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
 def image_size(image: bytes | np.ndarray) -> tuple[int, int]:
     """Returns (height, width) from the header alone, before any EXIF rotation."""
     if isinstance(image, bytes):
-        width, height = _open(image).size
+        width, height = open_image(image).size
         return height, width
     return image.shape[0], image.shape[1]
+
+
+def is_deep(image: Image.Image) -> bool:
+    """Whether an image that Pillow has opened has more than 8 bits a channel, all of them kept."""
+    return image.mode.startswith("I;16") or image.mode in ("I", "F")
 
 
 def fitted_size(height: int, width: int, canvas: int) -> tuple[int, int]:
@@ -107,8 +177,12 @@ def fitted_size(height: int, width: int, canvas: int) -> tuple[int, int]:
     return fit(height), fit(width)
 
 
-def _open(data: bytes) -> Image.Image:
-    """Reads the header, and refuses what must not be decoded."""
+def open_image(data: bytes) -> Image.Image:
+    """Reads the header, and refuses what must not be decoded.
+
+    Raises:
+      UnreadableImageError: as `decode` does.
+    """
     if not data:
         raise UnreadableImageError("empty (0 bytes)")
     try:
@@ -130,8 +204,8 @@ def _open(data: bytes) -> Image.Image:
     return image
 
 
-def _decode_bytes(data: bytes, canvas: int) -> UInt8[np.ndarray, "h w 3"]:
-    image = _open(data)
+def _decode_bytes(data: bytes, canvas: int, rendering: Rendering) -> UInt8[np.ndarray, "h w 3"]:
+    image = open_image(data)
     kind = image.format
     height, width = fitted_size(image.height, image.width, canvas)
     try:
@@ -140,7 +214,7 @@ def _decode_bytes(data: bytes, canvas: int) -> UInt8[np.ndarray, "h w 3"]:
         image.draft(None, (round(_REDUCING_GAP * width), round(_REDUCING_GAP * height)))
         image.load()
         orientation = _orientation(image)  # after load(): Pillow has turned a TIFF by itself
-        return _turned(_resize(_to_rgb(image), (height, width)), orientation)
+        return _turned(_resize(_to_rgb(image, rendering), (height, width)), orientation)
     except UnreadableImageError:
         raise
     except Exception as error:  # as above: truncated data alone raises five kinds
@@ -168,20 +242,14 @@ def _resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     return image.resize((width, height), _FILTER, reducing_gap=_REDUCING_GAP)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB":
-        return image
-    if image.mode.startswith("I;16"):
+def _to_rgb(image: Image.Image, rendering: Rendering) -> Image.Image:
+    if is_deep(image):
         # Pillow's own conversion clips: every value above 255 would become white.
-        values = np.asarray(image).astype(np.uint32)
-        image = Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
-    elif image.mode in ("I", "F"):
-        raise UnreadableImageError(
-            f"{_describe_values(np.asarray(image))}; images must have 8 or 16 bits a channel"
-        )
-    elif image.mode in ("P", "PA"):
-        image = image.convert("RGBA")  # a palette's own transparency is resolved only this way
-    return image.convert("RGB")
+        image = Image.fromarray(rendering.grey_levels(np.asarray(image)))
+    if image.has_transparency_data:
+        ground = Image.new("RGBA", image.size, (*[rendering.ground] * 3, 255))
+        image = Image.alpha_composite(ground, image.convert("RGBA"))
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _check_array(image: np.ndarray) -> UInt8[np.ndarray, "..."]:

@@ -8,7 +8,6 @@ import numpy as np
 from jaxtyping import Int
 
 from simclr_jax.core.errors import UserError, did_you_mean
-from simclr_jax.data.decode import UnreadableImageError
 from simclr_jax.data.records import Record, digest, image_key
 
 # Names of folders that are parts of a data set rather than classes, in lower case.
@@ -23,6 +22,9 @@ class Folder:
 
     Files count by extension (`EXTENSIONS`, in either case). Hidden files and folders are left
     out; links to folders are followed, except back to a folder that they are in.
+
+    Attributes:
+      left_out: how many other files there are, by extension, in lower case.
     """
 
     def __init__(
@@ -46,9 +48,11 @@ class Folder:
                 f"in it. Its folders: {_shorten(folders) or 'none'}.{did_you_mean(split, folders)}"
             )
         self.name = f"folder {os.path.join(self._root, top).rstrip('/')}"
-        self._files, self._links, others = _list_images(self._root, top)
+        self._files, self._links, self.left_out = _list_images(self._root, top)
         if not self._files:
-            seen = [f"{count} {kind}" for kind, count in others.most_common()] or ["no files"]
+            seen = [f"{count} {kind}" for kind, count in self.left_out.most_common()] or [
+                "no files"
+            ]
             raise UserError(
                 f"No images in {os.path.join(self._root, top)}: looked in all its folders for "
                 f"files ending in {', '.join(sorted(EXTENSIONS))}; found {_shorten(seen)}."
@@ -107,11 +111,12 @@ class Folder:
 
     def __getitem__(self, index: int, /) -> Record:
         name = self._files[index]
-        try:
-            with open(os.path.join(self._root, name), "rb") as file:
-                return Record(file.read(), self.labels[index], name)
-        except OSError as error:
-            raise UnreadableImageError(f"cannot be read: {error.strerror}", name) from error
+        with open(os.path.join(self._root, name), "rb") as file:
+            return Record(file.read(), self.labels[index], name)
+
+    def name_of(self, index: int) -> str:
+        """Returns the path of an image below the folder."""
+        return self._files[index]
 
 
 def _list_images(root: str, top: str) -> tuple[list[str], frozenset[str], collections.Counter[str]]:

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from simclr_jax.core.errors import UserError
-from simclr_jax.data.decode import UnreadableImageError, opened_pixels
+from simclr_jax.data.decode import RENDERING, Rendering, UnreadableImageError, opened_pixels
 from simclr_jax.data.records import Record
 
 # A path, uint8 pixels [h, w], [h, w, 1] or [h, w, 3], or what Pillow has opened.
@@ -24,7 +24,7 @@ class Given:
     class_names: tuple[str, ...] = ()
     fingerprint = "given"
 
-    def __init__(self, images: Sequence[GivenImage] | np.ndarray):
+    def __init__(self, images: Sequence[GivenImage] | np.ndarray, rendering: Rendering = RENDERING):
         if isinstance(images, np.ndarray) and images.ndim != 4:
             raise UserError(f"{_WANTED}, got one array of shape {list(images.shape)}: {_ADVICE}")
         if isinstance(images, str | os.PathLike | Image.Image):
@@ -32,6 +32,7 @@ class Given:
         if not len(images):
             raise UserError("There are no images: the list is empty.")
         self._images = images
+        self._rendering = rendering  # of those that Pillow has opened
 
     def __len__(self) -> int:
         return len(self._images)
@@ -41,7 +42,7 @@ class Given:
         if isinstance(image, np.ndarray):
             return Record(image, -1, name)
         if isinstance(image, Image.Image):
-            return Record(opened_pixels(image), -1, name)
+            return Record(opened_pixels(image, self._rendering), -1, name)
         if not isinstance(image, str | os.PathLike):
             raise UserError(f"It must be a path, an array or a PIL image, got {type(image)}.")
         name = f"{name} ({os.fspath(image)})"

@@ -20,16 +20,18 @@ import numpy as np
 from simclr_jax.core.errors import UserError
 from simclr_jax.core.types import Cuts, CutsBySize
 from simclr_jax.data.cut import cut
-from simclr_jax.data.decode import UnreadableImageError, decode
+from simclr_jax.data.decode import RENDERING, Rendering
+from simclr_jax.data.images import Example, Images
 from simclr_jax.data.order import Order, process_rows, random_words
-from simclr_jax.data.quarantine import Quarantine, Unreadable
-from simclr_jax.data.records import Record, Source, read_records
+from simclr_jax.data.quarantine import Quarantine, TooManyUnreadableError, Unreadable
+from simclr_jax.data.reading import PATIENCE, Patience, Reader
+from simclr_jax.data.records import Record, Source
+from simclr_jax.data.stand_ins import StandIns
 
 HostBatch: TypeAlias = dict[str, Any]  # see `train_batches`
 Batches: TypeAlias = Generator[HostBatch, None, None]
 
 CHUNK_ROWS = 32
-MAX_TRIES = 100
 
 
 def train_batches(
@@ -41,10 +43,13 @@ def train_batches(
     seed: int,
     first_step: int,
     num_steps: int,
+    max_unreadable: float = 1.0,
     quarantine: Quarantine | None = None,
     process_index: int = 0,
     process_count: int = 1,
     num_threads: int | None = None,
+    patience: Patience = PATIENCE,
+    rendering: Rendering = RENDERING,
 ) -> Batches:
     """Yields this process's rows of global batches `first_step` to `num_steps` - 1.
 
@@ -52,8 +57,9 @@ def train_batches(
     "id": int64 [b]}, with b = batch_size / process_count and s the side of a view: at the top
     left what each view shows of the image, and its height and width there (`cut.cut`). For views
     of several sizes, "image" and "size" are tuples of such arrays. Where views are cut depends on
-    seed, step and row of the global batch. An unreadable image is replaced by the next readable
-    one of the source, by index; which one depends on nothing else.
+    seed, step and row of the global batch. In place of an unreadable image stands another, on every
+    number of processes the same, and none twice in a batch while there are others; see
+    `stand_ins`.
 
     Args:
       source: the data set.
@@ -63,29 +69,50 @@ def train_batches(
       seed: seed of the shuffle and of the cuts.
       first_step: optimizer steps taken already.
       num_steps: optimizer steps of the whole run, counted from step 0.
+      max_unreadable: share of all images that may turn out unreadable, from 0 to 1.
       quarantine: where unreadable images are noted.
       process_index: this process.
       process_count: processes that share each global batch.
       num_threads: decoding threads; one per core that this process may use if None.
+      patience: how long storage is waited for.
+      rendering: how what files store becomes grey levels.
 
     Raises:
-      UserError: while iterating, if `MAX_TRIES` images in a row cannot be read.
+      TooManyUnreadableError: while iterating, if this process has met more unreadable images than
+        that, or none is readable.
+      OutageError: while iterating, if storage fails or hangs for too long.
     """
     if not 0 <= first_step <= num_steps:
         raise ValueError(f"first_step must be from 0 to num_steps={num_steps}, got {first_step}.")
     order = Order(len(source), batch_size, seed, process_index, process_count)
+    all_rows = Order(len(source), batch_size, seed)
     layout = _Layout(batch_size // process_count, num_steps - first_step)
+    reader = Reader(source, patience)
+    images = Images(source, reader, canvas, rendering)
+    most = min(math.floor(max_unreadable * len(source) + 1e-6), len(source) - 1)
 
     def read_chunk(index: int) -> "_Chunk":
         step, rows = layout.rows(index)
         step += first_step
-        chunk = _Chunk.empty(_Place(cuts, canvas, seed, step), order.rows[rows])
+        chunk = _Chunk.empty(_Place(cuts, seed, step), order.rows[rows])
+        stand_ins = StandIns(len(source), seed, lambda: all_rows.ids(step))
+
+        def look(i: int, record: Record | None = None) -> Example | None:
+            example = chunk.readable(images.get(i, record))
+            if len(chunk.unreadable) > most:
+                raise _EnoughError
+            return example
+
         ids = order.ids(step)[rows]
-        for row, (i, record) in enumerate(zip(ids, read_records(source, ids), strict=True)):
-            _fill_with_readable(chunk, row, source, int(i), record)
+        with contextlib.suppress(_EnoughError):  # the rest of the chunk will not be asked for
+            for row, (i, record) in enumerate(zip(ids, reader.records(ids), strict=True)):
+                example = look(int(i), record) or stand_ins.find(int(chunk.rows[row]), look)
+                if example is not None:
+                    chunk.put(row, example)
         return chunk
 
-    return _stream(read_chunk, layout, quarantine or Quarantine(), num_threads)
+    batches = _stream(read_chunk, layout, reader, quarantine or Quarantine(), num_threads)
+    return _require_readable(batches, source, most=most)
 
 
 def eval_batches(
@@ -99,6 +126,8 @@ def eval_batches(
     process_index: int = 0,
     process_count: int = 1,
     num_threads: int | None = None,
+    patience: Patience = PATIENCE,
+    rendering: Rendering = RENDERING,
 ) -> Batches:
     """Yields every example once, in order, in batches of one shape.
 
@@ -117,9 +146,12 @@ def eval_batches(
       process_index: this process.
       process_count: processes that share each global batch.
       num_threads: decoding threads; one per core that this process may use if None.
+      patience: how long storage is waited for.
+      rendering: how what files store becomes grey levels.
 
     Raises:
       UserError: at the end, if not one image could be read.
+      OutageError: as of `train_batches`.
     """
     ids = np.arange(len(source)) if indices is None else np.asarray(indices, np.int64)
     if ids.size and not 0 <= ids.min() <= ids.max() < len(source):
@@ -131,23 +163,31 @@ def eval_batches(
     padded = np.full(num_batches * batch_size, -1, np.int64)
     padded[: len(ids)] = ids
     layout = _Layout(len(mine), num_batches)
+    reader = Reader(source, patience)
+    images = Images(source, reader, canvas, rendering)
 
     def read_chunk(index: int) -> "_Chunk":
         step, rows = layout.rows(index)
-        chunk = _Chunk.empty(_Place(cuts, canvas, 0, step), mine[rows])
+        chunk = _Chunk.empty(_Place(cuts, 0, step), mine[rows])
         chunk.batch["valid"] = np.zeros(rows.stop - rows.start, bool)
         chunk_ids = padded[step * batch_size + mine[rows]]
         chunk_ids = chunk_ids[chunk_ids >= 0]  # padding is at the end
-        for row, (i, record) in enumerate(
-            zip(chunk_ids, read_records(source, chunk_ids), strict=True)
-        ):
-            chunk.batch["id"][row] = i  # also if it turns out unreadable
-            chunk.batch["valid"][row] = _fill(chunk, row, source, int(i), record)
+        chunk.batch["id"][: len(chunk_ids)] = chunk_ids  # also those that turn out unreadable
+        for row, (i, record) in enumerate(zip(chunk_ids, reader.records(chunk_ids), strict=True)):
+            example = chunk.readable(images.get(int(i), record))
+            if example is not None:
+                chunk.put(row, example)
+                chunk.batch["valid"][row] = True
         return chunk
 
     quarantine = quarantine or Quarantine()
-    batches = _stream(read_chunk, layout, quarantine, num_threads)
+    batches = _stream(read_chunk, layout, reader, quarantine, num_threads)
+    batches = _require_readable(batches, source, most=len(source))
     return _require_one_valid(batches, source, len(ids), quarantine)
+
+
+class _EnoughError(Exception):
+    """More images are unreadable than the run goes on with."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,7 +213,6 @@ class _Place:
     """How the images of one batch become views."""
 
     cuts: CutsBySize
-    canvas: int
     seed: int
     step: int
 
@@ -185,7 +224,7 @@ class _Chunk:
     place: _Place
     rows: np.ndarray  # their numbers in the global batch
     batch: HostBatch
-    unreadable: list[Unreadable]
+    unreadable: dict[int, Unreadable]
 
     @classmethod
     def empty(cls, place: _Place, rows: np.ndarray) -> "_Chunk":
@@ -203,11 +242,19 @@ class _Chunk:
             "label": np.full(b, -1, np.int32),
             "id": np.full(b, -1, np.int64),
         }
-        return cls(place, rows, batch, [])
+        return cls(place, rows, batch, {})
 
-    def put(self, row: int, pixels: np.ndarray) -> None:
-        """Cuts what each view of a row shows out of its image."""
-        place = self.place
+    def readable(self, found: Example | Unreadable) -> Example | None:
+        """Returns an image; of one that cannot be read, notes why, and returns None."""
+        if isinstance(found, Example):
+            return found
+        self.unreadable[found.id] = found
+        return None
+
+    def put(self, row: int, example: Example) -> None:
+        """Fills a row: cuts what each of its views shows out of an image."""
+        self.batch["label"][row], self.batch["id"][row] = example.label, example.id
+        place, pixels = self.place, example.pixels
         words = random_words(place.seed, place.step, int(self.rows[row]))
         arrays = (place.cuts, self.batch["image"], self.batch["size"])
         for cuts, images, sizes in zip(*map(jax.tree.leaves, arrays), strict=True):
@@ -235,10 +282,14 @@ class _Chunks:
 def _stream(
     read_chunk: Callable[[int], _Chunk],
     layout: _Layout,
+    reader: Reader,
     quarantine: Quarantine,
     num_threads: int | None,
-) -> Batches:
-    """Yields batches put together from chunks that grain's threads read ahead."""
+) -> Generator[tuple[HostBatch, list[Unreadable]], None, None]:
+    """Yields batches put together from chunks that grain's threads read ahead.
+
+    With each comes what was found unreadable on the way to it.
+    """
     if not layout.num_batches:
         return
     threads = joblib.cpu_count() if num_threads is None else num_threads
@@ -247,17 +298,33 @@ def _stream(
         # One batch ahead, and for small batches still work for every thread.
         prefetch_buffer_size=max(layout.chunks_per_batch, 2 * threads),
     )
-    source = _Chunks(layout.num_batches * layout.chunks_per_batch, read_chunk)
+    read = lambda index: reader.run(lambda: read_chunk(index))
+    source = _Chunks(layout.num_batches * layout.chunks_per_batch, read)
     chunks = iter(grain.MapDataset.source(source).to_iter_dataset(options))
     try:
         for _ in range(layout.num_batches):
             parts = [next(chunks) for _ in range(layout.chunks_per_batch)]
-            for part in parts:
-                for unreadable in part.unreadable:
-                    quarantine.add(unreadable)
-            yield jax.tree.map(lambda *rows: np.concatenate(rows), *(part.batch for part in parts))
+            unreadable = [entry for part in parts for entry in part.unreadable.values()]
+            for entry in unreadable:
+                quarantine.add(entry)
+            join = lambda *rows: np.concatenate(rows)
+            yield jax.tree.map(join, *(part.batch for part in parts)), unreadable
     finally:
+        reader.close()
         chunks.close()  # drops what is queued; a thread ends after the chunk it is at
+
+
+def _require_readable(
+    batches: Generator[tuple[HostBatch, list[Unreadable]], None, None], source: Source, *, most: int
+) -> Batches:
+    """Yields batches as long as no more than `most` images turn out unreadable."""
+    met: set[int] = set()
+    with contextlib.closing(batches):
+        for batch, unreadable in batches:
+            met.update(entry.id for entry in unreadable)
+            if len(met) > most:
+                raise TooManyUnreadableError(len(met), len(source), source.name, unreadable[-1])
+            yield batch
 
 
 def _require_one_valid(
@@ -276,41 +343,3 @@ def _require_one_valid(
             f"None of {num_examples} images of {source.name} can be read; the last one, "
             f"{last.name}: {last.reason}."
         )
-
-
-def _fill_with_readable(
-    chunk: _Chunk, row: int, source: Source, i: int, record: Record | None
-) -> None:
-    """Fills a row with image i of the source, or with the first readable one after it."""
-    tries = min(MAX_TRIES, len(source))
-    for k in range(tries):
-        if _fill(chunk, row, source, (i + k) % len(source), record if k == 0 else None):
-            return
-    last = chunk.unreadable[-1]
-    raise UserError(
-        f"{tries} of {len(source)} images of {source.name}, one after the other from number {i} "
-        f"on, cannot be read; the last one, {last.name}: {last.reason}."
-    )
-
-
-def _fill(chunk: _Chunk, row: int, source: Source, i: int, record: Record | None) -> bool:
-    """Fills a row with image i of the source, or notes why not and returns False."""
-    try:
-        record = source[i] if record is None else record
-        pixels = decode(record.image, canvas=chunk.place.canvas)
-    except UnreadableImageError as error:
-        name = error.name or (record.name if record else f"{source.name}/{i}")
-        chunk.unreadable.append(Unreadable(i, name, error.reason))
-        return False
-    except UserError as error:
-        raise UserError(f"Image {i} of {source.name}: {error}") from error
-    classes = len(source.class_names)
-    if record.label != -1 and not 0 <= record.label < max(classes, 1):
-        raise UserError(
-            f"Image {i} of {source.name}, {record.name}, has the label {record.label}; the data "
-            f"set has {classes} classes, so it must be from 0 to {classes - 1}, or -1: unknown."
-        )
-    chunk.put(row, pixels)
-    chunk.batch["label"][row] = record.label
-    chunk.batch["id"][row] = i
-    return True

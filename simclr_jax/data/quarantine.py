@@ -20,6 +20,18 @@ class Unreadable(NamedTuple):
     reason: str
 
 
+class TooManyUnreadableError(UserError):
+    """More images of a run cannot be read than its config allows."""
+
+    def __init__(self, count: int, num_examples: int, source: str, last: Unreadable) -> None:
+        """Says how many, of which data set, and which one was too many."""
+        super().__init__(
+            f"{count} of the {num_examples} images of {source} cannot be read, which is more than "
+            f"config.data.max_unreadable allows; the last one, {last.name}: {last.reason}. Mend or "
+            "remove them, or go on without them: --config.data.max_unreadable=1 allows any share."
+        )
+
+
 class Quarantine:
     """Collects unreadable images, each once, and writes them as JSON lines while they come.
 
@@ -30,18 +42,19 @@ class Quarantine:
 
     Attributes:
       entries: the images so far, by name.
+      path: the file; None where there is none.
     """
 
     def __init__(self, path: epath.PathLike | None = None, *, process_index: int = 0):
         self.entries: dict[str, Unreadable] = {}
         self._unwritten: list[str] = []  # the disk was full
-        self._path = None if path is None else epath.Path(path)
-        if self._path is None:
+        self.path = None if path is None else epath.Path(path)
+        if self.path is None:
             return
         if process_index:
-            self._path = self._path.with_suffix(f".{process_index}{self._path.suffix}")
-        if self._path.exists():
-            self._read(self._path)
+            self.path = self.path.with_suffix(f".{process_index}{self.path.suffix}")
+        if self.path.exists():
+            self._read(self.path)
 
     @property
     def count(self) -> int:
@@ -53,26 +66,44 @@ class Quarantine:
         if unreadable.name in self.entries:
             return
         self.entries[unreadable.name] = unreadable
-        if self._path is None:
+        if self.path is None:
             return
+        if self.count == 10 ** (len(str(self.count)) - 1):  # 1, 10, 100, ...
+            log.warning(
+                "Images that cannot be read: %d so far, all named in %s; the last one, %s: %s.",
+                self.count, self.path, *unreadable[1:],
+            )  # fmt: skip
         self._unwritten.append(json.dumps(unreadable._asdict()))
         try:
-            append_lines(self._path, self._unwritten)
+            append_lines(self.path, self._unwritten)
         except OSError as error:  # it waits for the next one, and is counted all the same
-            log.warning("%s waits: %s.", self._path, reason(error))
+            log.warning("%s waits: %s.", self.path, reason(error))
         else:
             self._unwritten = []
 
     def _read(self, path: epath.Path) -> None:
-        text = path.read_text()
-        whole, _, torn = text.rpartition("\n")
-        try:
-            for line in whole.splitlines():
-                entry = Unreadable(**json.loads(line))
-                self.entries[entry.name] = entry
-        except (TypeError, ValueError) as error:
-            raise UserError(
-                f"{path} is no list of unreadable images ({error}); move it away and start again."
-            ) from error
+        entries, torn = _entries(path)
+        self.entries = {entry.name: entry for entry in entries}
         if torn:  # the process died while it wrote this line; the image will come again
-            write_text(path, whole + "\n" if whole else "")
+            write_text(path, "".join(f"{json.dumps(entry._asdict())}\n" for entry in entries))
+
+
+def read_quarantine(workdir: epath.PathLike) -> list[Unreadable]:
+    """Returns the images that no process of a run could read, each once.
+
+    Raises:
+      UserError: if a list of them holds something else.
+    """
+    lists = sorted(epath.Path(workdir).glob("quarantine*.jsonl"))
+    return [*{entry.name: entry for path in lists for entry in _entries(path)[0]}.values()]
+
+
+def _entries(path: epath.Path) -> tuple[list[Unreadable], bool]:
+    """Returns the images in a list, and whether a torn line is left out."""
+    whole, _, torn = path.read_text().rpartition("\n")
+    try:
+        return [Unreadable(**json.loads(line)) for line in whole.splitlines()], bool(torn)
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"{path} is no list of unreadable images ({error}); move it away and start again."
+        ) from error

@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -31,7 +31,8 @@ class Source(Protocol):
     It may also have `__getitems__(ids) -> list[Record | None]` where reading many at once is
     cheaper, with None for those to be read alone, `labels` where all are known beforehand, and
     `image_keys() -> int64 [n]` where two sources may share images: one number for each, equal in
-    both for the same stored image; see `count_shared`.
+    both for the same stored image; see `count_shared`. And `name_of(id) -> str` where the name of a
+    record is known before it is read, and `left_out`, see that function.
 
     Attributes:
       name: for people and for messages.
@@ -47,7 +48,12 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> Record:
-        """Reads one example; raises UnreadableImageError if its file cannot be opened."""
+        """Reads one example.
+
+        Raises:
+          UnreadableImageError: if what is stored there is no image.
+          OSError: if storage fails, which says nothing about the image.
+        """
         ...
 
 
@@ -55,6 +61,17 @@ def read_records(source: Source, ids: np.ndarray) -> Sequence[Record | None]:
     """Reads records at once where the source can, and leaves None where it cannot."""
     read_many = getattr(source, "__getitems__", None)
     return [None] * len(ids) if read_many is None else read_many(ids.tolist())
+
+
+def left_out(source: Source) -> Mapping[str, int]:
+    """Returns how many files lie beside those of a source and are none of it, by kind."""
+    return getattr(source, "left_out", {})
+
+
+def name_of(source: Source, i: int) -> str:
+    """Returns what to call record i, without reading it."""
+    name = getattr(source, "name_of", None)
+    return f"{source.name}/{i}" if name is None else name(i)
 
 
 def count_shared(source: Source, other: Source) -> int:

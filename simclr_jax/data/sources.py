@@ -158,7 +158,7 @@ def suggest_sizes(source: Source, *, sample: int = 64) -> tuple[int, int]:
     for i in range(num):
         try:
             sides.append(image_size(source[i * len(source) // num].image))
-        except UnreadableImageError as error:
+        except (UnreadableImageError, OSError) as error:
             reason = str(error)
     if not sides:
         raise UserError(

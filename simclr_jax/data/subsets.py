@@ -7,7 +7,15 @@ import numpy as np
 from jaxtyping import Int
 
 from simclr_jax.core.errors import UserError
-from simclr_jax.data.records import Record, Source, digest, image_keys, read_records
+from simclr_jax.data.records import (
+    Record,
+    Source,
+    digest,
+    image_keys,
+    left_out,
+    name_of,
+    read_records,
+)
 
 log = logging.getLogger(__name__)
 CHUNK = 1000
@@ -49,6 +57,7 @@ class LabelSubset:
         self._labelled = frozenset(chosen.tolist()) if keep_unlabelled else None
         self._ids = np.arange(len(source)) if keep_unlabelled else chosen
         self.class_names = source.class_names
+        self.left_out = left_out(source)
         self.name = f"{source.name} with {len(chosen):,} of {len(labels):,} labels"
         self.fingerprint = digest([source.fingerprint, f"{fraction!r} {seed} {keep_unlabelled}"])
 
@@ -66,6 +75,10 @@ class LabelSubset:
         return [
             record and self._hide(int(i), record) for i, record in zip(ids, records, strict=True)
         ]
+
+    def name_of(self, index: int) -> str:
+        """Returns what the source calls an example."""
+        return name_of(self._source, int(self._ids[index]))
 
     def image_keys(self) -> Int[np.ndarray, " n"] | None:
         """Returns one number for each image; see `records.Source`."""

@@ -33,6 +33,7 @@ class ReportContents:
       title: heading of the page, such as "SimCLR on digits".
       dataset: name of the training images, or the folder that they came from.
       num_images: training images per epoch.
+      num_unreadable: how many of them could not be read; others stood in for them.
       encoder: description in words, such as "ResNet-18, width 0.5, CIFAR stem".
       num_params: parameters of the encoder, without the projector.
       epochs: passes over the training images so far.
@@ -58,6 +59,7 @@ class ReportContents:
     devices: str
     wall_seconds: float | int | None = None
     labels_used: str = "none"
+    num_unreadable: int = 0
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     metrics: Sequence[Mapping[str, Any]] = ()
     results: Sequence[Mapping[str, Any]] = ()

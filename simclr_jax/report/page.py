@@ -82,8 +82,13 @@ def config_text(config: Mapping[str, Any], indent: str = "") -> str:
 
 def _header(contents: ReportContents) -> str:
     finding = results.headline(contents.results) or "No finding yet: the encoder was not judged."
+    unreadable = (
+        f", of which {markup.count(contents.num_unreadable)} could not be read"
+        if contents.num_unreadable
+        else ""
+    )
     facts = {
-        "Trained on": f"{contents.dataset}, {markup.count(contents.num_images)} images",
+        "Trained on": f"{contents.dataset}, {markup.count(contents.num_images)} images{unreadable}",
         "Labels used": contents.labels_used,
         "Encoder": f"{contents.encoder}, {markup.count(contents.num_params)} parameters",
         "Training": f"{contents.epochs:g} epochs, batch {markup.count(contents.batch_size)}",

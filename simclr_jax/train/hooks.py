@@ -7,6 +7,8 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable, Iterator
+from types import TracebackType
 from typing import Any
 
 import jax
@@ -17,7 +19,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from simclr_jax.core.state import TrainState
-from simclr_jax.core.types import Metrics
+from simclr_jax.core.types import Batch, Metrics
+from simclr_jax.data.quarantine import TooManyUnreadableError
+from simclr_jax.data.reading import OutageError
 from simclr_jax.train.metrics import MetricsWriter
 from simclr_jax.train.saving import SaveCheckpoint
 
@@ -26,11 +30,12 @@ SECONDS_BETWEEN_LINES = 10.0  # of plain progress in a log file
 
 
 class Terminated(Exception):  # noqa: N818 - it is no error: the run was asked to stop
-    """The run stopped on a signal, after a checkpoint at `step`."""
+    """The run stopped on a signal, after a checkpoint at `step`, if that is not 0."""
 
     def __init__(self, step: int, signum: int = signal.SIGTERM) -> None:
         name = signal.Signals(signum).name
-        super().__init__(f"Stopped by {name} after a checkpoint at step {step}.")
+        when = f"after a checkpoint at step {step}" if step else "before the first step"
+        super().__init__(f"Stopped by {name} {when}.")
         self.step = step
         self.signum = signum
 
@@ -45,8 +50,10 @@ class StopOnSignal:
     SIGTERM, and finds a step that none has passed.
     """
 
-    def __init__(self, save_checkpoint: SaveCheckpoint) -> None:
+    def __init__(self, save_checkpoint: SaveCheckpoint, *, first_step: int) -> None:
         self._save_checkpoint = save_checkpoint
+        self._step = first_step
+        self._waits = False  # for a batch
         self._signum: int | None = None
         self._alone = jax.process_count() == 1
         self._previous = {
@@ -65,9 +72,24 @@ class StopOnSignal:
             os.write(2, b"\nSaving a checkpoint. Ctrl-C again ends at once, without it.\n")
         if not self._alone:
             os.kill(os.getpid(), signal.SIGTERM)
+        elif self._waits:
+            raise Terminated(self._step, signum)
+
+    def answering(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Yields batches; where no other process waits for it, a signal ends the wait for one."""
+        while True:
+            self._waits = True
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            finally:
+                self._waits = False
+            yield batch
 
     def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
         """Stops the run if a signal has come since the last step."""
+        self._step = step
         if self._alone:
             asked = self._signum is not None
         else:
@@ -80,6 +102,32 @@ class StopOnSignal:
         """Lets the signals do again what they did before."""
         for signum, handler in self._previous.items():
             signal.signal(signum, handler)
+
+
+class SaveAtEarlyEnd:
+    """Hook and context: where no batch comes after a step, saves that step.
+
+    Of several processes only one knows, and none can save alone: they end without a checkpoint.
+    """
+
+    def __init__(self, save_checkpoint: SaveCheckpoint) -> None:
+        self._save_checkpoint = save_checkpoint
+        self._last: tuple[int, TrainState, Metrics] | None = None
+
+    def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
+        """Notes the last step."""
+        self._last = (step, state, metrics)
+
+    def __enter__(self) -> "SaveAtEarlyEnd":
+        return self
+
+    def __exit__(
+        self, kind: object, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Saves, unless what ends the run is something else."""
+        early = isinstance(error, TooManyUnreadableError | OutageError | Terminated)
+        if early and self._last is not None and jax.process_count() == 1:
+            self._save_checkpoint.save_at_last(*self._last)
 
 
 class LogMetrics:
@@ -99,6 +147,7 @@ class LogMetrics:
         num_steps: int,
         batch_size: int,
         num_examples: int,
+        count_unreadable: Callable[[], int],
     ) -> None:
         self._writer = writer
         self._schedule = schedule
@@ -106,6 +155,7 @@ class LogMetrics:
         self._num_steps = num_steps
         self._batch_size = batch_size
         self._num_examples = num_examples
+        self._count_unreadable = count_unreadable
         self._seconds_before = writer.last_row.get("seconds", 0.0)  # of a resumed run
         self._start = self._logged_at = self._printed_at = time.monotonic()
         self._first_step = self._logged_step = first_step
@@ -153,6 +203,7 @@ class LogMetrics:
                 **values,
                 "lr": float(np.asarray(self._schedule(step - 1))),
                 **timed,
+                "unreadable_images": self._count_unreadable(),
                 "seconds": self._seconds_before + now - self._start,
             },
         )

@@ -17,6 +17,9 @@ log = logging.getLogger(__name__)
 FREE_TO_CHANGE = (
     "data.path",
     "data.num_threads",
+    "data.max_unreadable",
+    "data.outage_seconds",
+    "data.read_timeout",
     "run.log_every",
     "run.checkpoint_every",
     "run.keep_checkpoints",

@@ -26,9 +26,10 @@ CONFIG = {
 }  # fmt: skip
 
 
-def train(workdir, plan=None):
+def train(workdir, plan=None, **data):
     hooks = [plan.hook] if plan else []
-    with runs.open_run(CONFIG, str(workdir)) as run:
+    config = CONFIG | {"data": CONFIG["data"] | data}
+    with runs.open_run(config, str(workdir)) as run:
         hooks += run.hooks
         state = fit(run.state, run.step, run.batches, num_steps=run.num_steps, hooks=hooks)
         return jax.device_get(state)

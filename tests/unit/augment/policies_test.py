@@ -83,7 +83,7 @@ def test_eight_devices_agree_with_one_and_do_not_communicate(simclr, batch, view
     compiled = simclr.lower(jax.random.key(0), sharded).compile()
     got = compiled(jax.random.key(0), sharded)
     assert got.sharding.is_equivalent_to(NamedSharding(mesh, P("data")), got.ndim)
-    np.testing.assert_allclose(got, views, rtol=0, atol=2e-6)
+    np.testing.assert_allclose(got, views, rtol=0, atol=5e-6)
     hlo = compiled.as_text()
     for collective in ("all-gather", "all-reduce", "all-to-all", "collective-permute"):
         assert collective not in hlo

@@ -8,7 +8,13 @@ import pytest
 from PIL import Image
 
 from simclr_jax.core.errors import UserError
-from simclr_jax.data.decode import UnreadableImageError, decode, fitted_size, image_size
+from simclr_jax.data.decode import (
+    Rendering,
+    UnreadableImageError,
+    decode,
+    fitted_size,
+    image_size,
+)
 
 
 def encode(image: Image.Image, kind: str, **options) -> bytes:
@@ -122,17 +128,75 @@ def test_every_mode_becomes_rgb(mode, kind, want):
     np.testing.assert_allclose(got, np.broadcast_to(want, (8, 8, 3)), atol=3)
 
 
-def test_alpha_is_dropped():
-    image = Image.new("RGBA", (2, 2), (10, 20, 30, 0))
-    got = decode(encode(image, "PNG"), canvas=2)
-    assert (got == (10, 20, 30)).all()
+@pytest.mark.parametrize("ground", [255, 0, 100])
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
+def test_what_is_transparent_shows_the_ground(kind, ground):
+    alpha = np.array([[0, 255], [51, 128]], np.uint8)
+    pixels = np.dstack([np.full((2, 2, 3), (10, 20, 200), np.uint8), alpha])
+    options = {"lossless": True, "exact": True} if kind == "WEBP" else {}
+    data = encode(Image.fromarray(pixels), kind, **options)
+    got = decode(data, canvas=2, rendering=Rendering(ground=ground))
+    share = alpha[:, :, None] / 255  # Porter and Duff 1984: over
+    want = share * (10, 20, 200) + (1 - share) * ground
+    np.testing.assert_allclose(got, want, atol=1)
 
 
-def test_transparent_palette_gives_its_colour():
-    image = Image.new("P", (2, 2), 1)
-    image.putpalette([0, 0, 0, 10, 20, 30])
-    got = decode(encode(image, "PNG", transparency=bytes([0, 128])), canvas=2)
-    assert (got == (10, 20, 30)).all()
+@pytest.mark.parametrize("mode", ["L", "RGB", "P"])
+def test_a_colour_that_is_declared_transparent_shows_the_ground(mode):
+    image = Image.new("RGB", (4, 2), (10, 10, 10)).convert(mode)
+    image.paste(Image.new("RGB", (2, 2), (200, 200, 200)).convert(mode), (2, 0))
+    colour = image.getpixel((0, 0))
+    got = decode(encode(image, "PNG", transparency=colour), canvas=4)
+    assert (got[:, :2] == 255).all()
+    np.testing.assert_allclose(got[:, 2:], 200, atol=8)
+
+
+RAMP = np.linspace(0, 4095, 256).round().astype(np.uint16).reshape(16, 16)
+
+
+@pytest.mark.parametrize(
+    ("value_range", "low", "high"),
+    [("0:4095", 0, 4095), ("file", 0, 4095), ("1000:3000.5", 1000, 3000.5), ("type", 0, 65535)],
+)
+def test_the_range_of_deep_images_is_that_of_the_setting(value_range, low, high):
+    data = encode(Image.fromarray(RAMP), "PNG")
+    got = decode(data, canvas=16, rendering=Rendering(value_range=value_range))
+    exact = (RAMP.astype(float) - low) * 255 / (high - low)
+    want = np.clip(np.floor(exact + 0.5), 0, 255)
+    np.testing.assert_array_equal(got, np.broadcast_to(want[:, :, None], (16, 16, 3)))
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.int32])
+def test_floats_and_long_integers_are_read_once_their_range_is_said(kind):
+    values = np.array([[-100, 0, 300]], kind)
+    data = encode(Image.fromarray(values), "TIFF")
+    with pytest.raises(
+        UnreadableImageError, match=r"from -100 to 300; .*config\.data\.value_range"
+    ):
+        decode(data, canvas=3)
+    for value_range in ("file", "-1e2:300"):
+        got = decode(data, canvas=3, rendering=Rendering(value_range=value_range))
+        np.testing.assert_array_equal(got[0, :, 0], [0, 64, 255])
+
+
+def test_values_that_are_no_numbers_are_the_least():
+    data = encode(Image.fromarray(np.float32([[np.nan, 1, 3, np.inf]])), "TIFF")
+    got = decode(data, canvas=4, rendering=Rendering(value_range="file"))
+    np.testing.assert_array_equal(got[0, :, 0], [0, 0, 255, 255])
+    nothing = encode(Image.fromarray(np.float32([[np.nan, np.nan]])), "TIFF")
+    with pytest.raises(UnreadableImageError, match="none of its values is a number"):
+        decode(nothing, canvas=4, rendering=Rendering(value_range="file"))
+
+
+def test_a_flat_file_stretched_by_itself_is_black():
+    data = encode(Image.fromarray(np.full((2, 2), 700, np.uint16)), "PNG")
+    assert not decode(data, canvas=2, rendering=Rendering(value_range="file")).any()
+
+
+@pytest.mark.parametrize("value_range", ["", "12 bits", "5:5", "9:1", ":", "0:inf", "1:2:3"])
+def test_a_range_that_is_none_is_refused(value_range):
+    with pytest.raises(ValueError, match=r"must be 'type', 'file' or LOW:HIGH"):
+        Rendering(value_range=value_range)
 
 
 def test_animation_gives_its_first_frame():

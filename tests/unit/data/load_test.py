@@ -15,7 +15,7 @@ from simclr_jax.core.types import Cuts
 from simclr_jax.data.decode import UnreadableImageError
 from simclr_jax.data.load import eval_batches, train_batches
 from simclr_jax.data.order import Order, random_words
-from simclr_jax.data.quarantine import Quarantine
+from simclr_jax.data.quarantine import Quarantine, TooManyUnreadableError
 from simclr_jax.data.sources import Record, open_source
 
 
@@ -161,16 +161,28 @@ def test_processes_share_the_batch_also_where_images_are_replaced(process_count)
     assert_same(joined, whole)
 
 
-def test_unreadable_images_are_replaced_by_the_next_readable_one():
-    broken = frozenset({3, 4, 9})
+def test_others_stand_in_for_unreadable_images_and_none_twice_in_a_batch():
+    broken = frozenset(range(30, 70))
     quarantine = Quarantine()
-    batches = train(Numbers(10, broken), batch_size=10, num_steps=1, quarantine=quarantine)
-    substitute = {3: 5, 4: 5, 9: 0}
-    ids = [substitute.get(int(i), int(i)) for i in Order(10, 10, 0).ids(0)]
-    assert batches[0]["id"].tolist() == ids
-    assert batches[0]["label"].tolist() == [i % 3 for i in ids]
-    assert sorted(e.id for e in quarantine.entries.values()) == [3, 4, 9]
-    assert quarantine.entries["image 4"].reason == "broken on purpose"
+    batches = train(Numbers(100, broken), batch_size=32, num_steps=12, quarantine=quarantine)
+    for step, batch in enumerate(batches):
+        ids, wanted = batch["id"].tolist(), Order(100, 32, 0).ids(step).tolist()
+        read = [i not in broken for i in wanted]
+        assert [i for i, keep in zip(ids, read, strict=True) if keep] == [
+            i for i in wanted if i not in broken
+        ]
+        stand_ins = [i for i, keep in zip(ids, read, strict=True) if not keep]
+        assert len(set(stand_ins)) == len(stand_ins)
+        assert not set(stand_ins) & (broken | set(wanted))
+        assert batch["label"].tolist() == [i % 3 for i in ids]
+        np.testing.assert_array_equal(batch["image"][:, 0, 0, 0, 0], batch["id"])
+    assert sorted(entry.id for entry in quarantine.entries.values()) == sorted(broken)
+    assert quarantine.entries["image 44"].reason == "broken on purpose"
+
+
+def test_a_batch_of_all_images_repeats_some_in_place_of_the_unreadable():
+    (batch,) = train(Numbers(10, frozenset({3, 4, 9})), batch_size=10, num_steps=1)
+    assert set(batch["id"].tolist()) == set(range(10)) - {3, 4, 9}
 
 
 def test_a_resumed_run_writes_nothing_twice(tmp_path):
@@ -183,10 +195,30 @@ def test_a_resumed_run_writes_nothing_twice(tmp_path):
     assert len(first.splitlines()) == 2
 
 
-@pytest.mark.parametrize(("count", "tries"), [(5, 5), (300, 100)])
-def test_ends_where_nothing_can_be_read(count, tries):
-    with pytest.raises(UserError, match=rf"{tries} of {count} images of numbers.*broken on pur"):
-        train(Numbers(count, broken=frozenset(range(count))))
+@pytest.mark.parametrize(("num_broken", "share"), [(16, 0.16), (7, 0.07), (29, 0.29), (0, 0.0)])
+def test_a_share_of_unreadable_images_is_borne_wherever_they_lie(num_broken, share):
+    source = Numbers(100, broken=frozenset(range(num_broken)))
+    batches = train(source, batch_size=10, num_steps=10, max_unreadable=share)
+    assert len(batches) == 10
+
+
+@pytest.mark.parametrize("process_count", [1, 2])
+def test_more_than_that_share_ends_the_stream_with_all_of_them_named(process_count):
+    quarantine = Quarantine()
+    batches = train_batches(
+        Numbers(100, broken=frozenset(range(20))), whole(), batch_size=10, canvas=4, seed=0,
+        first_step=0, num_steps=30, max_unreadable=0.1, quarantine=quarantine,
+        process_count=process_count,
+    )  # fmt: skip
+    with pytest.raises(TooManyUnreadableError, match=r"1\d of the 100 images of numbers.*max_unr"):
+        list(batches)
+    assert 10 < quarantine.count <= 20
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_ends_where_nothing_can_be_read(share):
+    with pytest.raises(TooManyUnreadableError, match=r"of the 30 images .*broken on purpose"):
+        train(Numbers(30, broken=frozenset(range(30))), max_unreadable=share)
 
 
 def test_an_array_of_floats_ends_the_run_by_name():

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from simclr_jax.core.errors import UserError
-from simclr_jax.data.quarantine import Quarantine, Unreadable
+from simclr_jax.data.quarantine import Quarantine, Unreadable, read_quarantine
 
 CAT = Unreadable(3, "cat <b>\u00fc\udcff.jpg", "empty (0 bytes)")
 DOG = Unreadable(1, "dog.jpg", "truncated")
@@ -67,3 +67,20 @@ def test_works_without_a_file():
     quarantine = Quarantine()
     quarantine.add(DOG)
     assert quarantine.count == 1
+
+
+def test_lists_of_all_processes_are_read_as_one(tmp_path):
+    assert read_quarantine(tmp_path) == []
+    Quarantine(tmp_path / "quarantine.jsonl").add(CAT)
+    other = Quarantine(tmp_path / "quarantine.jsonl", process_index=2)
+    for entry in (DOG, CAT):
+        other.add(entry)
+    assert sorted(read_quarantine(tmp_path)) == [DOG, CAT]
+
+
+def test_the_log_tells_of_the_first_and_of_each_power_of_ten(tmp_path, caplog):
+    quarantine = Quarantine(tmp_path / "quarantine.jsonl")
+    for i in range(120):
+        quarantine.add(Unreadable(i, f"{i}.jpg", "empty"))
+    assert [record.args[0] for record in caplog.records] == [1, 10, 100]
+    assert "0.jpg: empty" in caplog.text

@@ -116,6 +116,13 @@ def test_is_well_formed_and_asks_for_nothing_outside_itself(full):
     assert policy == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
 
 
+def test_says_how_many_training_images_could_not_be_read(full):
+    shown = lambda page: "".join(Outline(page).text)
+    assert "could not be read" not in shown(full)
+    spoilt = shown(render(make_contents(num_unreadable=1200)))
+    assert "digits, 4,000 images, of which 1,200 could not be read" in spoilt
+
+
 def test_shows_hostile_names_as_text(full):
     assert "<script" not in full
     text = "".join(Outline(full).text)

@@ -1,0 +1,66 @@
+"""The images of a source, decoded, and what cannot be read of them."""
+
+import functools
+from typing import NamedTuple
+
+import numpy as np
+
+from simclr_jax.core.errors import UserError
+from simclr_jax.data.decode import Rendering, UnreadableImageError, decode
+from simclr_jax.data.quarantine import Unreadable
+from simclr_jax.data.reading import Reader
+from simclr_jax.data.records import Record, Source, name_of
+
+
+class Example(NamedTuple):
+    """One image, as it is cut into views."""
+
+    id: int
+    label: int
+    pixels: np.ndarray
+
+
+class Images:
+    """The images of a source, decoded; what is known to be unreadable is not tried again."""
+
+    def __init__(self, source: Source, reader: Reader, canvas: int, rendering: Rendering):
+        """Says where they come from.
+
+        Args:
+          source: the data set.
+          reader: what reads its records.
+          canvas: side in pixels of the square that an image is fitted into.
+          rendering: how what a file stores becomes grey levels.
+        """
+        self._source = source
+        self._reader = reader
+        self._decode = functools.partial(decode, canvas=canvas, rendering=rendering)
+        self._unreadable: dict[int, Unreadable] = {}
+
+    def get(self, i: int, record: Record | None = None) -> Example | Unreadable:
+        """Returns image i, or why it cannot be read.
+
+        Args:
+          i: its index in the source.
+          record: what the source holds there, if that has been read already.
+        """
+        if i in self._unreadable:
+            return self._unreadable[i]
+        source = self._source
+        try:
+            record = self._reader.record(i) if record is None else record
+            pixels = self._decode(record.image)
+        except UnreadableImageError as error:
+            name = error.name or (record.name if record else name_of(source, i))
+            self._unreadable[i] = Unreadable(i, name, error.reason)
+            return self._unreadable[i]
+        except UserError as error:
+            raise UserError(f"Image {i} of {source.name}: {error}") from error
+        classes = len(source.class_names)
+        if record.label != -1 and not 0 <= record.label < max(classes, 1):
+            raise UserError(
+                f"Image {i} of {source.name}, {record.name}, has the label {record.label}; the "
+                f"data set has {classes} classes, so it must be from 0 to {classes - 1}, or -1: "
+                "unknown."
+            )
+        return Example(i, record.label, pixels)
