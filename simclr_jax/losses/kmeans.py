@@ -47,7 +47,7 @@ def spherical_kmeans(
             return (total + similarities(members.T, rows.T), number + members.sum(axis=0)), None
 
         empty = (jnp.zeros_like(centroids), jnp.zeros(k, centroids.dtype))
-        (total, number), _ = jax.lax.scan(add, empty, (tiles, known))
+        total, number = jax.lax.scan(add, empty, (tiles, known))[0]
         means = total / jnp.maximum(number, 1)[:, None]
         return l2_normalize(jnp.where(number[:, None] > 0, means, centroids))
 

@@ -162,8 +162,8 @@ def compare_layouts(build, presets):
         done = jax.jit(step, in_shardings=shardings, out_shardings=(placement, None))
         results.append(jax.device_get(done(*placed)))
     for one, *eight in zip(*map(jax.tree.leaves, results), strict=True):
-        # In float32; a teacher's temperature of 0.04 multiplies what is rounded.
-        tolerance = {"rtol": 2e-4, "atol": 5e-5 * max(1.0, np.abs(one).max())}
+        # In float32; a temperature of 0.04 multiplies what is rounded (in float64: dino_test).
+        tolerance = {"rtol": 2e-4, "atol": 1e-4 * max(1.0, np.abs(one).max())}
         for other in eight:
             np.testing.assert_allclose(other, one, **tolerance)
 
