@@ -95,6 +95,7 @@ FAMILY = {
     "colorization": {"r50": (256, 0.1), "cifar10": (128, 2e-3)},
     "cpc": {"r50": (512, 2e-4)},
     "dcl": {"r50": (256, 1.2), "dclw": (256, 1.2)},
+    "deepcluster_v2": {"r50": (4096, 4.8)},
     "dino": {"vit_s": (512, 1e-3), "r50": (4096, 0.48)},
     "hard_negatives": {"cifar10": (256, 1e-3), "debiased": (256, 1e-3)},
     "hybrid": {"r50": (4096, 4.8)},

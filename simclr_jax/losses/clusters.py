@@ -1,12 +1,12 @@
-"""Losses on scores of prototypes: codes by Sinkhorn's iteration, and swapped prediction.
+"""Losses on scores of prototypes or centroids: Sinkhorn's codes, swapped prediction, clusters.
 
-Caron et al. 2020, https://arxiv.org/abs/2006.09882 (SwAV)
+Caron et al. 2020, https://arxiv.org/abs/2006.09882 (SwAV and DeepCluster v2)
 Caron et al. 2021, https://arxiv.org/abs/2104.14294 (DINO)
 """
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from simclr_jax.core.types import Scalar
 from simclr_jax.losses.similarity import at_least_float32
@@ -93,3 +93,34 @@ def centered_targets(
     Source: DINO, Equations 1 and 4.
     """
     return jax.nn.softmax((at_least_float32(scores) - center[None, None, :]) / temperature)
+
+
+def assigned_entropy(
+    z: Float[Array, "b v d"],
+    centroids: Float[Array, "h k d"],
+    clusters: Int[Array, "b h"],
+    *,
+    temperature: float,
+) -> Scalar:
+    """Cross entropy of the cluster of each image, given each of its views.
+
+    Args:
+      z: unit projections of all views.
+      centroids: unit rows of k clusters in each of h clusterings; no gradient reaches them.
+      clusters: number of each image's cluster in each clustering, -1 for none.
+      temperature: divides the cosine similarity, > 0; 0.1 in the released code.
+
+    Returns:
+      Mean over clusterings, and over the images with a cluster and their views, in nats; log(k)
+      when all similarities are equal, 0 without clusters.
+
+    Source: SwAV, Appendix on DeepCluster v2.
+    """
+    highest = jax.lax.Precision.HIGHEST
+    fixed = jax.lax.stop_gradient(centroids)
+    logits = jnp.einsum("bvd,hkd->bvhk", z, fixed, precision=highest) / temperature
+    wanted = jnp.maximum(clusters, 0)[:, None, :, None]
+    entropy = -jnp.take_along_axis(jax.nn.log_softmax(logits), wanted, axis=-1)[..., 0]
+    known = clusters >= 0
+    of_image = jnp.where(known, entropy.mean(axis=1), 0.0)  # [b, h]
+    return (of_image.sum(axis=0) / jnp.maximum(known.sum(axis=0), 1)).mean()

@@ -5,6 +5,7 @@ from simclr_jax.methods.byol import byol
 from simclr_jax.methods.colorization import colorization
 from simclr_jax.methods.cpc import cpc
 from simclr_jax.methods.dcl import dcl
+from simclr_jax.methods.deepcluster_v2 import deepcluster_v2
 from simclr_jax.methods.dino import dino
 from simclr_jax.methods.distill import distill
 from simclr_jax.methods.hard_negatives import hard_negatives
@@ -43,6 +44,7 @@ METHODS = {
     "vicreg": vicreg,
     "swav": swav,
     "dino": dino,
+    "deepcluster_v2": deepcluster_v2,
     "margin": margin,
     "triplet": triplet,
     "rotation": rotation,

@@ -194,12 +194,13 @@ def with_frozen(
     Raises:
       ValueError: at `init`, if a pattern matches no parameter.
     """
-    tx = with_rates(build(schedule), [(pattern, 0.0) for pattern, until in frozen if until is None])
+    never = [pattern for pattern, until in frozen if until is None]
+    tx = with_rates(build(schedule), [(pattern, 0.0) for pattern in never])
     for pattern, until in frozen:
         if until is not None:
             late = build(lambda count, until=until: schedule(count + until))
             held = optax.conditionally_mask(late, lambda step, until=until, **_: step >= until)
-            tx = _split(tx, held, re.compile(pattern))
+            tx = _split(tx, held, re.compile(pattern), but=re.compile("|".join(never) or NOTHING))
     return tx
 
 
@@ -207,12 +208,14 @@ def _split(
     tx: optax.GradientTransformation,
     held: optax.GradientTransformation,
     pattern: re.Pattern[str],
+    but: re.Pattern[str],
 ) -> optax.GradientTransformation:
-    """Returns an optimizer that uses `held` for the parameters that a pattern matches."""
+    """Returns an optimizer that uses `held` for what `pattern` matches and `but` does not."""
 
     def labels(params: Any) -> Any:
         names = jax.tree_util.tree_map_with_path(lambda path, _: path_name(path), params)
-        matches = jax.tree.map(lambda name: pattern.fullmatch(name) is not None, names)
+        held_back = lambda name: bool(pattern.fullmatch(name) and not but.fullmatch(name))
+        matches = jax.tree.map(held_back, names)
         if not any(jax.tree.leaves(matches)):
             raise ValueError(f"no parameter matches {pattern.pattern!r}, which is to be frozen.")
         return matches

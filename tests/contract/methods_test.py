@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 from simclr_jax.build.experiment import build_experiment
@@ -103,8 +104,14 @@ def first_batch(experiment):
 
 
 def start(experiment):
-    """Returns step 0; zeros, which a warm start would replace, become a network with opinions."""
+    """Returns the first state, or where parameters are frozen at first, the last with them frozen.
+
+    Zeros, which a warm start would replace, become a network with opinions.
+    """
     state = perturb_constants(jax.device_get(jax.jit(experiment.init)()))
+    if until := max((x.until_step or 0 for x in experiment.method.frozen_params), default=0):
+        last = np.int32(until - 1)
+        state = state.replace(step=last, opt_state=optax.tree.set(state.opt_state, step=last))
     return jax.tree.map(lambda x: np.asarray(x, np.float32) if x.dtype == np.float64 else x, state)
 
 
@@ -155,8 +162,8 @@ def compare_layouts(build, presets):
         done = jax.jit(step, in_shardings=shardings, out_shardings=(placement, None))
         results.append(jax.device_get(done(*placed)))
     for one, *eight in zip(*map(jax.tree.leaves, results), strict=True):
-        # In float32; a teacher's temperature of 0.04 multiplies what is rounded.
-        tolerance = {"rtol": 2e-4, "atol": 5e-5 * max(1.0, np.abs(one).max())}
+        # In float32; a temperature of 0.04 multiplies what is rounded (in float64: dino_test).
+        tolerance = {"rtol": 2e-4, "atol": 1e-4 * max(1.0, np.abs(one).max())}
         for other in eight:
             np.testing.assert_allclose(other, one, **tolerance)
 
@@ -173,6 +180,6 @@ def test_thirty_steps_lower_the_loss_and_move_all_of_the_encoder(build):
         losses.append(float(metrics["loss"]))
     begin, end = np.mean(losses[:5]), np.mean(losses[-5:])
     assert end < max(begin - 0.05, begin / 2)  # a loss may be small from the start
-    assert int(state.step) == 30
+    assert int(state.step) == int(first.step) + 30
     moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), before, state.params["encoder"])
     assert min(jax.tree.leaves(moved)) > 0

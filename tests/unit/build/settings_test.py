@@ -20,7 +20,7 @@ PREDICTS = SSLModel(ResNet(18), heads.MLP(), predictor=heads.MLP())
 HEADLESS = SSLModel(ResNet(18))
 PATCHES = SSLModel(ViT("tiny"))
 CLUSTERS = SSLModel(ResNet(18), heads.MLP(), prototypes=heads.Prototypes(num_prototypes=8))
-FACTS = RunFacts(num_steps=100, num_images=64, num_classes=2, batch_size=8)
+FACTS = RunFacts(num_steps=100, num_images=6400, num_classes=2, batch_size=8)
 # What a callable is handed besides its section, by the section.
 GIVEN = {
     "schedule": (FACTS,),

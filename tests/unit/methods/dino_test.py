@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from simclr_jax.core.errors import UserError
 from simclr_jax.core.run_facts import RunFacts
@@ -16,6 +18,7 @@ from simclr_jax.methods.memory import cosine_ema
 from simclr_jax.models.heads import MLP, Prototypes
 from simclr_jax.models.ssl import SSLModel
 from simclr_jax.optim.build import adamw
+from simclr_jax.parallel.mesh import AXES, make_mesh
 
 GOLDEN = np.load(Path(__file__).parents[2] / "golden/family/dino.npz")
 B, K = 4, 12
@@ -24,8 +27,8 @@ FACTS = RunFacts(num_steps=100, num_images=8, num_classes=0, batch_size=B)  # 2 
 
 @pytest.fixture
 def build(tiny_encoder):
-    def build(**settings):
-        head = MLP(num_layers=1, output_dim=6)
+    def build(dtype="float32", **settings):
+        head = MLP(num_layers=1, output_dim=6, dtype=dtype)
         prototypes = Prototypes(num_prototypes=K, normalize_kernel=True)
         model = SSLModel(tiny_encoder, head, prototypes=prototypes)
         args = (settings, model, lambda key, batch: batch["views"], FACTS)
@@ -136,6 +139,25 @@ def test_the_teacher_is_a_slow_copy_and_is_what_is_evaluated(build):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), moved, expected)
     assert method.evaluated == "method_state/target"
     assert method.frozen_params == (("prototypes/.*", 2),)
+
+
+def test_eight_devices_have_the_loss_and_the_gradients_of_one_in_float64(build):
+    """In float32 the sharp targets multiply what is rounded."""
+    with jax.enable_x64(True):
+        method = build(dtype="float64")
+        state, views = started(method)
+        wide = lambda x: x.astype(np.float64) if x.dtype == np.float32 else x
+        twice = lambda x: jnp.concatenate([x, x[:, :, ::-1]])  # eight images
+        state, views = jax.tree.map(wide, state), jax.tree.map(lambda x: wide(twice(x)), views)
+        loss = lambda params, state, views: method.loss(params, state, views, {}, jax.random.key(0))
+        step = jax.jit(jax.value_and_grad(loss, has_aux=True))
+        results = [step(state.params, state, views)]
+        mesh = make_mesh(jax.devices())
+        state = jax.device_put(state, NamedSharding(mesh, P()))
+        views = jax.device_put(views, NamedSharding(mesh, P(AXES)))
+        results.append(step(state.params, state, views))
+        for one, eight in zip(*map(jax.tree.leaves, results), strict=True):
+            np.testing.assert_allclose(eight, one, rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from simclr_jax.optim.build import OPTIMIZERS, adamw, lars, sgd, with_rates
+from simclr_jax.optim.build import OPTIMIZERS, adamw, lars, sgd, with_frozen, with_rates
 
 GOLDEN = np.load(Path(__file__).parents[2] / "golden/lars.npz")
 # The official variable -> where a parameter of that kind lives here.
@@ -238,3 +238,17 @@ def test_lars_of_all_parameters_adapts_and_decays_biases_and_norms_too():
     np.testing.assert_allclose(updates["norm"]["scale"], want, rtol=1e-6)
     # What is zero has no ratio yet, as in the released code.
     np.testing.assert_allclose(updates["dense"]["bias"], [-0.5, -1.0], rtol=1e-6)
+
+
+def test_what_is_never_trained_stays_so_where_all_is_frozen_at_first():
+    params = {"patches": jnp.ones(2), "dense": jnp.ones(2)}
+    frozen = (("patches", None), (".*", 1))
+    tx = with_frozen(lambda schedule: optax.sgd(schedule), lambda step: 0.5, frozen)
+    state, moved = tx.init(params), []
+    for _ in range(2):
+        updates, state = tx.update(params, state, params)
+        moved.append({name: bool(np.any(update)) for name, update in updates.items()})
+    assert moved == [
+        {"patches": False, "dense": False},
+        {"patches": False, "dense": True},
+    ]
