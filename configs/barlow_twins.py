@@ -10,7 +10,7 @@ divided by their number, which the rate of biases was tuned with; ours is the ex
   python -m simclr_jax train --config=configs/barlow_twins.py:digits --workdir=runs/barlow_twins
 """
 
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict
 
 VARIANTS = ("r50", "digits")
 
@@ -25,7 +25,6 @@ def get_config(variant: str = "r50") -> ConfigDict:
         name="tfds/imagenet2012",
         split="train",
         test_split="validation",
-        path=config_dict.placeholder(str),
         batch_size=2048,
         canvas=8192,
     )

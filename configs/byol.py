@@ -11,20 +11,21 @@ of 2 of the gradient stands for the sum, and pixels are in [0, 1].
   python -m simclr_jax train --config=configs/byol.py:digits --workdir=runs/byol
 """
 
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict
+
+VARIANTS = ("r50", "digits")
 
 
 def get_config(variant: str = "r50") -> ConfigDict:
     """Returns the recipe: "r50" as published, or "digits", minutes on two cores."""
-    if variant not in ("r50", "digits"):
-        raise ValueError(f"Unknown variant {variant!r}; this recipe knows 'r50' and 'digits'.")
+    if variant not in VARIANTS:
+        raise ValueError(f"Unknown variant {variant!r}; this recipe knows {', '.join(VARIANTS)}.")
     config = ConfigDict()
     config.run = dict(epochs=1000, checkpoint_every=2000)
     config.data = dict(
         name="tfds/imagenet2012",
         split="train",
         test_split="validation",
-        path=config_dict.placeholder(str),
         batch_size=4096,
         canvas=8192,
     )

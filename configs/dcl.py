@@ -8,7 +8,7 @@ paper's own were not at hand. "dclw" adds the weights of the paper.
   python -m simclr_jax train --config=configs/dcl.py:digits --workdir=runs/dcl
 """
 
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict
 
 VARIANTS = ("r50", "dclw", "digits")
 
@@ -23,7 +23,6 @@ def get_config(variant: str = "r50") -> ConfigDict:
         name="tfds/imagenet2012",
         split="train",
         test_split="validation",
-        path=config_dict.placeholder(str),
         batch_size=256,
         canvas=8192,
     )

@@ -21,8 +21,9 @@ measured here: docs/recipes.md, by `launch/results_table.py`.
       --config.method.teacher=runs/mine_finetuned --workdir=runs/mine_student
 """
 
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict
 
+from simclr_jax.build import shared
 from simclr_jax.models.published import NETWORKS, split_variant
 
 OPTIONS = ("fraction=0.01", "fraction=0.1")
@@ -53,54 +54,28 @@ def get_config(variant: str = "v2_r50_1x,fraction=0.01") -> ConfigDict:
         labels are hidden, too.
     """
     name, options = split_variant(variant, VARIANTS)
-    config = ConfigDict()
-    config.run = dict(seed=0, epochs=400, log_every=50, checkpoint_every=2000)
-    config.data = dict(
-        name="tfds/imagenet2012",
-        split="train",
-        test_split="validation",
-        path=config_dict.placeholder(str),
-        labels_from_folders=False,
-        batch_size=4096,
-        canvas=8192,  # larger than any of its photographs: none is scaled before it is cut
-        fraction=1.0,
-        keep_unlabelled=False,
-    )
-    config.augment = dict(name="finetune", size=224)
-    classifier = dict(num_classes=config_dict.placeholder(int), zero_init=False)
-    config.heads = dict(classifier=classifier, select=0)
-    config.method = dict(
-        name="distill",
-        teacher=config_dict.placeholder(str),
-        temperature=0.1 if "self" in options else 1.0,
-        alpha=1.0,
-        grad_cache_chunks=1,
-    )
+    # On ImageNet all images are there, none with a label; on the others most labels are hidden.
+    fraction = "1" if name in NETWORKS else options.get("fraction", "1")
+    config = ConfigDict(shared.labelled_images(name, fraction, batch_size=4096))
+    config.run = dict(epochs=400, checkpoint_every=2000)
+    config.heads = dict(classifier=dict(zero_init=False))
+    config.method = dict(name="distill", temperature=0.1 if "self" in options else 1.0)
     config.optim = dict(name="lars", weight_decay=1e-4, momentum=0.9, adapt_classifier=True)
     config.schedule = dict(base_lr=0.1, scaling="sqrt", warmup_epochs=20.0)
-    config.parallel = dict(preset="replicated", fsdp=8)
     config.evals = dict(classifier=dict(every_epochs=20.0))
     if name in NETWORKS:
-        net = NETWORKS[name]
-        config.encoder = dict(name="resnet", depth=net.depth, width=net.width)
-        config.encoder.update(sk_ratio=net.sk_ratio, dtype="bfloat16", remat=net.remat)
-        config.parallel.update(preset=net.preset)
+        config.update(shared.network(name))
     else:
         config.run.update(epochs=24, log_every=25)
-        config.data.update(name="tfds/cifar10", test_split="test", batch_size=128, canvas=32)
-        config.data.update(fraction=float(options.get("fraction", "1")), keep_unlabelled=True)
-        config.augment = dict(name="finetune", size=32, min_area=0.3)
-        config.encoder = dict(name="resnet", depth=18, width=0.125, stem="imagenet", remat="none")
+        config.data.update(keep_unlabelled=True)
+        config.encoder = dict(name="resnet", depth=18, width=0.125)
         config.optim = dict(name="adamw", weight_decay=1e-4)
         config.schedule = dict(base_lr=2e-3, scaling="none", warmup_epochs=0.5)
         config.evals = dict(classifier=dict(every_epochs=4.0))
-    if name == "digits":  # which must not be mirrored
-        config.data.update(name="digits", canvas=28)
-        config.augment = dict(name="finetune", size=28, min_area=0.35, flip=False)
+    if name in ("cifar10", "digits"):
+        config.data.update(batch_size=128)
+    if name in ("cifar10", "folder"):
+        config.augment.update(min_area=0.3)
     if name == "folder":
-        config.data.update(dict(name="folder", labels_from_folders=True))
-        config.data.update({key: config_dict.placeholder(int) for key in ("batch_size", "canvas")})
-        size = config_dict.placeholder(int)  # as the teacher has it
-        config.augment = dict(name="finetune", size=size, min_area=0.3)
         config.encoder.update(width=0.25 if "laptop" in options else 1.0)
     return config

@@ -23,8 +23,9 @@ numbers and those measured here: docs/recipes.md, by `launch/results_table.py`.
       --config.warm_start.checkpoint=runs/mine --workdir=runs/mine_finetuned
 """
 
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict
 
+from simclr_jax.build import shared
 from simclr_jax.models.published import IMAGENET, NETWORKS, split_variant
 
 OPTIONS = tuple(f"fraction={fraction}" for fraction in IMAGENET)
@@ -53,63 +54,35 @@ def get_config(variant: str = "v2_r50_1x,fraction=0.01") -> ConfigDict:
     fraction = options.get("fraction", "1")
     v1 = name.startswith("v1")
     select = int(options.get("select", "0" if v1 or fraction == "1" else "1"))
-    config = ConfigDict()
-    config.run = dict(seed=0, epochs=60 if fraction == "0.01" else 30, log_every=10)
-    config.data = dict(
-        name=IMAGENET[fraction],
-        split="train",
-        test_split="validation",
-        path=config_dict.placeholder(str),
-        labels_from_folders=False,
-        batch_size=4096 if v1 else 1024,
-        canvas=8192,  # larger than any of its photographs: none is scaled before it is cut
-        fraction=1.0,
-    )
-    config.augment = dict(name="finetune", size=224)
-    classifier = dict(num_classes=config_dict.placeholder(int), zero_init=True)
+    config = ConfigDict(shared.labelled_images(name, fraction, batch_size=4096 if v1 else 1024))
+    config.run = dict(epochs=60 if fraction == "0.01" else 30, log_every=10)
     projector = dict(num_layers=2 if v1 else 3, output_dim=128)  # from which layer 1 may be used
-    config.heads = dict(classifier=classifier, projector=projector, select=select)
-    config.method = dict(name="supervised", train_from="stem", grad_cache_chunks=1)
+    config.heads = dict(classifier={}, projector=projector, select=select)
+    config.method = dict(name="supervised", train_from="stem")
     if v1:
         config.optim = dict(name="sgd", weight_decay=0.0, momentum=0.9)
         config.schedule = dict(base_lr=0.05, scaling="linear", warmup_epochs=0.0)
     else:
         config.optim = dict(name="lars", weight_decay=0.0, momentum=0.9)
         config.schedule = dict(base_lr=0.005, scaling="sqrt", warmup_epochs=0.0)
-    config.parallel = dict(preset="replicated", fsdp=8)
     config.evals = dict(classifier=dict(every_epochs=10.0))
     trees = ["params/encoder", "batch_stats/encoder"]
     if select:
         trees += ["params/projector/dense1", "params/projector/norm1"]
         trees += ["batch_stats/projector/norm1"]
-    config.warm_start = dict(
-        checkpoint=config_dict.placeholder(str),
-        trees={tree: tree for tree in trees},
-        required=True,
-    )
+    config.warm_start = dict(trees={tree: tree for tree in trees}, required=True)
     if name in NETWORKS:
+        config.update(shared.network(name))
         net = NETWORKS[name]
-        config.encoder = dict(name="resnet", depth=net.depth, width=net.width)
-        config.encoder.update(sk_ratio=net.sk_ratio, dtype="bfloat16", remat=net.remat)
-        config.parallel.update(preset=net.preset)
         if not v1 and (net.width > 1 or net.sk_ratio > 0):
             config.schedule.update(base_lr=0.002)
     else:
-        config.data.update(name="tfds/cifar10", test_split="test", batch_size=100, canvas=32)
-        config.data.update(fraction=float(fraction))
-        config.augment.update(size=32)
-        config.encoder = dict(name="resnet", depth=18, width=0.25, stem="imagenet", remat="none")
+        config.encoder = dict(name="resnet", depth=18, width=0.25)
         config.heads.update(projector=dict(num_layers=2, hidden_dim=128, output_dim=64))
         config.optim = dict(name="adamw", weight_decay=0.01)
         config.schedule = dict(base_lr=1e-3, scaling="none", warmup_epochs=2.0)
         config.evals = dict(classifier=dict(every_epochs=20.0))
-    if name == "digits":  # which must not be mirrored; 1 % of the labels are 40
-        config.data.update(name="digits", batch_size=20 if fraction == "0.01" else 100, canvas=28)
-        config.augment = dict(name="finetune", size=28, min_area=0.35, flip=False)
     if name == "folder":
-        config.data.update(dict(name="folder", labels_from_folders=True))
-        config.data.update({key: config_dict.placeholder(int) for key in ("batch_size", "canvas")})
-        config.augment = dict(name="finetune", size=config_dict.placeholder(int))
-        config.encoder = dict(name=config_dict.placeholder(str))  # as the checkpoint has it
-        config.heads = dict(classifier=classifier, select=select)
+        config.encoder = dict(name=None)  # as the checkpoint has it
+        config.heads = dict(classifier={}, select=select)
     return config

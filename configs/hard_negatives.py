@@ -10,7 +10,7 @@ part of Adam's gradient, ours is AdamW's.
   python -m simclr_jax train --config=configs/hard_negatives.py:digits --workdir=runs/hard_negatives
 """
 
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict
 
 VARIANTS = ("cifar10", "debiased", "digits")
 
@@ -25,7 +25,6 @@ def get_config(variant: str = "cifar10") -> ConfigDict:
         name="tfds/cifar10",
         split="train",
         test_split="test",
-        path=config_dict.placeholder(str),
         batch_size=256,
         canvas=32,
     )

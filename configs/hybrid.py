@@ -10,7 +10,7 @@ run here.
       --workdir=runs/hybrid_1pct
 """
 
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict
 
 VARIANTS = ("r50", "digits")
 
@@ -25,7 +25,6 @@ def get_config(variant: str = "r50") -> ConfigDict:
         name="tfds/imagenet2012",
         split="train",
         test_split="validation",
-        path=config_dict.placeholder(str),
         batch_size=4096,
         canvas=8192,
         fraction=0.1,

@@ -7,7 +7,7 @@ SimCLR's small network and rates of ours; not run here.
   python -m simclr_jax train --config=configs/margin.py:digits --workdir=runs/margin
 """
 
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict
 
 VARIANTS = ("cifar10", "digits")
 
@@ -17,12 +17,11 @@ def get_config(variant: str = "cifar10") -> ConfigDict:
     if variant not in VARIANTS:
         raise ValueError(f"Unknown variant {variant!r}; this recipe knows {', '.join(VARIANTS)}.")
     config = ConfigDict()
-    config.run = dict(epochs=200, checkpoint_every=1000)
+    config.run = dict(epochs=200)
     config.data = dict(
         name="tfds/cifar10",
         split="train",
         test_split="test",
-        path=config_dict.placeholder(str),
         batch_size=256,
         canvas=32,
     )

@@ -11,7 +11,7 @@ v2's views and half a cosine. The released code lowers the rate once an epoch, o
   python -m simclr_jax train --config=configs/moco_v2.py:digits --workdir=runs/moco_v2
 """
 
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict
 
 VARIANTS = ("r50", "v1", "digits")
 
@@ -26,7 +26,6 @@ def get_config(variant: str = "r50") -> ConfigDict:
         name="tfds/imagenet2012",
         split="train",
         test_split="validation",
-        path=config_dict.placeholder(str),
         batch_size=256,
         canvas=8192,
     )

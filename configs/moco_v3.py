@@ -16,7 +16,7 @@ leaves out parameters; AdamW does not feel it. A ViT's patches stay as they were
   python -m simclr_jax train --config=configs/moco_v3.py:digits --workdir=runs/moco_v3
 """
 
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict
 
 VARIANTS = ("r50", "r50_100", "vit_s", "digits")
 
@@ -31,7 +31,6 @@ def get_config(variant: str = "r50") -> ConfigDict:
         name="tfds/imagenet2012",
         split="train",
         test_split="validation",
-        path=config_dict.placeholder(str),
         batch_size=4096,
         canvas=8192,
     )

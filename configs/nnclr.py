@@ -9,7 +9,7 @@ its abstract. Not run here. The views are BYOL's.
   python -m simclr_jax train --config=configs/nnclr.py:digits --workdir=runs/nnclr
 """
 
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict
 
 VARIANTS = ("r50", "digits")
 
@@ -24,7 +24,6 @@ def get_config(variant: str = "r50") -> ConfigDict:
         name="tfds/imagenet2012",
         split="train",
         test_split="validation",
-        path=config_dict.placeholder(str),
         batch_size=4096,
         canvas=8192,
     )

@@ -12,48 +12,28 @@ Images in class subfolders, split into DIR/train and DIR/test, can also be judge
 --config.data.labels_from_folders --config.data.split=train --config.data.test_split=test
 """
 
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict
+
+VARIANTS = ("", "laptop")
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """Returns the recipe; variant "laptop" has small views and few epochs."""
-    if variant not in ("", "laptop"):
+    if variant not in VARIANTS:
         raise ValueError(f"Unknown variant {variant!r}; this recipe knows '' and 'laptop'.")
     config = ConfigDict()
-    config.run = dict(seed=0, epochs=200, log_every=20, checkpoint_every=500)
-    config.data = dict(
-        name="folder",
-        path=config_dict.placeholder(str),
-        split="all",
-        test_split=config_dict.placeholder(str),
-        labels_from_folders=False,
-        batch_size=config_dict.placeholder(int),
-        canvas=config_dict.placeholder(int),
-    )
-    config.augment = dict(
-        name="simclr", size=config_dict.placeholder(int), color_strength=1.0, blur=True
-    )
-    config.encoder = dict(
-        name="resnet",
-        depth=50,
-        width=1.0,
-        stem="imagenet",
-        dtype="bfloat16",
-        geometry="official",
-        remat="none",
-    )
+    config.run = dict(epochs=200, log_every=20, checkpoint_every=500)
+    config.data = dict(name="folder", split="all")
+    config.augment = dict(name="simclr", color_strength=1.0)
+    config.encoder = dict(name="resnet", depth=50, dtype="bfloat16")
     config.heads = dict(projector=dict(num_layers=3, output_dim=128))
     config.method = dict(name="simclr", temperature=0.2, gradient_scale=2.0)
-    config.method.update(loss_tile=0, grad_cache_chunks=1)
     config.optim = dict(name="lars", weight_decay=1e-4)
     config.schedule = dict(base_lr=0.075, scaling="sqrt", warmup_epochs=10.0)
-    config.warm_start = dict(checkpoint=config_dict.placeholder(str))
-    config.parallel = dict(preset="replicated", fsdp=8)
-    config.evals = dict()
     if variant == "laptop":
         config.run.update(epochs=20, log_every=5)
-        config.update(data=dict(canvas=256, max_unreadable=0.5))  # a first look at what is there
-        config.augment.update(size=64)
-        config.encoder.update(depth=18, width=0.5, dtype="float32")
+        # Half of the images may be unreadable: it is a first look at what is there.
+        config.update(data=dict(canvas=256, max_unreadable=0.5), augment=dict(size=64))
+        config.encoder = dict(name="resnet", depth=18, width=0.5)
         config.schedule.update(warmup_epochs=2.0)
     return config

@@ -19,8 +19,9 @@ stand in docs/recipes.md network by network, by `launch/results_table.py`.
   python -m simclr_jax train --config=configs/simclr_imagenet.py:smoke --workdir=runs/smoke
 """
 
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict
 
+from simclr_jax.build import shared
 from simclr_jax.models.published import NETWORKS, split_variant
 
 VARIANTS = {name: ("memory",) if name.startswith("v2") else () for name in NETWORKS}
@@ -35,41 +36,26 @@ def get_config(variant: str = "v1_r50_1x") -> ConfigDict:
         digits, a minute on a laptop.
     """
     name, options = split_variant(variant, VARIANTS)
-    network = NETWORKS["v1_r50_1x" if name == "smoke" else name]
     v2 = name.startswith("v2")
-    config = ConfigDict()
-    config.run = dict(
-        seed=0, epochs=800 if v2 else 1000, log_every=50, checkpoint_every=2000, keep_checkpoints=2
-    )
+    config = ConfigDict(shared.network("v1_r50_1x" if name == "smoke" else name))
+    config.run = dict(epochs=800 if v2 else 1000, checkpoint_every=2000)
     config.data = dict(
         name="tfds/imagenet2012",
         split="train",
         test_split="validation",
-        path=config_dict.placeholder(str),
         batch_size=4096,
         canvas=8192,  # larger than any of its photographs: none is scaled before it is cut
     )
-    config.augment = dict(name="simclr", size=224, color_strength=1.0, blur=True, dtype="bfloat16")
-    config.encoder = dict(
-        name="resnet",
-        depth=network.depth,
-        width=network.width,
-        sk_ratio=network.sk_ratio,
-        dtype="bfloat16",
-        geometry="official",
-        remat=network.remat,
-    )
+    config.augment = dict(name="simclr", size=224, color_strength=1.0, dtype="bfloat16")
     config.heads = dict(projector=dict(num_layers=3 if v2 else 2, output_dim=128))
-    memory = dict(size=65536, ema=0.999) if "memory" in options else None
-    config.method = dict(name="simclr", temperature=0.1, memory=memory, gradient_scale=2.0)
-    config.method.update(loss_tile=0, grad_cache_chunks=1)
+    config.method = dict(name="simclr", temperature=0.1, gradient_scale=2.0)
+    if "memory" in options:
+        config.method.memory = dict(size=65536, ema=0.999)
     config.optim = dict(name="lars", weight_decay=1e-4 if v2 else 1e-6, momentum=0.9)
     if v2:  # peak 0.1 * sqrt(4096) = 6.4; warm-up over 5 % of the run
         config.schedule = dict(base_lr=0.1, scaling="sqrt", warmup_epochs=40.0)
     else:  # peak 0.3 * 4096 / 256 = 4.8
         config.schedule = dict(base_lr=0.3, scaling="linear", warmup_epochs=10.0)
-    config.warm_start = dict(checkpoint=config_dict.placeholder(str))
-    config.parallel = dict(preset=network.preset, fsdp=8)
     config.evals = dict(knn=dict(every_epochs=10.0, k=200, temperature=0.07, max_train=50_000))
     if variant == "smoke":
         config.run.update(epochs=1, log_every=1)

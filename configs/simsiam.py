@@ -10,7 +10,7 @@ bias of the last projector layer, which its BatchNorm takes out again, is left o
   python -m simclr_jax train --config=configs/simsiam.py:digits --workdir=runs/simsiam
 """
 
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict
 
 VARIANTS = ("r50", "digits")
 
@@ -25,7 +25,6 @@ def get_config(variant: str = "r50") -> ConfigDict:
         name="tfds/imagenet2012",
         split="train",
         test_split="validation",
-        path=config_dict.placeholder(str),
         batch_size=512,
         canvas=8192,
     )

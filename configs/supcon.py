@@ -15,7 +15,7 @@ SimCLR's views, and the rate and decay are those of SimCLR.
   python -m simclr_jax train --config=configs/supcon.py:digits --workdir=runs/supcon
 """
 
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict
 
 VARIANTS = ("cifar10", "r50", "digits")
 
@@ -25,12 +25,11 @@ def get_config(variant: str = "cifar10") -> ConfigDict:
     if variant not in VARIANTS:
         raise ValueError(f"Unknown variant {variant!r}; this recipe knows {', '.join(VARIANTS)}.")
     config = ConfigDict()
-    config.run = dict(epochs=1000, checkpoint_every=1000)
+    config.run = dict(epochs=1000)
     config.data = dict(
         name="tfds/cifar10",
         split="train",
         test_split="test",
-        path=config_dict.placeholder(str),
         batch_size=1024,
         canvas=32,
     )

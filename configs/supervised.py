@@ -13,8 +13,9 @@ Published numbers and those measured here: docs/recipes.md, by `launch/results_t
       --config.data.path=DIR --workdir=runs/mine_supervised
 """
 
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict
 
+from simclr_jax.build import shared
 from simclr_jax.models.published import IMAGENET, NETWORKS, split_variant
 
 OPTIONS = tuple(f"fraction={fraction}" for fraction in IMAGENET)
@@ -38,51 +39,25 @@ def get_config(variant: str = "v2_r50_1x") -> ConfigDict:
     """
     name, options = split_variant(variant, VARIANTS)
     fraction = options.get("fraction", "1")
-    config = ConfigDict()
-    config.run = dict(seed=0, epochs=90, log_every=50, checkpoint_every=2000)
-    config.data = dict(
-        name="tfds/imagenet2012",
-        split="train",
-        test_split="validation",
-        path=config_dict.placeholder(str),
-        labels_from_folders=False,
-        batch_size=4096,
-        canvas=8192,  # larger than any of its photographs: none is scaled before it is cut
-        fraction=1.0,
-    )
-    config.augment = dict(name="finetune", size=224)
-    classifier = dict(num_classes=config_dict.placeholder(int), zero_init=False)
-    config.heads = dict(classifier=classifier, select=0)
-    config.method = dict(name="supervised", train_from="stem", grad_cache_chunks=1)
+    config = ConfigDict(shared.labelled_images(name, fraction, batch_size=4096))
+    config.run = dict(epochs=90, checkpoint_every=2000)
+    config.heads = dict(classifier=dict(zero_init=False))
+    config.method = dict(name="supervised", train_from="stem")
     config.optim = dict(name="sgd", weight_decay=1e-4, momentum=0.9)
     # Peak 0.1 * 4096 / 256 = 1.6.
     config.schedule = dict(base_lr=0.1, scaling="linear", warmup_epochs=5.0)
-    config.parallel = dict(preset="replicated", fsdp=8)
     config.evals = dict(classifier=dict(every_epochs=10.0))
     if name in NETWORKS:
-        net = NETWORKS[name]
-        config.encoder = dict(name="resnet", depth=net.depth, width=net.width)
-        config.encoder.update(sk_ratio=net.sk_ratio, dtype="bfloat16", remat=net.remat)
-        config.parallel.update(preset=net.preset)
+        config.update(shared.network(name))
     else:
         config.run.update(epochs=100, log_every=10)
-        config.data.update(name="tfds/cifar10", test_split="test", batch_size=100, canvas=32)
-        config.data.update(fraction=float(fraction))
-        config.augment.update(size=32)
-        config.encoder = dict(name="resnet", depth=18, width=0.25, stem="imagenet", remat="none")
+        config.encoder = dict(name="resnet", depth=18, width=0.25)
         config.optim = dict(name="adamw", weight_decay=0.01)
         config.schedule = dict(base_lr=2e-3, scaling="none", warmup_epochs=5.0)
         config.evals = dict(classifier=dict(every_epochs=20.0))
-    if name == "digits":  # which must not be mirrored; 1 % of the labels are 40
-        config.data.update(name="digits", batch_size=20 if fraction == "0.01" else 100, canvas=28)
-        config.augment = dict(name="finetune", size=28, min_area=0.35, flip=False)
     if name == "folder":
-        config.data.update(dict(name="folder", labels_from_folders=True))
-        config.data.update({key: config_dict.placeholder(int) for key in ("batch_size", "canvas")})
-        config.augment = dict(name="finetune", size=config_dict.placeholder(int))
-        config.encoder.update(depth=50, width=1.0, dtype="bfloat16")
+        config.encoder = dict(name="resnet", depth=50, dtype="bfloat16")
         if "laptop" in options:
-            config.data.update(canvas=96)
-            config.augment = dict(name="finetune", size=64)
-            config.encoder.update(depth=18, width=0.5, dtype="float32")
+            config.update(data=dict(canvas=96), augment=dict(size=64))
+            config.encoder = dict(name="resnet", depth=18, width=0.5)
     return config

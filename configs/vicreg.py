@@ -9,7 +9,7 @@ Bardes et al. 2022, https://arxiv.org/abs/2105.04906. ResNet-50, batch 2048, 100
   python -m simclr_jax train --config=configs/vicreg.py:digits --workdir=runs/vicreg
 """
 
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict
 
 VARIANTS = ("r50", "digits")
 
@@ -24,7 +24,6 @@ def get_config(variant: str = "r50") -> ConfigDict:
         name="tfds/imagenet2012",
         split="train",
         test_split="validation",
-        path=config_dict.placeholder(str),
         batch_size=2048,
         canvas=8192,
     )

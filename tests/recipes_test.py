@@ -14,7 +14,8 @@ import pytest
 
 from simclr_jax.build import resolve
 from simclr_jax.build.experiment import build_experiment
-from simclr_jax.build.schema import complete
+from simclr_jax.build.recipe import names
+from simclr_jax.build.schema import complete, describe
 from simclr_jax.core.errors import UserError
 from simclr_jax.core.sections import build_section, lookup
 from simclr_jax.core.tree import select
@@ -40,6 +41,13 @@ def module(path):
 
 def recipe(name):
     return module(f"configs/{name}.py")
+
+
+def variants(name):
+    """Returns the variants of a recipe, with each of their options alone."""
+    known = recipe(name).VARIANTS
+    options = known if isinstance(known, dict) else {}
+    return [",".join((v, *option)) for v in known for option in ((), *zip(options.get(v, ())))]
 
 
 class Images:
@@ -84,13 +92,20 @@ PRETRAINING = [
 FAMILY = {
     "barlow_twins": {"r50": (2048, 1.6)},
     "byol": {"r50": (4096, 3.2)},
+    "colorization": {"r50": (256, 0.1), "cifar10": (128, 2e-3)},
+    "cpc": {"r50": (512, 2e-4)},
     "dcl": {"r50": (256, 1.2), "dclw": (256, 1.2)},
     "hard_negatives": {"cifar10": (256, 1e-3), "debiased": (256, 1e-3)},
     "hybrid": {"r50": (4096, 4.8)},
+    "instdisc": {"r50": (256, 0.03), "nce": (256, 0.03), "cifar10": (128, 0.03)},
+    "jigsaw": {"r50": (256, 0.1)},
+    "mae": {"vit_b": (4096, 2.4e-3), "vit_l": (4096, 2.4e-3)},
     "margin": {"cifar10": (256, 1e-3)},
+    "mochi": {"r50": (256, 0.03)},
     "moco_v2": {"r50": (256, 0.03), "v1": (256, 0.03)},
     "moco_v3": {"r50": (4096, 4.8), "r50_100": (4096, 9.6), "vit_s": (4096, 2.4e-3)},
     "nnclr": {"r50": (4096, 4.8)},
+    "rotation": {"r50": (256, 0.1), "cifar10": (128, 0.1)},
     "simsiam": {"r50": (512, 0.1)},
     "supcon": {"cifar10": (1024, 0.5), "r50": (6144, 7.2)},
     "triplet": {"cifar10": (256, 1e-3)},
@@ -113,7 +128,7 @@ def build(name, variant):
     config = recipe(name).get_config(variant)
     if "warm_start" in config:
         config.warm_start.checkpoint = "pretrained"  # not read before the run starts
-    if "teacher" in config.method:
+    if config.method.name == "distill":
         config.method.teacher = "finetuned"
     opened = lambda self, split: Images(self.name, SIZES[self.name])
     with (
@@ -139,12 +154,37 @@ def test_builds_under_eval_shape(name, variant):
     assert_complete(built(name, variant))
 
 
+@pytest.mark.parametrize("name", names())
+def test_a_recipe_leaves_out_what_is_at_its_default(name):
+    """Which network it is, and what was published of methods and optimizers, is said anyway."""
+    stated = {}
+    for variant in variants(name):
+        config = recipe(name).get_config(variant).to_dict()
+        defaults = {key.path: key.default for key in describe(complete(config))}
+        for section, values in config.items():
+            for key, value in values.items():
+                path = f"{section}.{key}"
+                differs = path not in defaults or value != defaults[path]
+                stated[path] = stated.get(path, False) or differs
+    plumbing = ("run", "data", "encoder", "heads", "parallel", "warm_start")
+    network = ("encoder.size", "encoder.patch")
+    needless = [path for path, differs in stated.items() if not differs and path not in network]
+    assert [path for path in needless if path.startswith(plumbing)] == []
+
+
 class Light(nn.Module):
     """Stands for an encoder that the test above has traced."""
 
-    @nn.compact
+    norm: str = "batch"
+
     def __call__(self, images, *, train):
-        features = jnp.tile(images.mean(axis=(1, 2)), 4)  # a multiple of the four devices
+        return self.maps(images, train=train)[:, 0, 0]
+
+    @nn.compact
+    def maps(self, images, *, train):
+        features = jnp.tile(images.mean(axis=(1, 2), keepdims=True), 4)  # four devices
+        if self.norm == "layer":
+            return nn.LayerNorm()(features)
         return nn.BatchNorm(use_running_average=not train)(features)
 
 
@@ -158,9 +198,10 @@ def light_encoders(monkeypatch):
         dtype="float32",
         geometry="official",
         remat="none",
+        norm="batch",
     ):
-        ResNet(depth, width, sk_ratio, stem, dtype, geometry, remat)  # checks its arguments
-        return Light()
+        ResNet(depth, width, sk_ratio, stem, dtype, geometry, remat, norm=norm)  # checks them
+        return Light(norm)
 
     monkeypatch.setitem(ENCODERS, "resnet", light)
 
@@ -168,13 +209,9 @@ def light_encoders(monkeypatch):
 @pytest.mark.parametrize("name", ["simclr_imagenet", *DOWNSTREAM])
 def test_every_variant_builds_under_eval_shape(name, light_encoders):
     """Of those that differ in the encoder alone, one is built."""
-    known = recipe(name).VARIANTS
-    variants = {
-        *(",".join((net, *option)) for net in known for option in ((), *zip(known[net]))),
-        *(recipe(name).PUBLISHED if name in DOWNSTREAM else ()),
-    }
+    published = recipe(name).PUBLISHED if name in DOWNSTREAM else ()
     seen = set()
-    for variant in sorted(variants):
+    for variant in sorted({*variants(name), *published}):
         config = recipe(name).get_config(variant).to_dict()
         encoder = config.pop("encoder")
         if encoder["name"] is not None:  # that of the checkpoint
@@ -230,11 +267,11 @@ def test_what_follows_pretraining_has_too(light_encoders, name, variant, steps, 
     assert_length_and_rate(build(name, variant), steps, peak)
 
 
-@pytest.mark.parametrize(("name", "variants"), FAMILY.items())
+@pytest.mark.parametrize(("name", "published"), FAMILY.items())
 def test_recipes_of_other_methods_build_with_the_published_batch_and_rate(
-    light_encoders, name, variants
+    light_encoders, name, published
 ):
-    for variant, (batch_size, peak) in variants.items():
+    for variant, (batch_size, peak) in published.items():
         experiment = build(name, variant)
         assert_complete(experiment)
         assert experiment.config["method"]["name"] == name

@@ -185,6 +185,38 @@ def simclr_cifar(
     )
 
 
+def single(
+    *,
+    size: int,
+    color_strength: float = 1.0,
+    blur: bool = True,
+    min_area: float = 0.08,
+    max_area: float = 1.0,
+    crop_sampler: str = "tf",
+    flip: bool = True,
+    dtype: DTypeLike = jnp.float32,
+) -> Policy:
+    """Returns one view as `simclr` makes its two, for methods that compare no views.
+
+    Args:
+      size: height and width of a view in pixels; at least 20 with blur.
+      color_strength: scales the colour jitter, in [0, 1.25]; at 0 there is neither jitter
+        nor grayscale.
+      blur: whether to blur half of the views.
+      min_area: smallest crop as a fraction of the image, in (0, 1].
+      max_area: largest crop, likewise.
+      crop_sampler: "tf", of the official code, or "area", of torchvision.
+      flip: whether to mirror half of the views; not for digits or text.
+      dtype: in which pixels are kept between operations; see `simclr`.
+
+    Raises:
+      ValueError: if an argument is out of range.
+    """
+    boxes = _random_boxes(min_area, max_area, crop_sampler)
+    views = simclr(size=size, color_strength=color_strength, blur=blur, flip=flip, dtype=dtype)
+    return Policy(Cuts(size, 1, functools.partial(boxes, num=1)), views.augment)
+
+
 def finetune(
     *,
     size: int,
@@ -237,6 +269,7 @@ POLICIES: dict[str, Callable[..., Policy]] = {
     "simclr": simclr,
     "simclr_cifar": simclr_cifar,
     "byol": byol,
+    "single": single,
     "finetune": finetune,
     "eval": evaluation,
 }

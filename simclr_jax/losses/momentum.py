@@ -25,6 +25,7 @@ def info_nce(
     temperature: float | Scalar,
     queue: Float[Array, "k d"] | None = None,
     in_batch: bool = True,
+    own_negatives: Float[Array, "n m d"] | None = None,
     tile: int | None = None,
 ) -> Scalar:
     """Cross entropy of each query's own key among the candidates, in one direction.
@@ -37,11 +38,12 @@ def info_nce(
       queue: keys of past batches, rows of unit length: negatives of every query. No gradient
         reaches them.
       in_batch: whether the keys of other images are negatives. In MoCo they are not.
+      own_negatives: m negatives of each query alone, of unit length. No gradient reaches them.
       tile: candidates at a time, as for `log_sum_exp`.
 
     Returns:
       Mean in nats; log of the number of candidates when all similarities are equal: n and k in
-      batch, 1 and k otherwise. Its gradient reaches query and key: stop it at keys that are
+      batch, 1 and k otherwise, and m. Its gradient reaches query and key: stop it at keys that are
       targets.
 
     Raises:
@@ -62,6 +64,10 @@ def info_nce(
         # logits would be split by rows, and every device would need the whole queue.
         past = log_sum_exp(query, jax.lax.stop_gradient(queue), **settings)
         sums = jnp.logaddexp(sums, past)
+    if own_negatives is not None:
+        rows = jax.lax.stop_gradient(own_negatives)
+        own = jnp.einsum("nd,nmd->nm", query, rows, precision=jax.lax.Precision.HIGHEST)
+        sums = jnp.logaddexp(sums, jax.nn.logsumexp(own / temperature, axis=-1))
     return (sums - positives).mean()
 
 

@@ -2,14 +2,21 @@
 
 from simclr_jax.methods.barlow_twins import barlow_twins
 from simclr_jax.methods.byol import byol
+from simclr_jax.methods.colorization import colorization
+from simclr_jax.methods.cpc import cpc
 from simclr_jax.methods.dcl import dcl
 from simclr_jax.methods.distill import distill
 from simclr_jax.methods.hard_negatives import hard_negatives
 from simclr_jax.methods.hybrid import hybrid
+from simclr_jax.methods.instdisc import instdisc
+from simclr_jax.methods.jigsaw import jigsaw
+from simclr_jax.methods.mae import mae
 from simclr_jax.methods.margin import margin
+from simclr_jax.methods.mochi import mochi
 from simclr_jax.methods.moco_v2 import moco_v2
 from simclr_jax.methods.moco_v3 import moco_v3
 from simclr_jax.methods.nnclr import nnclr
+from simclr_jax.methods.rotation import rotation
 from simclr_jax.methods.simclr import simclr
 from simclr_jax.methods.simsiam import simsiam
 from simclr_jax.methods.supcon import supcon
@@ -23,7 +30,9 @@ METHODS = {
     "hybrid": hybrid,
     "dcl": dcl,
     "hard_negatives": hard_negatives,
+    "instdisc": instdisc,
     "moco_v2": moco_v2,
+    "mochi": mochi,
     "moco_v3": moco_v3,
     "nnclr": nnclr,
     "byol": byol,
@@ -32,6 +41,11 @@ METHODS = {
     "vicreg": vicreg,
     "margin": margin,
     "triplet": triplet,
+    "rotation": rotation,
+    "jigsaw": jigsaw,
+    "colorization": colorization,
+    "cpc": cpc,
+    "mae": mae,
     "supervised": supervised,
     "distill": distill,
 }

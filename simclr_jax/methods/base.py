@@ -135,6 +135,7 @@ def apply_model(
     key: PRNGKey | None,
     train: bool = True,
     views_apart: bool = False,
+    output: str = "__call__",
     grad_cache_chunks: int = 1,
 ) -> tuple[Any, Collection]:
     """Applies a network to all views, in parts of the batch if all at once would not fit.
@@ -157,6 +158,8 @@ def apply_model(
       views_apart: whether views go through the network one after the other, so that BatchNorm
         normalises each with its own statistics; all at once otherwise, as in SimCLR. Views of
         several sizes go through the encoder by size and through the heads at once.
+      output: name of the function of the network that is applied to all views of one size at
+        once, such as "maps".
       grad_cache_chunks: parts of the batch, a divisor of b; with c of them, part i has the images
         i, i + c, and so on, of which every device has equally many.
 
@@ -170,7 +173,8 @@ def apply_model(
         variables = {"params": params, "batch_stats": batch_stats}
         forward = nn.apply(_forward, model, mutable=["batch_stats"])
         rngs = {} if key is None else {"dropout": key}
-        out, updated = forward(variables, views, train=train, apart=views_apart, rngs=rngs)
+        settings = {"train": train, "apart": views_apart, "output": output}
+        out, updated = forward(variables, views, **settings, rngs=rngs)
         return out, {"batch_stats": {}, **updated}["batch_stats"]
 
     if grad_cache_chunks == 1:
@@ -197,11 +201,11 @@ def apply_model(
     return out, jax.tree.map(lambda x: x.mean(axis=0), stats)
 
 
-def _forward(model: Any, views: Views, *, train: bool, apart: bool) -> dict[str, Any]:
+def _forward(model: Any, views: Views, *, train: bool, apart: bool, output: str) -> Any:
     """Applies the encoder to the views of each size, and the heads once to the rows of all."""
     if not isinstance(views, tuple):
         if not apart:
-            return model(_rows(views), train=train)
+            return getattr(model, output)(_rows(views), train=train)
         by_view = [model(views[:, i], train=train) for i in range(views.shape[1])]
         join = lambda *rows: jnp.stack(rows, axis=1).reshape(-1, *rows[0].shape[1:])
         return jax.tree.map(join, *by_view)
@@ -234,7 +238,7 @@ def check_heads(model: SSLModel, name: str, *wanted: str) -> None:
     Args:
       model: encoder and heads.
       name: name of the method.
-      *wanted: the heads, such as "projector".
+      *wanted: the heads, such as "projector"; none if the method brings its own.
 
     Raises:
       ValueError: if others are there, or one is missing.
@@ -242,9 +246,9 @@ def check_heads(model: SSLModel, name: str, *wanted: str) -> None:
     known = ("projector", "predictor", "prototypes", "classifier")
     given = [head for head in known if getattr(model, head) is not None]
     if sorted(given) != sorted(wanted):
+        needed = f"heads with a {' and a '.join(wanted)}, and no others" if wanted else "no heads"
         raise ValueError(
-            f"method {name} needs heads with a {' and a '.join(wanted)}, and no others; "
-            f"config.heads has {', '.join(given) or 'none'}."
+            f"method {name} needs {needed}; config.heads has {', '.join(given) or 'none'}."
         )
 
 

@@ -4,30 +4,16 @@ He et al. 2019, https://arxiv.org/abs/1911.05722 (v1: a linear projector)
 Chen et al. 2020, https://arxiv.org/abs/2003.04297 (v2: two layers, SimCLR's views)
 """
 
-from typing import Any
-
-import jax
 import jax.numpy as jnp
 
 from simclr_jax.augment.policies import Augment
 from simclr_jax.core.ranges import Count, CountOrZero, Decay, Positive
 from simclr_jax.core.run_facts import RunFacts
 from simclr_jax.core.state import TrainState
-from simclr_jax.core.types import Batch, Params, PRNGKey, Scalar, Views
+from simclr_jax.core.types import PRNGKey, Scalar
 from simclr_jax.losses.momentum import info_nce
-from simclr_jax.losses.similarity import l2_normalize, unit_std
-from simclr_jax.methods.base import (
-    Method,
-    StepOutput,
-    Variables,
-    apply_model,
-    check_grad_cache_chunks,
-    check_heads,
-    init_model,
-    one_view,
-    projection_width,
-)
-from simclr_jax.methods.memory import RING_RULE, Ring, Target, ring_rows
+from simclr_jax.methods.base import Method
+from simclr_jax.methods.queued import Queue, Rows, from_queue
 from simclr_jax.models.ssl import SSLModel
 
 
@@ -44,11 +30,8 @@ def moco_v2(
 ) -> Method:
     """Returns MoCo for `model`; its state is {"target": {"params", "batch_stats"}, "queue"}.
 
-    The first view is the query, the target makes the key of the second, and the negatives are the
-    keys of past batches alone; other images of this batch are none. The queue [slots, b, d] is
-    float32 and starts with random directions, so that the loss rises at first. The released code
-    moves the target before the keys and we after the step, which is the same; it shuffles images
-    between devices because each of them normalises by itself, and here BatchNorm is global.
+    The negatives are the keys of past batches alone; other images of this batch are none. The
+    queue starts with random directions, so that the loss rises at first. See `from_queue`.
 
     Args:
       model: with a projector and no other head.
@@ -66,67 +49,29 @@ def moco_v2(
       ValueError: if the queue is not a whole number of batches, the model has other heads, or the
         chunks are out of range.
     """
-    check_heads(model, "moco_v2", "projector")
-    check_grad_cache_chunks(grad_cache_chunks)
-    ring, target = Ring(queue_size), Target(ema)
-    ring.num_slots(facts.batch_size, "queue_size")
 
-    def init(key: PRNGKey, views: Views) -> Variables:
-        variables = init_model(model, key, views)
-        key, width = jax.random.fold_in(key, 1), projection_width(model)
-        queue = ring.init(key, facts.batch_size, width, "queue_size")
-        return variables._replace(method_state={"target": target.init(variables), "queue": queue})
-
-    def loss(
-        params: Params, state: TrainState, views: Views, batch: Batch, key: PRNGKey
-    ) -> tuple[Scalar, StepOutput]:
-        del batch
-        out, batch_stats = apply_model(
-            model,
-            params,
-            state.batch_stats,
-            one_view(views, 0),
-            key=key,
-            grad_cache_chunks=grad_cache_chunks,
-        )
-        old = state.method_state["target"]
-        target_out, target_stats = apply_model(
-            model,
-            old["params"],
-            old["batch_stats"],
-            one_view(views, 1),
-            key=None,
-            grad_cache_chunks=grad_cache_chunks,
-        )
-        keys = jax.lax.stop_gradient(target_out["projection"])
+    def contrast(
+        query: Rows, keys: Rows, queue: Queue, state: TrainState, key: PRNGKey
+    ) -> tuple[Scalar, Scalar]:
+        del state, key
         value = info_nce(
-            out["projection"],
+            query,
             keys,
             temperature=temperature,
-            queue=ring_rows(state.method_state["queue"]),
+            queue=queue,
             in_batch=False,
             tile=loss_tile or None,
         )
-        metrics = {
-            "loss": value,
-            "loss_chance": jnp.log(queue_size + 1.0),
-            "projection_std": unit_std(out["projection"]),
-        }
-        return value, StepOutput(batch_stats, metrics, carry=(keys, target_stats))
+        return value, jnp.log(queue_size + 1.0)
 
-    def after_update(state: TrainState, carry: Any) -> Any:
-        keys, batch_stats = carry
-        return {
-            "target": target.update(state.method_state["target"], state, batch_stats),
-            "queue": ring.push(state.method_state["queue"], l2_normalize(keys), state),
-        }
-
-    return Method(
-        init,
+    return from_queue(
+        "moco_v2",
+        model,
         augment,
-        loss,
-        after_update,
-        state_rules=(RING_RULE,),
+        facts,
+        contrast,
+        queue_size=queue_size,
+        ema=ema,
         negatives=queue_size,
         grad_cache_chunks=grad_cache_chunks,
     )

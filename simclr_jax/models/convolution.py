@@ -13,6 +13,8 @@ from jaxtyping import Array, Float
 NHWC = ("NHWC", "HWIO", "NHWC")
 # On a CPU XLA has a fast kernel only where an image is larger than the convolution's kernel.
 FEW_PIXELS = 4
+# What a core's cache holds; transposing more than that is slow.
+CACHE_BYTES = 3 * 2**20
 
 
 def at_least_float32(dtype: DTypeLike) -> Any:
@@ -27,8 +29,10 @@ def convolve(
     """Returns the convolution of x, zero-padded by k // 2 on every side, with an odd kernel.
 
     In a program for a CPU, a kernel of one pixel and an image of few pixels are matrix products:
-    XLA's convolution of 2 x 2 pixels is a plain loop there, 100 times slower. TPUs and GPUs always
-    get a convolution.
+    XLA's convolution of 2 x 2 pixels is a plain loop there, 100 times slower. The gradient for a
+    kernel is a sum of products over parts of a large batch: XLA's convolution transposes both of
+    its operands first, on one core, and takes up to ten times as long. TPUs and GPUs always get a
+    convolution.
     """
     return _by_platform(_convolution, _product_for(x, kernel), strides, x, kernel)
 
@@ -39,8 +43,8 @@ def _forward(x, kernel, strides):
 
 def _backward(strides, residuals, dy):
     product = _product_for(*residuals)
-    pull_back = product and functools.partial(_pull_back, product)
-    return _by_platform(_gradients, pull_back, strides, *residuals, dy)
+    on_cpu = functools.partial(_pull_back, product) if product else _gradients_by_parts
+    return _by_platform(_gradients, on_cpu, strides, *residuals, dy)
 
 
 convolve.defvjp(_forward, _backward)
@@ -77,27 +81,82 @@ def _gradients(strides: int, x: Array, kernel: Array, dy: Array) -> tuple[Array,
     kernel takes 80 times as long without it. A TPU program does not change.
     """
     k, p = len(kernel), len(kernel) // 2
-    # Sizes of x, and of dy with strides - 1 zeros between its pixels.
-    spreads = [(size - 1) * strides + 1 for size in dy.shape[1:3]]
-    sizes = [*zip(x.shape[1:3], spreads, strict=True)]
-    dx = jax.lax.conv_general_dilated(
-        dy,
-        kernel[::-1, ::-1].swapaxes(2, 3),
-        (1, 1),
-        [(k - 1 - p, size - spread + p) for size, spread in sizes],
-        lhs_dilation=(strides, strides),
-        dimension_numbers=NHWC,
-    )
     # Channels take the place of rows, and rows that of channels.
     dkernel = jax.lax.conv_general_dilated(
         x.transpose(3, 1, 2, 0),
         dy.transpose(1, 2, 0, 3),
         (1, 1),
-        [(p, k - 1 - p + spread - size) for size, spread in sizes],
+        [(p, k - 1 - p + spread - size) for size, spread in _sizes(strides, x, dy)],
         rhs_dilation=(strides, strides),
         dimension_numbers=NHWC,
     )
-    return dx, dkernel.transpose(1, 2, 0, 3)
+    return _input_gradient(strides, x, kernel, dy), dkernel.transpose(1, 2, 0, 3)
+
+
+def _input_gradient(strides: int, x: Array, kernel: Array, dy: Array) -> Array:
+    k, p = len(kernel), len(kernel) // 2
+    return jax.lax.conv_general_dilated(
+        dy,
+        kernel[::-1, ::-1].swapaxes(2, 3),
+        (1, 1),
+        [(k - 1 - p, size - spread + p) for size, spread in _sizes(strides, x, dy)],
+        lhs_dilation=(strides, strides),
+        dimension_numbers=NHWC,
+    )
+
+
+def _sizes(strides: int, x: Array, dy: Array) -> list[tuple[int, int]]:
+    """Returns heights, and widths, of x and of dy with strides - 1 zeros between its pixels."""
+    spreads = [(size - 1) * strides + 1 for size in dy.shape[1:3]]
+    return [*zip(x.shape[1:3], spreads, strict=True)]
+
+
+def _gradients_by_parts(strides: int, x: Array, kernel: Array, dy: Array) -> tuple[Array, Array]:
+    """Returns what `_gradients` does, the kernel's as a sum over parts of a large batch."""
+    if x.size * x.dtype.itemsize <= _num_devices(x) * CACHE_BYTES:
+        return _gradients(strides, x, kernel, dy)
+    k, (_, spread_h), (_, spread_w) = len(kernel), *_sizes(strides, x, dy)
+
+    def of_part(x: Array, dy: Array) -> Array:
+        p = k // 2
+        x = jnp.pad(x, ((0, 0), (p, p), (p, p), (0, 0)))
+        # What a row of the kernel sees: its columns beside each other, [n, h, out_w, k * c].
+        rows = jnp.concatenate([x[:, :, j : j + spread_w : strides] for j in range(k)], axis=-1)
+        product = lambda i: _dot("nhwc,nhwf->cf", rows[:, i : i + spread_h : strides], dy)
+        return jnp.stack([product(i) for i in range(k)])
+
+    bytes_of_rows = k * x.shape[-1] * dy.shape[1] * dy.shape[2] * x.dtype.itemsize  # of an image
+    dkernel = _sum_of_parts(of_part, max(1, CACHE_BYTES // bytes_of_rows), x, dy)
+    return _input_gradient(strides, x, kernel, dy), dkernel.reshape(kernel.shape).astype(x.dtype)
+
+
+def _num_devices(x: Array) -> int:
+    """Returns over how many devices the images of x are split."""
+    mesh = jax.typeof(x).sharding.mesh
+    return 1 if mesh.empty or len(x) % mesh.size else mesh.size
+
+
+def _sum_of_parts(fn: Callable[..., Array], size: int, x: Array, dy: Array) -> Array:
+    """Returns fn(x, dy), a sum over images, computed for at most `size` of each device at a time.
+
+    Images stay on their devices, whose sums are added up at the end.
+    """
+    num_devices = _num_devices(x)
+    num_images = len(x) // num_devices
+    num_parts = -(-num_images // size)
+    size = -(-num_images // num_parts)  # so that little is filled up, with zeros
+
+    def split(x: Array) -> Array:  # [n, ...] -> [parts, devices, size, ...]
+        x = x.reshape(num_devices, num_images, *x.shape[1:])
+        fill = num_parts * size - num_images
+        x = jnp.pad(x, ((0, 0), (0, fill), *((0, 0) for _ in x.shape[2:])))
+        return x.reshape(num_devices, num_parts, size, *x.shape[2:]).swapaxes(0, 1)
+
+    parts = (split(x), split(dy))
+    by_device = jax.vmap(fn)
+    sums = jax.eval_shape(by_device, *(x[0] for x in parts))
+    add = lambda total, part: (total + by_device(*part), None)
+    return jax.lax.scan(add, jnp.zeros(sums.shape, sums.dtype), parts)[0].sum(axis=0)
 
 
 def _product_of_pixels(strides: int, x: Array, kernel: Array) -> Array:

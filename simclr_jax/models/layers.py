@@ -1,6 +1,7 @@
 """Convolution, BatchNorm and selective-kernel layers as SimCLR's ResNets use them."""
 
 import functools
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -61,31 +62,32 @@ class Conv(nn.Module):
         return checkpoint_name(y, CONV_OUTPUT)
 
 
+NORMS = ("batch", "layer")
+
+
 def norm(
     *,
     train: bool,
     dtype: DTypeLike,
     name: str,
+    kind: str = "batch",
     zero_scale: bool = False,
     use_scale: bool = True,
     use_bias: bool = True,
-) -> nn.BatchNorm:
+) -> nn.BatchNorm | nn.LayerNorm:
     """Returns BatchNorm over all rows and pixels; statistics are float32, the output `dtype`.
 
     It names no mesh axis: under `jit` on a batch that is sharded over devices, the mean is
     over the global batch, which is SimCLR's global BatchNorm. The biased variance serves
-    both the normalisation and the running average.
+    both the normalisation and the running average. With kind "layer" it is LayerNorm over the
+    channels of each pixel, which looks at no other.
     """
-    return nn.BatchNorm(
-        use_running_average=not train,
-        momentum=MOMENTUM,
-        epsilon=EPSILON,
-        dtype=dtype,
-        use_scale=use_scale,
-        use_bias=use_bias,
-        scale_init=nn.initializers.zeros if zero_scale else nn.initializers.ones,
-        name=name,
-    )
+    scale_init = nn.initializers.zeros if zero_scale else nn.initializers.ones
+    settings: dict[str, Any] = {"epsilon": EPSILON, "dtype": dtype, "name": name}
+    settings |= {"use_scale": use_scale, "use_bias": use_bias, "scale_init": scale_init}
+    if kind == "layer":
+        return nn.LayerNorm(**settings)
+    return nn.BatchNorm(use_running_average=not train, momentum=MOMENTUM, **settings)
 
 
 @jax.custom_vjp

@@ -40,9 +40,6 @@ class PublishedNetwork:
       distilled: accuracies of the network as the student of v2_r152_3x_sk fine-tuned with 1 % and
         10 % of the labels; empty if not published. v2_r152_3x_sk was its own student first, and
         the others learned from that student.
-      preset: what TPU chips of 16 GB share so that 256 of them pretrain it with a batch of 4096,
-        see `parallel.sharding.Layout`.
-      remat: what the ResNet computes again, likewise.
     """
 
     depth: int
@@ -52,8 +49,6 @@ class PublishedNetwork:
     finetuned: tuple[float, float, float]
     supervised: float | None = None
     distilled: tuple[float, ...] = ()
-    preset: str = "replicated"
-    remat: str = "none"
 
 
 NETWORKS = {
@@ -75,9 +70,7 @@ NETWORKS = {
     "v2_r152_2x": PublishedNetwork(152, 2.0, 0.0, 77.4, (70.2, 76.6, 81.1), 79.1),
     "v2_r152_2x_sk": PublishedNetwork(152, 2.0, SK, 79.4, (74.2, 79.4, 82.9), 80.4),
     # So are the distilled numbers of this one, its own student.
-    "v2_r152_3x_sk": PublishedNetwork(
-        *(152, 3.0, SK, 79.8, (74.9, 80.1, 83.1), 80.5, (76.6, 80.9)), preset="fsdp", remat="blocks"
-    ),
+    "v2_r152_3x_sk": PublishedNetwork(152, 3.0, SK, 79.8, (74.9, 80.1, 83.1), 80.5, (76.6, 80.9)),
 }
 
 

@@ -6,6 +6,7 @@ Chen et al. 2020, https://arxiv.org/abs/2006.10029 (SimCLRv2, wider and with sel
 """
 
 import functools
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -17,6 +18,7 @@ from simclr_jax.models.folded import FoldedNorm, conv_norm_sum, conv_pool_norm_r
 from simclr_jax.models.layers import (
     CONV_OUTPUT,
     KERNEL_INITS,
+    NORMS,
     Conv,
     SelectiveKernel,
     at_least_float32,
@@ -73,6 +75,8 @@ class ResNet(nn.Module):
       input_mean: mean of the pixels of each channel, subtracted first: what weights from elsewhere
         were trained with. The first convolution could not take it in, as it pads with zeros.
       input_std: deviation of the pixels of each channel, which are divided by it.
+      norm: "batch", or "layer" for methods to which BatchNorm leaks: it tells each image of the
+        others. Not with selective kernels or torchvision's geometry.
     """
 
     depth: int
@@ -86,6 +90,7 @@ class ResNet(nn.Module):
     zero_init_residual: bool = True
     input_mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     input_std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    norm: str = "batch"
 
     def __post_init__(self):
         if self.depth not in STAGE_SIZES:
@@ -124,6 +129,13 @@ class ResNet(nn.Module):
             raise ValueError(
                 f"ResNet kernel_init must be one of {[*KERNEL_INITS]}, got {self.kernel_init!r}."
             )
+        if self.norm not in NORMS:
+            raise ValueError(f"ResNet norm must be one of {[*NORMS]}, got {self.norm!r}.")
+        if self.norm == "layer" and (self.sk_ratio > 0 or self.geometry == "torchvision"):
+            raise ValueError(
+                f"ResNet norm='layer' is for sk_ratio=0 and geometry='official'; got "
+                f"sk_ratio={self.sk_ratio}, geometry={self.geometry!r}."
+            )
         if not all(std > 0 for std in self.input_std):
             raise ValueError(f"ResNet input_std must be positive, got {self.input_std}.")
         super().__post_init__()
@@ -133,7 +145,6 @@ class ResNet(nn.Module):
         """Whether `input_mean` and `input_std` change the images."""
         return any(self.input_mean) or any(std != 1 for std in self.input_std)
 
-    @nn.compact
     def __call__(self, images: Float[Array, "n h w c"], *, train: bool) -> Float[Array, "n d"]:
         """Returns the representation of each image.
 
@@ -143,6 +154,19 @@ class ResNet(nn.Module):
 
         Raises:
           ValueError: if the images are too small for the stem and the four stages.
+        """
+        maps = self.maps(images, train=train)
+        return maps.mean(axis=(1, 2), dtype=at_least_float32(self.dtype))
+
+    @nn.compact
+    def maps(
+        self, images: Float[Array, "n h w c"], *, train: bool
+    ) -> Float[Array, "n map_h map_w d"]:
+        """Returns what the last stage puts out, whose mean over pixels is the representation.
+
+        Args:
+          images: see `__call__`.
+          train: likewise.
         """
         _check_image_size(images.shape[1:3], self.stem)
         if self.normalizes:
@@ -161,9 +185,10 @@ class ResNet(nn.Module):
                 remat=self.remat,
                 kernel_init=self.kernel_init,
                 zero_init_residual=self.zero_init_residual,
+                norm=self.norm,
                 name=f"stage{i + 1}",
             )(x, train=train)
-        return x.mean(axis=(1, 2), dtype=at_least_float32(self.dtype))
+        return x
 
     def _stem(self, x: Array, *, train: bool) -> Array:
         def layer(width, kernel, strides, suffix=""):
@@ -175,7 +200,8 @@ class ResNet(nn.Module):
             return conv, f"stem_norm{suffix}"
 
         def conv_norm_relu(x, conv, norm_name):
-            return nn.relu(norm(train=train, dtype=self.dtype, name=norm_name)(conv(x)))
+            settings = {"train": train, "dtype": self.dtype, "kind": self.norm}
+            return nn.relu(norm(**settings, name=norm_name)(conv(x)))
 
         if self.stem == "cifar":
             return conv_norm_relu(x, *layer(64, 3, 1))
@@ -186,7 +212,9 @@ class ResNet(nn.Module):
             x = conv_norm_relu(x, *layer(32, 3, 1, "2"))
             conv, norm_name = layer(64, 3, 1, "3")
         # Official: of an even image the bottom and the right side only.
-        padding = "SAME" if self.geometry == "official" else ((1, 1), (1, 1))
+        padding: Any = "SAME" if self.geometry == "official" else ((1, 1), (1, 1))
+        if self.norm == "layer":
+            return nn.max_pool(conv_norm_relu(x, conv, norm_name), (3, 3), (2, 2), padding)
         return conv_pool_norm_relu(x, conv, FoldedNorm(name=norm_name), padding, train=train)
 
 
@@ -199,7 +227,7 @@ class Stage(nn.Module):
       strides: strides of the first block.
       project_always: whether the first shortcut is a convolution even where the shapes agree
         (stage 1 of depths 18 and 34), as in the official code.
-      remat, kernel_init, zero_init_residual: see `ResNet`.
+      remat, kernel_init, zero_init_residual, norm: see `ResNet`.
     """
 
     features: int
@@ -212,6 +240,7 @@ class Stage(nn.Module):
     remat: str
     kernel_init: str
     zero_init_residual: bool
+    norm: str = "batch"
 
     @nn.compact
     def __call__(
@@ -236,6 +265,7 @@ class Stage(nn.Module):
                 dtype=self.dtype,
                 kernel_init=self.kernel_init,
                 zero_init_residual=self.zero_init_residual,
+                norm=self.norm,
                 name=f"block{i}",
             )(x, train)
         return x
@@ -249,7 +279,7 @@ class ResidualBlock(nn.Module):
       strides: stride of the first 3x3 convolution and of the shortcut.
       project: whether the shortcut is a 1x1 convolution or the input itself.
       bottleneck: which of the two branches.
-      sk_ratio, kernel_init, zero_init_residual: see `ResNet`.
+      sk_ratio, kernel_init, zero_init_residual, norm: see `ResNet`.
       dtype: type of convolutions and activations.
     """
 
@@ -261,13 +291,16 @@ class ResidualBlock(nn.Module):
     dtype: DTypeLike
     kernel_init: str
     zero_init_residual: bool
+    norm: str = "batch"
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "n h w c"], train: bool
     ) -> Float[Array, "n out_h out_w out_c"]:
         """Returns relu(shortcut + branch); with `zero_init_residual` the branch starts as zero."""
-        f, s, settings = self.features, self.strides, {"train": train, "dtype": self.dtype}
+        f, s = self.features, self.strides
+        settings = {"train": train, "dtype": self.dtype, "kind": self.norm}
+        folds = self.bottleneck and self.norm == "batch"
         conv = functools.partial(Conv, dtype=self.dtype, kernel_init=self.kernel_init)
         sizes = ((1, 1), (3, s)) if self.bottleneck else ((3, s), (3, 1))
         y = x
@@ -283,9 +316,12 @@ class ResidualBlock(nn.Module):
             y = norm(**settings, zero_scale=zero_scale, name=f"norm{i}")(y)
             y = y if last else nn.relu(y)
         shortcut = self._shortcut_input(x) if self.project else x
-        if not self.bottleneck:
+        if self.bottleneck and not folds:
+            y = conv(4 * f, 1, name="conv3")(y)
+            y = norm(**settings, zero_scale=self.zero_init_residual, name="norm3")(y)
+        if not folds:
             if self.project:
-                shortcut = conv(f, 1, name="shortcut_conv")(shortcut)
+                shortcut = conv(y.shape[-1], 1, name="shortcut_conv")(shortcut)
                 shortcut = norm(**settings, name="shortcut_norm")(shortcut)
             return nn.relu(shortcut + y)
         last_norm = FoldedNorm(zero_scale=self.zero_init_residual, name="norm3")

@@ -134,6 +134,13 @@ class SSLModel(nn.Module):
         """Returns representations, for evaluation unless `train`; see `__call__`."""
         return self.encoder(images, train=train)
 
+    def maps(
+        self, images: Float[Array, "n h w c"], *, train: bool
+    ) -> Float[Array, "n map_h map_w d"]:
+        """Returns the encoder's features before their mean over pixels, where it has such."""
+        encoder: Any = self.encoder  # beyond its protocol; methods that need it check for it
+        return encoder.maps(images, train=train)
+
     def classify(self, images: Float[Array, "n h w c"]) -> Float[Array, "n k"]:
         """Returns logits for evaluation, with the running statistics."""
         return self(images, train=False)["logits"]

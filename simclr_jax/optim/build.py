@@ -13,8 +13,8 @@ from simclr_jax.core.tree import not_matching, path_name
 NORM = r".*[nN]orm[^/]*/(scale|bias)"
 # The official code takes biases and BatchNorm out of both weight decay and LARS, and the
 # classifier out of LARS only: its L2 term is in the loss (google-research/simclr, tf2/model.py).
-# A ViT's LayerNorms, class token and learned positions are treated alike, as timm does.
-NO_DECAY = rf"{NORM}|.*/(bias|class_token|positions)"
+# A ViT's LayerNorms, tokens of its own and learned positions are treated alike, as timm does.
+NO_DECAY = rf"{NORM}|.*/(bias|class_token|mask_token|positions)"
 NO_LARS = rf"{NO_DECAY}|.*classifier/.*"
 # Pairs (pattern, factor): the learning rate of the parameters whose whole path matches the
 # pattern is multiplied by the factor. The first pattern that matches counts.

@@ -1,10 +1,11 @@
 """The other side of equal_accuracy.py, which starts it: SimCLR with lightly and torchvision.
 
-  VENV/bin/python tests/benchmarks/equal_accuracy_lightly.py IMAGES.npz FEATURES.npz SEED STEPS
+  VENV/bin/python tests/benchmarks/equal_accuracy_lightly.py IMAGES.npz FEATURES.npz STEM SEED STEPS
 
 Views, projector and loss are lightly's, the network torchvision's ResNet-18. Made equal to ours
-here: a 3x3 stem without pooling, a convolution in the shortcut of the first stage, no mean and
-standard deviation taken from pixels, and no shift in the projector's last BatchNorm.
+here: with the CIFAR stem 3x3 and no pooling, and a convolution in the shortcut of the first
+stage; no mean and standard deviation taken from pixels; and no shift in the projector's last
+BatchNorm.
 """
 
 import math
@@ -39,15 +40,18 @@ class TwoViews(torch.utils.data.Dataset):
         return self.transform(Image.fromarray(self.images[self.order[i]]))
 
 
-def network():
-    """Returns torchvision's ResNet-18 for small images, without its classifier."""
+def network(stem):
+    """Returns torchvision's ResNet-18 without its classifier, or that for small images."""
     encoder = torchvision.models.resnet18()
+    encoder.fc = nn.Identity()
+    if stem == "imagenet":
+        return encoder
     encoder.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
     shortcut = nn.Conv2d(64, 64, 1, bias=False)
     for conv in (encoder.conv1, shortcut):
         nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     encoder.layer1[0].downsample = nn.Sequential(shortcut, nn.BatchNorm2d(64))
-    encoder.maxpool, encoder.fc = nn.Identity(), nn.Identity()
+    encoder.maxpool = nn.Identity()
     return encoder
 
 
@@ -61,12 +65,12 @@ def encode(encoder, images):
     return np.concatenate(features)
 
 
-def main(there, back, seed, num_steps):
+def main(there, back, stem, seed, num_steps):
     """Trains, and writes features from before and after."""
     torch.manual_seed(seed)
     with np.load(there) as file:
         images, test = file["train"], file["test"]
-    encoder, projector = network(), SimCLRProjectionHead(512, 512, 128, num_layers=2)
+    encoder, projector = network(stem), SimCLRProjectionHead(512, 512, 128, num_layers=2)
     projector.layers[-1].bias.requires_grad_(False)
     found = {"before_train": encode(encoder, images), "before_test": encode(encoder, test)}
     parameters = [*encoder.parameters(), *projector.parameters()]
@@ -93,4 +97,4 @@ def main(there, back, seed, num_steps):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+    main(*sys.argv[1:4], *map(int, sys.argv[4:]))

@@ -21,25 +21,34 @@ from simclr_jax.verify.shrunk import perturb_constants, shrink
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 BATCH_SIZE = 16
+# What a method needs in place of the encoder with BatchNorm, and the first of its layers.
+ENCODERS_OF = {
+    "cpc": {"name": "tiny", "norm": False},
+    "mae": {"name": "vit", "size": "tiny", "patch": 4},
+}
+FIRST_KERNEL = {"mae": ("patches", (48, 128))}
 pytestmark = pytest.mark.parametrize("name", METHODS)
 
 
 @functools.cache
 def recipes():
-    """Returns, for each method, the config of the first recipe for it that takes the digits."""
-    found = {}
+    """Returns, for each method, the config of the first recipe for it that takes the digits.
+
+    Where none does, it is that for CIFAR-10.
+    """
+    found = {"digits": {}, "tfds/cifar10": {}}
     for path in sorted(CONFIGS.glob("*.py")):
         spec = importlib.util.spec_from_file_location(path.stem, path)
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        for variant in ("digits", ""):
+        for variant in ("digits", "cifar10", ""):
             try:
                 config = module.get_config(variant).to_dict()
             except ValueError:  # it has no such variant
                 continue
-            if config["data"]["name"] == "digits":
-                found.setdefault(config["method"]["name"], config)
-    return found
+            if (data := config["data"]["name"]) in found:
+                found[data].setdefault(config["method"]["name"], config)
+    return found["tfds/cifar10"] | found["digits"]
 
 
 @pytest.fixture
@@ -49,7 +58,7 @@ def build(name, monkeypatch, tiny_encoder):
 
     def build(optimizer, rate, devices=None, **parallel):
         config = recipes()[name] | {
-            "encoder": {"name": "tiny"},
+            "encoder": ENCODERS_OF.get(name, {"name": "tiny"}),
             "evals": {},
             "optim": {"name": optimizer},
             "schedule": {"base_lr": rate, "scaling": "none", "warmup_epochs": 0.0},
@@ -57,6 +66,8 @@ def build(name, monkeypatch, tiny_encoder):
         config["data"] = config["data"] | {"batch_size": BATCH_SIZE}
         config["augment"] = config["augment"] | {"size": 20}
         small = shrink(config, multiple=8, num_steps=1)
+        if "dtype" in small.config["encoder"]:
+            small.config["encoder"]["dtype"] = "float32"
         heads = small.config["heads"].items()
         small.config["heads"] = {
             head: {**settings, "dtype": "float32"}
@@ -104,10 +115,12 @@ def with_queue_of(first, state):
     return state.replace(method_state={**state.method_state, **kept})
 
 
-def test_init_runs_without_a_device_and_puts_the_encoder_in_its_place(build):
+def test_init_runs_without_a_device_and_puts_the_encoder_in_its_place(build, name):
     state = build("sgd", 1.0).abstract_state
-    assert state.params["encoder"]["conv"]["kernel"].shape == (3, 3, 3, 8)
-    assert state.batch_stats["encoder"]["norm"]["mean"].shape == (8,)
+    layer, shape = FIRST_KERNEL.get(name, ("conv", (3, 3, 3, 8)))
+    assert state.params["encoder"][layer]["kernel"].shape == shape
+    if name not in ENCODERS_OF:
+        assert state.batch_stats["encoder"]["norm"]["mean"].shape == (8,)
 
 
 def test_step_keeps_the_structure_of_the_state(build):

@@ -69,6 +69,7 @@ def command(monkeypatch):
         yield start
 
 
+@pytest.mark.thorough
 def test_a_run_in_a_bucket_stops_goes_on_and_is_used(command, tmp_path):
     first = command("train", DIGITS, WORKDIR)
     for line in first.stderr:

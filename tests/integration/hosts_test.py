@@ -125,6 +125,7 @@ def rewind(workdir, copy):
     return copy
 
 
+@pytest.mark.thorough
 def test_two_processes_train_what_one_does_and_each_continues_what_the_other_began(
     recipe, tmp_path
 ):

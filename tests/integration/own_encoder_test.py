@@ -38,6 +38,7 @@ def succeed(folder, *arguments):
     return result
 
 
+@pytest.mark.thorough
 def test_trains_resumes_and_is_judged_and_no_workdir_imports_it(folder):
     train = ("train", *DIGITS, f"--config.encoder.name={OWN}", "--workdir=run")
     succeed(folder, *train)
@@ -60,6 +61,7 @@ def test_trains_resumes_and_is_judged_and_no_workdir_imports_it(folder):
     assert row["top1"] > 0.3, "of 10 digits"
 
 
+@pytest.mark.thorough
 def test_a_vit_goes_from_training_to_a_file(tmp_path):
     vit = ("--config.encoder.name=vit", "--config.encoder.size=tiny", "--config.encoder.patch=7")
     succeed(tmp_path, "train", *DIGITS, *vit, "--workdir=run")

@@ -70,6 +70,7 @@ def pretrained(tiny_config, images, tmp_path):
     return tmp_path / "pretrained"
 
 
+@pytest.mark.thorough
 def test_every_recipe_trains_on_class_folders_with_the_pretrained_network(
     pretrained, images, tmp_path
 ):

@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[2]
 LAST = "import json; print(json.dumps([features.shape, [row['features'] for row in rows]]))"
 
 
+@pytest.mark.thorough
 def test_the_notebook_runs(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     cells = json.loads((ROOT / "docs/quickstart.ipynb").read_text())["cells"]

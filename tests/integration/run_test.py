@@ -69,6 +69,20 @@ def test_a_finished_run_does_nothing_more(tiny_config, tmp_path):
     assert_bit_equal(again, first)
 
 
+def test_a_bank_of_the_images_goes_on_where_it_was(tiny_config, tmp_path):
+    """Half of the images are in no batch before the run is stopped: rows are found by image."""
+    config = tiny_config | {
+        "method": {"name": "instdisc", "temperature": 0.5},
+        "augment": {"name": "single", "size": 12, "blur": False},
+    }
+    straight = train(config, tmp_path / "straight")
+    with pytest.raises(Terminated, match="step 33"):
+        train(config, tmp_path / "stopped", terminate_at=33)
+    resumed = train(config, tmp_path / "stopped")
+    assert_bit_equal(resumed, straight)
+    assert len(resumed.method_state["bank"]) % config["data"]["batch_size"] == 0
+
+
 def test_sigterm_saves_the_step_it_came_in_and_the_run_goes_on_later(tiny_config, tmp_path):
     straight = train(tiny_config, tmp_path / "straight")
 

@@ -185,6 +185,7 @@ def get_config(variant=""):
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("variant", "code"), [("", 0), (":broken", 1)])
 def test_the_exit_code_says_whether_all_agree(tiny_config, tmp_path, variant, code):
     recipe = tmp_path / "recipe.py"

@@ -12,10 +12,13 @@ from simclr_jax.methods.base import FrozenNetwork
 from simclr_jax.models import heads
 from simclr_jax.models.resnet import ResNet
 from simclr_jax.models.ssl import SSLModel
+from simclr_jax.models.vit import ViT
 
 MODEL = SSLModel(ResNet(18), heads.MLP(), heads.classifier(num_classes=2))
 PROJECTS = SSLModel(ResNet(18), heads.MLP())
 PREDICTS = SSLModel(ResNet(18), heads.MLP(), predictor=heads.MLP())
+HEADLESS = SSLModel(ResNet(18))
+PATCHES = SSLModel(ViT("tiny"))
 FACTS = RunFacts(num_steps=100, num_images=64, num_classes=2, batch_size=8)
 # What a callable is handed besides its section, by the section.
 GIVEN = {
@@ -42,7 +45,7 @@ NEEDED = {
 
 def fitting(fn, settings):
     """Returns the one of these models that a method takes."""
-    for model in (MODEL, PROJECTS, PREDICTS):
+    for model in (MODEL, PROJECTS, PREDICTS, HEADLESS, PATCHES):
         given = (model, lambda key, batch: 0, FACTS)
         with contextlib.suppress(UserError):
             build_section("config.method", fn, settings, *given)

@@ -19,11 +19,14 @@ B, D = 8, 4
 FACTS = RunFacts(num_steps=100, num_images=64, num_classes=4, batch_size=B)
 PREDICTING = ("byol", "moco_v3", "nnclr", "simsiam")
 PROJECTING = ("barlow_twins", "dcl", "hard_negatives", "hybrid", "margin", "moco_v2", "supcon")
-PROJECTING += ("triplet", "vicreg")
-NEED_OTHERS = {*PROJECTING, *PREDICTING} - {"byol", "simsiam", "moco_v2"}
+PROJECTING += ("instdisc", "mochi", "triplet", "vicreg")
+QUEUED = ("moco_v2", "mochi", "nnclr")
+NEED_OTHERS = {*PROJECTING, *PREDICTING} - {"byol", "instdisc", "moco_v2", "mochi", "simsiam"}
 CHANCE = {
     "dcl": 2 * B - 2,
     "hard_negatives": 2 * B - 1,
+    "instdisc": FACTS.num_images,
+    "mochi": 3 * B + 1,  # before anything is mixed
     "moco_v2": 3 * B + 1,
     "moco_v3": B,
     "nnclr": B,
@@ -36,7 +39,7 @@ def build(tiny_encoder):
         predictor = name in PREDICTING if predictor is None else predictor
         head = lambda: MLP(num_layers=2, hidden_dim=8, output_dim=D)
         model = SSLModel(tiny_encoder, head(), predictor=head() if predictor else None)
-        if name in ("moco_v2", "nnclr"):
+        if name in QUEUED:
             settings = {"queue_size": 3 * B, **settings}
         args = (settings, model, lambda key, batch: batch["views"], facts)
         return build_section("config.method", METHODS[name], *args)
@@ -52,7 +55,7 @@ def test_chance_is_the_loss_of_equal_similarities(build, name):
     variables = method.init(jax.random.key(0), views)
     zeros = jax.tree.map(jnp.zeros_like, variables.params)
     state = TrainState(jnp.int32(0), zeros, variables.batch_stats, (), variables.method_state)
-    batch = {"label": jnp.full(B, -1)}
+    batch = {"label": jnp.full(B, -1), "id": jnp.arange(B)}
     _, out = method.loss(zeros, state, views, batch, jax.random.key(0))
     np.testing.assert_allclose(out.metrics["loss_chance"], np.log(CHANCE[name]), rtol=1e-6)
     np.testing.assert_allclose(out.metrics["loss"], out.metrics["loss_chance"], rtol=1e-5)
@@ -73,7 +76,7 @@ def test_heads_that_a_method_lacks_or_would_not_train_are_named(build, name):
         build(name, predictor=other)
 
 
-@pytest.mark.parametrize("name", ["moco_v2", "nnclr"])
+@pytest.mark.parametrize("name", QUEUED)
 def test_a_queue_that_is_not_a_whole_number_of_batches_is_told_what_works(build, name):
     message = r"config.method: queue_size=20 .* 8 rows that a batch adds to it; use 16 or 24\."
     with pytest.raises(UserError, match=message):
@@ -84,6 +87,8 @@ def test_a_queue_that_is_not_a_whole_number_of_batches_is_told_what_works(build,
     ("name", "key", "value", "message"),
     [
         ("moco_v2", "ema", 1.0, "must be at least 0 and below 1"),
+        ("instdisc", "bank_momentum", 1.0, "must be at least 0 and below 1"),
+        ("mochi", "hard_share", 1.5, "must be above 0 and at most 1"),
         ("moco_v3", "ema", 1.5, r"must be in \[0, 1\]"),
         ("moco_v3", "temperature", 0.0, "must be above 0"),
         ("nnclr", "loss_tile", -1, "must be at least 0"),
@@ -98,6 +103,27 @@ def test_a_queue_that_is_not_a_whole_number_of_batches_is_told_what_works(build,
 def test_a_setting_out_of_range_or_of_another_method_is_named(build, name, key, value, message):
     with pytest.raises(UserError, match=rf"config\.method.*{key}.*{message}"):
         build(name, **{key: value})
+
+
+def test_mochi_mixes_from_the_first_step_after_its_warm_up(build):
+    method = build("mochi", warmup_epochs=0.5, num_mixed=3, num_mixed_with_query=2)
+    views = jnp.asarray(np.random.default_rng(0).uniform(size=(B, 2, 6, 6, 3)), jnp.float32)
+    variables = method.init(jax.random.key(0), views)
+    state = TrainState(jnp.int32(0), variables.params, variables.batch_stats, ())
+    state = state.replace(method_state=variables.method_state)
+    losses, chances = [], []
+    for step in (3, 4):  # of 8 in an epoch
+        state = state.replace(step=jnp.int32(step))
+        _, out = method.loss(state.params, state, views, {}, jax.random.key(0))
+        losses.append(float(out.metrics["loss"]))
+        chances.append(float(out.metrics["loss_chance"]))
+    assert losses[1] > losses[0]
+    np.testing.assert_allclose(chances, np.log([3 * B + 1, 3 * B + 1 + 5]), rtol=1e-6)
+
+
+def test_mochi_that_mixes_nothing_is_told_what_does(build):
+    with pytest.raises(UserError, match="name='moco_v2' does without"):
+        build("mochi", num_mixed=0, num_mixed_with_query=0)
 
 
 def test_nnclr_remembers_first_views_and_measures_neighbours_by_their_labels(build):

@@ -6,7 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType
 
+from simclr_jax.models import convolution
 from simclr_jax.models.convolution import convolve
 
 
@@ -42,3 +44,31 @@ def test_a_loop_holds_only_convolutions_that_a_cpu_has_a_fast_kernel_for():
 
     assert layouts(convolve) == {"b01f_01io->b01f"}
     assert len(layouts(by_jax)) > 1  # or else there is no need for gradients of our own
+
+
+@pytest.mark.parametrize("num_devices", [1, 4])
+@pytest.mark.parametrize("strides", [1, 2])
+def test_the_gradient_of_a_kernel_is_the_sum_over_parts_of_the_batch(
+    num_devices, strides, monkeypatch
+):
+    """Of one image, or of two of the five that a device has, so that the last part is filled up."""
+    num_pixels = -(-9 // strides) * -(-7 // strides)
+    monkeypatch.setattr(convolution, "CACHE_BYTES", strides * num_pixels * 3 * 3 * 8)
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(0)
+        x = jnp.asarray(rng.standard_normal((5 * num_devices, 9, 7, 3)))
+        weights = jnp.asarray(rng.standard_normal((3, 3, 3, 5)))
+        want, pull_back = jax.vjp(lambda *a: by_jax(*a, strides), x, weights)
+        dy = jnp.asarray(rng.standard_normal(want.shape))
+        mesh = jax.make_mesh(
+            (num_devices,), ("data",), (AxisType.Auto,), devices=jax.devices()[:num_devices]
+        )
+        split = jax.NamedSharding(mesh, jax.P("data"))
+        pull = lambda x, weights, dy: jax.vjp(lambda *a: convolve(*a, strides), x, weights)[1](dy)
+        own = jax.jit(pull).lower(jax.device_put(x, split), weights, jax.device_put(dy, split))
+        text = own.compile().as_text()
+        assert "while(" in text
+        assert "all-gather" not in text
+        got = own.compile()(jax.device_put(x, split), weights, jax.device_put(dy, split))
+        for a, b in zip(got, pull_back(dy), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)

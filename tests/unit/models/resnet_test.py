@@ -263,6 +263,19 @@ def test_inference_looks_at_one_image_at_a_time_and_training_does_not():
     assert float(jnp.abs(trained[0] - other_trained[0]).max()) > 0.1
 
 
+@pytest.mark.parametrize("settings", [{}, {"depth": 50, "stem": "imagenet"}])
+def test_layer_norm_keeps_the_layers_and_looks_at_one_image_at_a_time(settings):
+    plain, encoder = small(**settings), small(**settings, norm="layer")
+    count = lambda tree: sum(x.size for x in jax.tree.leaves(tree))
+    assert paths(shapes(plain)["params"]).keys() == paths(shapes(encoder)["params"]).keys()
+    assert count(shapes(plain)["params"]) == count(shapes(encoder)["params"])
+    images = jax.random.uniform(jax.random.key(0), (3, 17, 17, 3))
+    variables = jax.jit(lambda key: encoder.init(key, images, train=True))(jax.random.key(1))
+    assert variables.keys() == {"params"}
+    apply = jax.jit(lambda images: encoder.apply(variables, images, train=True))
+    np.testing.assert_allclose(apply(images)[0], apply(images.at[1:].set(0.5))[0], rtol=1e-5)
+
+
 def test_eight_devices_share_one_batchnorm():
     encoder = small()
     variables = alive_variables(encoder)
@@ -377,6 +390,8 @@ def test_images_are_normalised_with_the_mean_and_deviation_that_are_set():
         ({"remat": "all"}, r"remat must be one of \['none', 'convs', 'blocks'\], got 'all'"),
         ({"kernel_init": "he"}, r"kernel_init must be one of \['lecun', 'he_fan_out'\], got 'he'"),
         ({"input_std": (1.0, 0.0, 1.0)}, r"input_std must be positive, got \(1.0, 0.0, 1.0\)"),
+        ({"norm": "group"}, r"norm must be one of \['batch', 'layer'\], got 'group'"),
+        ({"norm": "layer", "sk_ratio": SK}, r"norm='layer' is for sk_ratio=0.*sk_ratio=0.0625"),
         ({"geometry": "torchvision", "stem": "imagenet"}, r"width=1.*got width=0.125"),
         ({"geometry": "torchvision", "width": 1}, r"stem='imagenet'.*stem='cifar'. Others need"),
         (
