@@ -32,7 +32,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.schedule = dict(base_lr=0.075, scaling="sqrt", warmup_epochs=10.0)
     if variant == "laptop":
         config.run.update(epochs=20, log_every=5)
-        # Half of the images may be unreadable: it is a first look at what is there.
+        # A first look at what is there.
         config.update(data=dict(canvas=256, max_unreadable=0.5), augment=dict(size=64))
         config.encoder = dict(name="resnet", depth=18, width=0.5)
         config.schedule.update(warmup_epochs=2.0)

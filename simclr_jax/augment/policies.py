@@ -1,51 +1,38 @@
-"""Augmentation policies: where views are cut on the host, and what the device makes of the cuts.
+"""Augmentation policies: the settings of `views` that the methods of the field use.
 
-A builder takes the settings and returns a `Policy`. Its `augment(key, batch) -> views` runs
-inside the step and gives float32 [b, v, size, size, 3] in [0, 1], for any number of devices:
-each image has its own key, from its row in the global batch, and no image looks at another.
-Pixels are not normalised by a mean and standard deviation anywhere; the networks take them in
-[0, 1].
+A builder takes the settings and returns a `Policy`. Pixels are not normalised by a mean and
+standard deviation anywhere; the networks take them in [0, 1].
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int, Int32, UInt8
 
-from simclr_jax.augment import blur as blurring
 from simclr_jax.augment import color, crop, geometry
-from simclr_jax.core.rng import per_example
-from simclr_jax.core.types import Batch, Cuts, PRNGKey, Scalar, Views
+from simclr_jax.augment.views import (
+    Augment,
+    Cut,
+    Index,
+    Policy,
+    Size,
+    View,
+    check_size,
+    joined,
+    per_view,
+    random_boxes,
+    random_views,
+)
+from simclr_jax.core.ranges import Count
+from simclr_jax.core.types import Cuts, PRNGKey
 
-Augment: TypeAlias = Callable[[PRNGKey, Batch], Views]
-Cut: TypeAlias = UInt8[Array, "size size 3"]
-Size: TypeAlias = Int[Array, "2"]
-View: TypeAlias = Float[Array, "3 h w"]
-Index: TypeAlias = Int[Array, ""]
-RandomBoxes: TypeAlias = Callable[..., Int32[np.ndarray, "v 4"]]
-ViewFunction: TypeAlias = Callable[[PRNGKey, Cut, Size, Index], View]
+__all__ = ["POLICIES", "Augment", "Policy"]
 
 # The official code neither crops nor resizes test images up to this size in pixels.
 MAX_UNCROPPED = 32
-
-
-@dataclasses.dataclass(frozen=True)
-class Policy:
-    """How views are made of an image.
-
-    Attributes:
-      cuts: what each view shows of it, for the host.
-      augment: (key, batch of cuts) -> views, on the device.
-    """
-
-    cuts: Cuts
-    augment: Augment
 
 
 def simclr(
@@ -89,9 +76,9 @@ def simclr(
             f"jitter={jitter!r} is unknown; it must be 'v2' (brightness is a factor) or 'v1' "
             f"(brightness is added)."
         )
-    return _two_views(
+    return random_views(
         size=size,
-        boxes=_random_boxes(min_area, max_area, crop_sampler),
+        boxes=random_boxes(min_area, max_area, crop_sampler),
         flip=flip,
         color_strength=color_strength,
         widths=color.WIDTHS,
@@ -138,9 +125,9 @@ def byol(
     Source: Grill et al. 2020, https://arxiv.org/abs/2006.07733, Appendix B. Deviation: pixels
     are not normalised.
     """
-    return _two_views(
+    return random_views(
         size=size,
-        boxes=_random_boxes(min_area, max_area, crop_sampler),
+        boxes=random_boxes(min_area, max_area, crop_sampler),
         flip=flip,
         color_strength=color_strength,
         widths=(0.4, 0.4, 0.2, 0.1),
@@ -212,9 +199,98 @@ def single(
     Raises:
       ValueError: if an argument is out of range.
     """
-    boxes = _random_boxes(min_area, max_area, crop_sampler)
-    views = simclr(size=size, color_strength=color_strength, blur=blur, flip=flip, dtype=dtype)
-    return Policy(Cuts(size, 1, functools.partial(boxes, num=1)), views.augment)
+    return random_views(
+        size=size,
+        boxes=random_boxes(min_area, max_area, crop_sampler),
+        flip=flip,
+        color_strength=color_strength,
+        widths=color.WIDTHS,
+        jitter="v2",
+        blur=(0.5 if blur else 0.0,),
+        solarize=(0.0,),
+        dtype=dtype,
+    )
+
+
+def multi_crop(
+    *,
+    size: int,
+    local_size: int = 96,
+    num_local: Count = 6,
+    min_area: float = 0.14,
+    max_area: float = 1.0,
+    local_min_area: float = 0.05,
+    local_max_area: float = 0.14,
+    crop_sampler: str = "area",
+    flip: bool = True,
+    color_strength: float = 1.0,
+    jitter: color.Widths = color.WIDTHS,
+    blur: tuple[float, float] = (0.5, 0.5),
+    local_blur: float = 0.5,
+    solarize: tuple[float, float] = (0.0, 0.0),
+    dtype: DTypeLike = jnp.float32,
+) -> Policy:
+    """Returns SwAV's multi-crop: two global views, and several small ones of small parts.
+
+    The views are a tuple of two arrays, the global ones and the local ones. The defaults are those
+    of SwAV on ImageNet at 224 px. DINO's are in its recipe.
+
+    Args:
+      size: height and width of a global view in pixels.
+      local_size: those of a local view, at most `size`; with blur, both are at least 20.
+      num_local: local views of an image.
+      min_area: smallest crop of a global view as a fraction of the image, in (0, 1].
+      max_area: largest crop of a global view, likewise.
+      local_min_area: smallest crop of a local view, likewise.
+      local_max_area: largest crop of a local view, likewise.
+      crop_sampler: "area", of the released code, or "tf", which draws no crop below 0.1.
+      flip: whether to mirror half of the views; not for digits or text.
+      color_strength: scales the colour jitter, in [0, 1.25]; at 0 there is neither jitter
+        nor grayscale.
+      jitter: half-widths, at strength 1, of the ranges of brightness, which is a factor,
+        contrast, saturation and hue; at most 0.8, so that none becomes negative.
+      blur: probabilities that the first and the second global view are blurred.
+      local_blur: probability that a local view is.
+      solarize: probabilities that the first and the second global view are solarised.
+      dtype: in which pixels are kept between operations; see `simclr`.
+
+    Raises:
+      ValueError: if an argument is out of range.
+
+    Source: Caron et al. 2020, https://arxiv.org/abs/2006.09882, Section 3.3 and Appendix A.
+    Deviation: pixels are not normalised.
+    """
+    check_size(size)
+    if local_size > size:
+        raise ValueError(
+            f"local_size={local_size} is larger than size={size}; local views are the smaller "
+            "ones, such as 96 of 224."
+        )
+    if not all(0 <= width <= 0.8 for width in jitter):
+        raise ValueError(
+            f"jitter={jitter} must be four numbers in [0, 0.8]: SwAV's are {color.WIDTHS}, DINO's "
+            "(0.4, 0.4, 0.2, 0.1)."
+        )
+    common: dict[str, Any] = dict(
+        flip=flip, color_strength=color_strength, widths=jitter, jitter="v2", dtype=dtype
+    )
+    return joined(
+        random_views(
+            size=size,
+            boxes=random_boxes(min_area, max_area, crop_sampler),
+            blur=blur,
+            solarize=solarize,
+            **common,
+        ),
+        random_views(
+            size=local_size,
+            boxes=random_boxes(local_min_area, local_max_area, crop_sampler, prefix="local_"),
+            blur=(local_blur,) * num_local,
+            solarize=(0.0,) * num_local,
+            prefix="local_",
+            **common,
+        ),
+    )
 
 
 def finetune(
@@ -234,15 +310,15 @@ def finetune(
       crop_sampler: "tf", of the official code, or "area", of torchvision.
       flip: whether to mirror half of the views; not for digits or text.
     """
-    _check_size(size)
-    boxes = _random_boxes(min_area, max_area, crop_sampler)
+    check_size(size)
+    boxes = random_boxes(min_area, max_area, crop_sampler)
 
     def view(key: PRNGKey, cut: Cut, valid: Size, index: Index) -> View:
         del index
         mirror = jax.random.bernoulli(key) if flip else False
         return jnp.clip(geometry.resize(cut, valid, shape=(size, size), mirror=mirror), 0, 1)
 
-    return Policy(Cuts(size, 1, functools.partial(boxes, num=1)), _per_view(view))
+    return Policy(Cuts(size, 1, functools.partial(boxes, num=1)), per_view(view))
 
 
 def evaluation(*, size: int) -> Policy:
@@ -254,7 +330,7 @@ def evaluation(*, size: int) -> Policy:
         pixel if the image is size x size, which the official code requires; another image
         is resized here, and loses its aspect ratio if it is not square.
     """
-    _check_size(size)
+    check_size(size)
     box = crop.center_crop_box if size > MAX_UNCROPPED else crop.whole_box
 
     def view(key: PRNGKey, cut: Cut, valid: Size, index: Index) -> View:
@@ -262,7 +338,7 @@ def evaluation(*, size: int) -> Policy:
         return jnp.clip(geometry.resize(cut, valid, shape=(size, size)), 0, 1)
 
     cuts = Cuts(size, 1, lambda bits, whole: box(whole)[None])
-    return Policy(cuts, _per_view(view))
+    return Policy(cuts, per_view(view))
 
 
 POLICIES: dict[str, Callable[..., Policy]] = {
@@ -270,108 +346,7 @@ POLICIES: dict[str, Callable[..., Policy]] = {
     "simclr_cifar": simclr_cifar,
     "byol": byol,
     "single": single,
+    "multi_crop": multi_crop,
     "finetune": finetune,
     "eval": evaluation,
 }
-
-
-def _two_views(
-    *,
-    size: int,
-    boxes: RandomBoxes,
-    flip: bool,
-    color_strength: float,
-    widths: color.Widths,
-    jitter: str,
-    blur: tuple[float, float],
-    solarize: tuple[float, float],
-    dtype: DTypeLike,
-) -> Policy:
-    """Returns two views by crop, mirror, colour, blur and solarisation, in this order.
-
-    `blur` and `solarize` are the probabilities for the first and the second view.
-    """
-    if not 0 <= color_strength <= color.MAX_STRENGTH:
-        raise ValueError(
-            f"color_strength={color_strength} must be between 0 (no colour change) and "
-            f"{color.MAX_STRENGTH}, where contrast and saturation, drawn from "
-            f"1 -/+ 0.8 * color_strength, would become negative; ImageNet uses 1, CIFAR-10 0.5."
-        )
-    _check_size(size)
-    radius = size // 20  # half of the official kernel_size, a tenth of the view
-    if any(blur) and radius < 1:
-        raise ValueError(
-            f"blur=True does nothing to views of size={size}: the kernel spans a tenth of the "
-            f"view, which is less than 2 pixels. Use blur=False, or a size of at least 20."
-        )
-
-    def view(key: PRNGKey, cut: Cut, valid: Size, index: Index) -> View:
-        flip_key, color_key, blur_key = jax.random.split(key, 3)
-        mirror = jax.random.bernoulli(flip_key) if flip else False
-        image = geometry.resize(cut, valid, shape=(size, size), mirror=mirror, dtype=dtype)
-        if color_strength > 0:
-            image = color.random_color(
-                color_key, image, strength=color_strength, jitter=jitter, widths=widths
-            )
-        image = jnp.stack([jnp.clip(plane, 0, 1) for plane in image])  # see `apply_separably`
-        if any(blur):
-            chance = _of_view(blur, index)
-            blurred = blurring.random_blur(blur_key, image, radius=radius, probability=chance)
-            image = jnp.clip(blurred, 0, 1)
-        if any(solarize):
-            solarize_key = jax.random.fold_in(key, 1)
-            inverts = jax.random.bernoulli(solarize_key, _of_view(solarize, index))
-            image = jnp.where(inverts, color.solarize(image), image)
-        return image
-
-    return Policy(Cuts(size, 2, functools.partial(boxes, num=2)), _per_view(view))
-
-
-def _of_view(chances: tuple[float, float], index: Index) -> Scalar | float:
-    first, second = chances
-    return first if first == second else jnp.asarray(chances)[index]
-
-
-def _random_boxes(min_area: float, max_area: float, sampler: str) -> RandomBoxes:
-    """Returns `crop.random_crop_boxes` with settings that have been checked."""
-    if sampler not in crop.SAMPLERS:
-        raise ValueError(
-            f"crop_sampler={sampler!r} is unknown; it must be one of {[*crop.SAMPLERS]}."
-        )
-    if not 0 < min_area <= max_area <= 1:
-        raise ValueError(
-            f"min_area={min_area} and max_area={max_area} must be fractions of the image in "
-            "(0, 1], the second not below the first; SimCLR uses 0.08 and 1."
-        )
-    if sampler == "tf" and max_area <= crop.MIN_OBJECT_COVERED:
-        raise ValueError(
-            f"max_area={max_area}: crop_sampler='tf' draws no crop below "
-            f"{crop.MIN_OBJECT_COVERED} of the image; use crop_sampler='area'."
-        )
-    return functools.partial(
-        crop.random_crop_boxes, min_area=min_area, max_area=max_area, sampler=sampler
-    )
-
-
-def _per_view(view: ViewFunction) -> Augment:
-    """Lifts a function of one view, and of its number, to all views of a batch."""
-
-    def augment(key: PRNGKey, batch: Batch) -> Views:
-        images, sizes = batch["image"], batch["size"]
-        if images.dtype != jnp.uint8 or images.ndim != 5 or images.shape[-1] != 3:
-            raise ValueError(
-                f"Augmentation needs uint8 images of shape [b, v, height, width, 3], got "
-                f"{images.dtype} {list(images.shape)}."
-            )
-        fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
-        indices = jnp.arange(images.shape[1])
-        keys = jax.vmap(fold, in_axes=(0, None))(per_example(key, images.shape[0]), indices)
-        views = jax.vmap(jax.vmap(view), in_axes=(0, 0, 0, None))(keys, images, sizes, indices)
-        return views.transpose(0, 1, 3, 4, 2)
-
-    return augment
-
-
-def _check_size(size: int) -> None:
-    if size < 1:
-        raise ValueError(f"size={size} must be a positive number of pixels, such as 32 or 224.")

@@ -21,7 +21,7 @@ from simclr_jax.core.run_facts import RunFacts
 from simclr_jax.core.sections import build_section, config_errors_at, lookup
 from simclr_jax.core.state import TrainState
 from simclr_jax.core.tree import select
-from simclr_jax.core.types import Cuts
+from simclr_jax.core.types import Batch, Cuts, CutsBySize
 from simclr_jax.data.dataset import Dataset
 from simclr_jax.data.place import place_batches
 from simclr_jax.data.quarantine import Quarantine
@@ -106,6 +106,7 @@ def build_experiment(
     )
     build_policy, settings = lookup("config.augment", POLICIES, config["augment"])
     policy = build_section("config.augment", build_policy, settings)
+    _check_views(policy.cuts, net)
     method, warm_starts = _method(config, net, policy, facts)
     _check_batch(dataset.batch_size, source, mesh, method)
     schedule = build_section("config.schedule", recipe_schedule, config["schedule"], facts)
@@ -177,12 +178,28 @@ def _method(
     return built, tuple(starts)
 
 
-def _empty_batch(batch_size: int, cuts: Cuts) -> dict[str, jax.Array]:
+def _check_views(cuts: CutsBySize, net: Network) -> None:
+    """Makes sure that the encoder takes views of every size; of the first, it is known."""
+    encode = functools.partial(net.model.apply, method="encode")
+    for group in jax.tree.leaves(cuts)[1:]:
+        images = jax.ShapeDtypeStruct((1, group.size, group.size, 3), jnp.float32)
+        with config_errors_at("config.augment and config.encoder"):
+            jax.eval_shape(encode, net.shapes, images)
+
+
+def _empty_batch(batch_size: int, cuts: CutsBySize) -> dict[str, Any]:
     """Returns a batch of unlabelled black images, in the shapes and types of a real one."""
-    b, v, side = batch_size, cuts.num_views, cuts.size
+    b = batch_size
+
+    def black(cuts: Cuts) -> jax.Array:
+        return jnp.zeros((b, cuts.num_views, cuts.size, cuts.size, 3), jnp.uint8)
+
+    def full(cuts: Cuts) -> jax.Array:
+        return jnp.full((b, cuts.num_views, 2), cuts.size, jnp.int32)
+
     return {
-        "image": jnp.zeros((b, v, side, side, 3), jnp.uint8),
-        "size": jnp.full((b, v, 2), side, jnp.int32),
+        "image": jax.tree.map(black, cuts),
+        "size": jax.tree.map(full, cuts),
         "label": jnp.full((b,), -1, jnp.int32),
         "id": jnp.full((b,), -1, jnp.int32),
     }
@@ -240,7 +257,7 @@ def evaluated_variables(method: Method, state: TrainState) -> dict[str, Any]:
 def augmented_views(experiment: Experiment, num_images: int) -> np.ndarray:
     """Returns views of some images as training sees them, uint8 [m, v, h, w, 3].
 
-    Of views in several sizes, they are those of the first.
+    Views smaller than the largest are at the top left of a black one.
     """
     num_images = min(num_images, len(experiment.source))
     rows = -(-num_images // experiment.mesh.size) * experiment.mesh.size  # the mesh can split them
@@ -254,7 +271,17 @@ def augmented_views(experiment: Experiment, num_images: int) -> np.ndarray:
     )
     (batch,) = place_batches(first, experiment.mesh)
     key = rng.stream(jax.random.key(experiment.run.seed), "augment", 0)
-    first_size = lambda batch: jax.tree.leaves(experiment.method.augment(key, batch))[0]
-    pixels = jax.jit(lambda batch: jnp.round(first_size(batch).astype(jnp.float32) * 255))(batch)
-    shown = multihost_utils.process_allgather(pixels, tiled=True)
+    side = experiment.policy.size
+
+    def one_size(views: jax.Array) -> jax.Array:
+        below = side - views.shape[2]
+        padding = [(0, 0), (0, 0), (0, below), (0, below), (0, 0)]
+        return jnp.pad(jnp.round(views.astype(jnp.float32) * 255), padding)
+
+    @jax.jit
+    def views(batch: Batch) -> jax.Array:
+        by_size = jax.tree.leaves(experiment.method.augment(key, batch))
+        return jnp.concatenate([*map(one_size, by_size)], axis=1)
+
+    shown = multihost_utils.process_allgather(views(batch), tiled=True)
     return np.asarray(shown)[:num_images].astype(np.uint8)

@@ -48,9 +48,7 @@ class Network:
 
     def random_variables(self, seed: int) -> dict[str, Any]:
         """Returns the variables that training from scratch with this seed starts from."""
-        return _init(
-            self.model, self.evaluation.cuts.size, rng.stream(jax.random.key(seed), "init", 0)
-        )
+        return _init(self.model, self.evaluation.size, rng.stream(jax.random.key(seed), "init", 0))
 
 
 def network(config: Mapping[str, Any]) -> Network:

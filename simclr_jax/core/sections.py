@@ -227,5 +227,8 @@ def _of_type(path: str, value: Any, hint: Any) -> Any:
 def _name(hint: Any) -> str:
     if hint is types.NoneType:
         return "None"
-    names = [getattr(kind, "__name__", None) or str(kind) for kind in choices(hint)]
+    names = [
+        str(kind) if typing.get_args(kind) else getattr(kind, "__name__", None) or str(kind)
+        for kind in choices(hint)
+    ]
     return " or ".join("None" if name == "NoneType" else name for name in names)

@@ -24,14 +24,14 @@ Views: TypeAlias = ViewArray | tuple[ViewArray, ...]
 Projections: TypeAlias = Float[Array, "b v d"]
 # "image" uint8 [b, v, s, s, 3] (what each view shows), "size" int32 [b, v, 2] (its height and
 # width, at the top left), "label" int32 [b] (-1 where unknown), "id" int32 [b] (-1 in rows that
-# only fill up).
-Batch: TypeAlias = Mapping[str, Array]
+# only fill up). For views of several sizes, the first two are tuples of arrays, as the views are.
+Batch: TypeAlias = Mapping[str, Any]
 Metrics: TypeAlias = Mapping[str, Array]
 
 
 @dataclasses.dataclass(frozen=True)
 class Cuts:
-    """What the views of an image show of it: all that reading images must know of views.
+    """What the views of one size show of an image: all that reading images must know of views.
 
     Attributes:
       size: height and width of a view in pixels.
@@ -43,3 +43,7 @@ class Cuts:
     size: int
     num_views: int
     boxes: Callable[[np.random.Philox, tuple[int, int]], Int32[np.ndarray, "v 4"]]
+
+
+# A tuple for views of several sizes, as the views are.
+CutsBySize: TypeAlias = Cuts | tuple[Cuts, ...]

@@ -9,7 +9,7 @@ import numpy as np
 
 from simclr_jax.core.errors import UserError
 from simclr_jax.core.ranges import Count, Fraction, NonNegative, Positive, Range, Seed, Share
-from simclr_jax.core.types import Cuts
+from simclr_jax.core.types import CutsBySize
 from simclr_jax.data.decode import Rendering
 from simclr_jax.data.load import Batches, eval_batches, train_batches
 from simclr_jax.data.quarantine import Quarantine
@@ -136,7 +136,7 @@ class Dataset:
     def train_batches(
         self,
         source: Source,
-        cuts: Cuts,
+        cuts: CutsBySize,
         *,
         seed: int,
         first_step: int,
@@ -164,7 +164,7 @@ class Dataset:
     def eval_batches(
         self,
         source: Source,
-        cuts: Cuts,
+        cuts: CutsBySize,
         *,
         indices: Sequence[int] | np.ndarray | None = None,
         quarantine: Quarantine | None = None,

@@ -10,14 +10,15 @@ import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Generator, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import grain
+import jax
 import joblib
 import numpy as np
 
 from simclr_jax.core.errors import UserError
-from simclr_jax.core.types import Cuts
+from simclr_jax.core.types import Cuts, CutsBySize
 from simclr_jax.data.cut import cut
 from simclr_jax.data.decode import RENDERING, Rendering
 from simclr_jax.data.images import Example, Images
@@ -27,7 +28,7 @@ from simclr_jax.data.reading import PATIENCE, Patience, Reader
 from simclr_jax.data.records import Record, Source
 from simclr_jax.data.stand_ins import StandIns
 
-HostBatch: TypeAlias = dict[str, np.ndarray]
+HostBatch: TypeAlias = dict[str, Any]  # see `train_batches`
 Batches: TypeAlias = Generator[HostBatch, None, None]
 
 CHUNK_ROWS = 32
@@ -35,7 +36,7 @@ CHUNK_ROWS = 32
 
 def train_batches(
     source: Source,
-    cuts: Cuts,
+    cuts: CutsBySize,
     *,
     batch_size: int,
     canvas: int,
@@ -54,10 +55,11 @@ def train_batches(
 
     Each is {"image": uint8 [b, v, s, s, 3], "size": int32 [b, v, 2], "label": int32 [b],
     "id": int64 [b]}, with b = batch_size / process_count and s the side of a view: at the top
-    left what each view shows of the image, and its height and width there (`cut.cut`). Where
-    views are cut depends on seed, step and row of the global batch. In place of an unreadable image
-    stands another, on every number of processes the same, and none twice in a batch while there
-    are others; see `stand_ins`.
+    left what each view shows of the image, and its height and width there (`cut.cut`). For views
+    of several sizes, "image" and "size" are tuples of such arrays. Where views are cut depends on
+    seed, step and row of the global batch. In place of an unreadable image stands another, on every
+    number of processes the same, and none twice in a batch while there are others; see
+    `stand_ins`.
 
     Args:
       source: the data set.
@@ -115,7 +117,7 @@ def train_batches(
 
 def eval_batches(
     source: Source,
-    cuts: Cuts,
+    cuts: CutsBySize,
     *,
     batch_size: int,
     canvas: int,
@@ -210,7 +212,7 @@ class _Layout:
 class _Place:
     """How the images of one batch become views."""
 
-    cuts: Cuts
+    cuts: CutsBySize
     seed: int
     step: int
 
@@ -226,10 +228,17 @@ class _Chunk:
 
     @classmethod
     def empty(cls, place: _Place, rows: np.ndarray) -> "_Chunk":
-        b, v, side = len(rows), place.cuts.num_views, place.cuts.size
+        b = len(rows)
+
+        def black(cuts: Cuts) -> np.ndarray:
+            return np.zeros((b, cuts.num_views, cuts.size, cuts.size, 3), np.uint8)
+
+        def full(cuts: Cuts) -> np.ndarray:
+            return np.full((b, cuts.num_views, 2), cuts.size, np.int32)
+
         batch = {
-            "image": np.zeros((b, v, side, side, 3), np.uint8),
-            "size": np.full((b, v, 2), side, np.int32),
+            "image": jax.tree.map(black, place.cuts),
+            "size": jax.tree.map(full, place.cuts),
             "label": np.full(b, -1, np.int32),
             "id": np.full(b, -1, np.int64),
         }
@@ -247,11 +256,13 @@ class _Chunk:
         self.batch["label"][row], self.batch["id"][row] = example.label, example.id
         place, pixels = self.place, example.pixels
         words = random_words(place.seed, place.step, int(self.rows[row]))
-        boxes = place.cuts.boxes(words, (pixels.shape[0], pixels.shape[1]))
-        for view, box in enumerate(boxes):
-            part = cut(pixels, box, place.cuts.size)
-            self.batch["image"][row, view, : part.shape[0], : part.shape[1]] = part
-            self.batch["size"][row, view] = part.shape[:2]
+        arrays = (place.cuts, self.batch["image"], self.batch["size"])
+        for cuts, images, sizes in zip(*map(jax.tree.leaves, arrays), strict=True):
+            boxes = cuts.boxes(words, (pixels.shape[0], pixels.shape[1]))
+            for view, box in enumerate(boxes):
+                part = cut(pixels, box, cuts.size)
+                images[row, view, : part.shape[0], : part.shape[1]] = part
+                sizes[row, view] = part.shape[:2]
 
 
 class _Chunks:
@@ -296,10 +307,8 @@ def _stream(
             unreadable = [entry for part in parts for entry in part.unreadable.values()]
             for entry in unreadable:
                 quarantine.add(entry)
-            batch = {
-                name: np.concatenate([p.batch[name] for p in parts]) for name in parts[0].batch
-            }
-            yield batch, unreadable
+            join = lambda *rows: np.concatenate(rows)
+            yield jax.tree.map(join, *(part.batch for part in parts)), unreadable
     finally:
         reader.close()
         chunks.close()  # drops what is queued; a thread ends after the chunk it is at

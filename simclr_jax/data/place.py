@@ -2,6 +2,7 @@
 
 import collections
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -12,7 +13,7 @@ from simclr_jax.core.types import Batch
 
 
 def place_batches(
-    batches: Iterator[Mapping[str, np.ndarray]], mesh: Mesh, *, depth: int = 2
+    batches: Iterator[Mapping[str, Any]], mesh: Mesh, *, depth: int = 2
 ) -> Iterator[Batch]:
     """Yields batches as global arrays whose rows are split over all axes of the mesh.
 
@@ -33,20 +34,17 @@ def place_batches(
 
 
 def _placed(
-    batches: Iterator[Mapping[str, np.ndarray]], sharding: NamedSharding, depth: int
+    batches: Iterator[Mapping[str, Any]], sharding: NamedSharding, depth: int
 ) -> Iterator[Batch]:
+    def place(rows: np.ndarray) -> jax.Array:
+        # JAX has no int64 unless asked: ids are int32 on the device.
+        rows = rows.astype(jax.dtypes.canonicalize_dtype(rows.dtype))
+        return jax.make_array_from_process_local_data(sharding, rows)
+
     queue: collections.deque[Batch] = collections.deque()
     try:
         for batch in batches:
-            queue.append(
-                {
-                    # JAX has no int64 unless asked: ids are int32 on the device.
-                    name: jax.make_array_from_process_local_data(
-                        sharding, rows.astype(jax.dtypes.canonicalize_dtype(rows.dtype))
-                    )
-                    for name, rows in batch.items()
-                }
-            )
+            queue.append(jax.tree.map(place, dict(batch)))
             if len(queue) >= depth:
                 yield queue.popleft()
         while queue:

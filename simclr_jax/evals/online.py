@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from simclr_jax.core.ranges import Count, Positive
 from simclr_jax.core.state import TrainState
-from simclr_jax.core.types import Batch, Cuts, Metrics
+from simclr_jax.core.types import Batch, CutsBySize, Metrics
 from simclr_jax.data.dataset import Dataset
 from simclr_jax.data.records import Source
 from simclr_jax.evals.classifier import classifier_accuracy
@@ -37,7 +37,7 @@ class EvaluationImages:
     """
 
     dataset: Dataset
-    cuts: Cuts
+    cuts: CutsBySize
     train: Source
     test: Source
     mesh: Mesh

@@ -5,6 +5,7 @@ from simclr_jax.methods.byol import byol
 from simclr_jax.methods.colorization import colorization
 from simclr_jax.methods.cpc import cpc
 from simclr_jax.methods.dcl import dcl
+from simclr_jax.methods.dino import dino
 from simclr_jax.methods.distill import distill
 from simclr_jax.methods.hard_negatives import hard_negatives
 from simclr_jax.methods.hybrid import hybrid
@@ -21,6 +22,7 @@ from simclr_jax.methods.simclr import simclr
 from simclr_jax.methods.simsiam import simsiam
 from simclr_jax.methods.supcon import supcon
 from simclr_jax.methods.supervised import supervised
+from simclr_jax.methods.swav import swav
 from simclr_jax.methods.triplet import triplet
 from simclr_jax.methods.vicreg import vicreg
 
@@ -39,6 +41,8 @@ METHODS = {
     "simsiam": simsiam,
     "barlow_twins": barlow_twins,
     "vicreg": vicreg,
+    "swav": swav,
+    "dino": dino,
     "margin": margin,
     "triplet": triplet,
     "rotation": rotation,

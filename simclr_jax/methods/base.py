@@ -29,6 +29,7 @@ from simclr_jax.core.types import (
     ViewArray,
     Views,
 )
+from simclr_jax.models.heads import Prototypes
 from simclr_jax.models.ssl import SSLModel
 from simclr_jax.parallel.sharding import Rule
 
@@ -258,6 +259,26 @@ def projection_width(model: SSLModel) -> int:
     return model.projector.output_dim
 
 
+def prototypes_of(model: SSLModel) -> Prototypes:
+    """Returns the prototypes of a model that has them."""
+    assert model.prototypes is not None  # see `check_heads`
+    return model.prototypes
+
+
+def check_global_views(views: Views, name: str) -> None:
+    """Checks that the views of the first size, or all, are the two that give the targets.
+
+    Raises:
+      ValueError: if their number is another.
+    """
+    num_views = jax.tree.leaves(views)[0].shape[1]
+    if num_views != 2:
+        raise ValueError(
+            f"method {name} needs two views of the largest size, and any number of smaller ones, "
+            f"such as config.augment.name='multi_crop' gives; there are {num_views}."
+        )
+
+
 def check_other_images(facts: RunFacts, name: str) -> None:
     """Checks that there are negatives in a batch.
 
@@ -271,8 +292,25 @@ def check_other_images(facts: RunFacts, name: str) -> None:
         )
 
 
-def init_model(model: nn.Module, key: PRNGKey, views: Views) -> Variables:
-    """Returns the variables of `model`, whose shapes depend on one image as on many."""
+def init_model(
+    model: nn.Module, key: PRNGKey, views: Views, *, several_sizes: bool = False
+) -> Variables:
+    """Returns the variables of `model`, whose shapes depend on one image as on many.
+
+    Args:
+      model: encoder and heads.
+      key: random key for the parameters.
+      views: of which only the shapes matter.
+      several_sizes: whether the method takes views of several sizes.
+
+    Raises:
+      ValueError: if it does not and there are some.
+    """
+    if isinstance(views, tuple) and not several_sizes:
+        raise ValueError(
+            f"this method takes views of one size, and config.augment gives {len(views)}; use "
+            "another config.augment.name, such as 'simclr' or 'byol'."
+        )
     image = jax.tree.leaves(views)[0][:1, 0]  # of the first size
     variables = {"batch_stats": {}, **model.init(key, image, train=False)}
     return Variables(variables["params"], variables["batch_stats"])

@@ -1,5 +1,6 @@
 """Heads on top of an encoder: projector, predictor, prototypes, and a linear classifier."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,12 +15,16 @@ from simclr_jax.models.layers import norm
 
 # What the last layer ends with: nothing, or BatchNorm with these parameters.
 LAST_NORMS = ("none", "no_affine", "scale", "scale_and_bias")
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"relu": nn.relu, "gelu": nn.gelu}
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "relu": nn.relu,
+    "gelu": functools.partial(nn.gelu, approximate=False),
+}
 KERNEL_INITS = {
     "normal": nn.initializers.normal(0.01),
     "lecun": nn.initializers.lecun_normal(),
     # Uniform between -/+ 1 / sqrt(inputs).
     "torch": nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
+    "vit": nn.initializers.normal(0.02),
 }
 
 
@@ -38,8 +43,8 @@ class MLP(nn.Module):
       last_bias: whether the last layer has a bias.
       last_norm: what follows the last layer, one of `LAST_NORMS`.
       activation: follows all layers but the last: "relu" or "gelu".
-      kernel_init: "normal", N(0, 0.01) as in the official code; "lecun"; or "torch", as PyTorch's
-        dense layers start.
+      kernel_init: "normal", N(0, 0.01) as in the official code; "lecun"; "torch", as PyTorch's
+        dense layers start; or "vit", N(0, 0.02), as those of vision transformers do.
       dtype: type of matrix products and activations.
 
     Source: Chen et al. 2020, https://arxiv.org/abs/2006.10029, Section 2. The papers give
@@ -132,7 +137,7 @@ class Prototypes(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, projection: Float[Array, "n d"]) -> Float[Array, "n k"]:
+    def __call__(self, projection: Float[Array, "*n d"]) -> Float[Array, "*n k"]:
         """Returns the product of each projection, scaled to unit length, with each prototype."""
         shape = (projection.shape[-1], self.num_prototypes)
         kernel = jnp.asarray(self.param("kernel", _unit_columns, shape))

@@ -5,9 +5,10 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any, TypeAlias
 
 import jax
+import jax.numpy as jnp
 import optax
 
-from simclr_jax.core.ranges import Decay, NonNegative
+from simclr_jax.core.ranges import Decay, NonNegative, Positive
 from simclr_jax.core.tree import not_matching, path_name
 
 NORM = r".*[nN]orm[^/]*/(scale|bias)"
@@ -16,6 +17,7 @@ NORM = r".*[nN]orm[^/]*/(scale|bias)"
 # A ViT's LayerNorms, tokens of its own and learned positions are treated alike, as timm does.
 NO_DECAY = rf"{NORM}|.*/(bias|class_token|mask_token|positions)"
 NO_LARS = rf"{NO_DECAY}|.*classifier/.*"
+NOTHING = r"(?!)"
 # Pairs (pattern, factor): the learning rate of the parameters whose whole path matches the
 # pattern is multiplied by the factor. The first pattern that matches counts.
 Rates: TypeAlias = Sequence[Sequence[str | float | int]]
@@ -28,6 +30,7 @@ def lars(
     momentum: Decay = 0.9,
     rate_in_momentum: bool = True,
     adapt_classifier: bool = False,
+    adapt_all: bool = False,
     rates: Rates = (),
 ) -> optax.GradientTransformation:
     """LARS as SimCLR trains with it (You et al. 2017, https://arxiv.org/abs/1708.03888).
@@ -44,13 +47,17 @@ def lars(
         multiplies the sum.
       adapt_classifier: whether the classifier's kernel has a trust ratio. In the official code
         it has none (tf2/model.py), but in its notebook of distillation it has.
+      adapt_all: whether all parameters decay and have a trust ratio, biases and BatchNorm's too,
+        as under LARC in SwAV's code.
       rates: factors for groups of parameters; see `with_rates`.
     """
-    adapted = not_matching(NO_DECAY if adapt_classifier else NO_LARS)
+    decayed, adapted = NO_DECAY, NO_DECAY if adapt_classifier else NO_LARS
+    if adapt_all:
+        decayed = adapted = NOTHING
     rate, velocity = optax.scale_by_learning_rate(schedule), optax.trace(momentum)
     tx = optax.chain(
-        optax.add_decayed_weights(weight_decay, mask=not_matching(NO_DECAY)),
-        optax.masked(optax.scale_by_trust_ratio(trust_coefficient=1e-3), adapted),
+        optax.add_decayed_weights(weight_decay, mask=not_matching(decayed)),
+        optax.masked(optax.scale_by_trust_ratio(trust_coefficient=1e-3), not_matching(adapted)),
         *((rate, velocity) if rate_in_momentum else (velocity, rate)),
     )
     return with_rates(tx, rates)
@@ -92,6 +99,7 @@ def adamw(
     weight_decay: NonNegative = 1e-4,
     b1: Decay = 0.9,
     b2: Decay = 0.999,
+    clip_each: Positive | None = None,
     rates: Rates = (),
 ) -> optax.GradientTransformation:
     """AdamW (Loshchilov & Hutter 2019); what `NO_DECAY` matches does not decay.
@@ -103,10 +111,23 @@ def adamw(
       weight_decay: share of a parameter that it loses in a step, times the rate.
       b1: decay of the mean of gradients, in [0, 1).
       b2: decay of the mean of their squares, in [0, 1).
+      clip_each: largest norm of the gradient of each parameter, which is scaled down to it before
+        all else; None for none. 3 in DINO.
       rates: factors for groups of parameters; see `with_rates`.
     """
     tx = optax.adamw(schedule, b1=b1, b2=b2, weight_decay=weight_decay, mask=not_matching(NO_DECAY))
+    if clip_each is not None:
+        tx = optax.chain(_clip_each(clip_each), tx)
     return with_rates(tx, rates)
+
+
+def _clip_each(max_norm: float) -> optax.GradientTransformation:
+    """Scales the gradient of each parameter by itself down to a norm."""
+
+    def clip(gradient: jax.Array) -> jax.Array:
+        return gradient * jnp.minimum(1.0, max_norm / (jnp.linalg.norm(gradient) + 1e-6))
+
+    return optax.stateless(lambda updates, params: jax.tree.map(clip, updates))
 
 
 OPTIMIZERS = {"lars": lars, "sgd": sgd, "adamw": adamw}

@@ -153,7 +153,7 @@ class Restored:
             network=network,
             params=params["encoder"],
             batch_stats={"encoder": {}, **batch_stats}["encoder"],
-            image_size=self.network.evaluation.cuts.size,
+            image_size=self.network.evaluation.size,
             classifier=params["classifier"] if on_representation else None,
         )
 

@@ -96,10 +96,10 @@ def _comparisons(shrunk: Shrunk, num_devices: int, num_steps: int) -> list[Compa
     images = reference_experiment.dataset.eval_batches(
         shrunk.source, reference_experiment.policy.cuts, indices=range(num_images)
     )
-    names = reference_experiment.abstract_batch
-    batches = [
-        {name: batch[name].astype(like.dtype) for name, like in names.items()} for batch in images
-    ]
+    like = reference_experiment.abstract_batch
+    as_placed = lambda batch: {name: batch[name] for name in like}
+    cast = lambda wanted, rows: rows.astype(wanted.dtype)
+    batches = [jax.tree.map(cast, like, as_placed(batch)) for batch in images]
     views = _views(reference_experiment, batches)
     augmented = {reference_experiment.mesh: views}
     to_float64 = lambda views: jax.tree.map(lambda x: x.astype(np.float64), views)

@@ -27,7 +27,9 @@ from simclr_jax.data.records import Record
 from simclr_jax.optim.schedules import peak_rate
 
 # Views up to this many px and networks up to this wide, a laptop's own, stay as they are.
-MAX_VIEW, MAX_CANVAS = 33, 48  # odd, so that padding is not the same on both sides
+# Views are odd, so that padding is not the same on both sides.
+MAX_VIEWS = {"size": 33, "local_size": 25}  # settings of the augmentation
+MAX_CANVAS = 48
 MAX_WIDTH, SMALL_WIDTH = 0.25, 0.125
 MAX_BATCH = 32
 MAX_DEPTH = 50  # deeper ones have the same kinds of blocks, and compile for minutes
@@ -100,9 +102,10 @@ def shrink(config: Mapping[str, Any], *, multiple: int, num_steps: int) -> Shrun
     elif batch_size % multiple:
         fits = max(batch_size // multiple, 1) * multiple
         change("data", data, "batch_size", fits, f"a multiple of {multiple}")
-    largest_view = _largest_view(small["encoder"])
-    if augment["size"] is None or augment["size"] > largest_view:
-        change("augment", augment, "size", largest_view)
+    for key, largest in MAX_VIEWS.items():
+        largest = _largest_view(small["encoder"], largest)
+        if key in augment and (augment[key] is None or augment[key] > largest):
+            change("augment", augment, key, largest)
     if data["canvas"] is None or data["canvas"] > MAX_CANVAS:
         change("data", data, "canvas", MAX_CANVAS)
     num_classes = _classes(small)
@@ -118,6 +121,9 @@ def shrink(config: Mapping[str, Any], *, multiple: int, num_steps: int) -> Shrun
         _shrink_network(f"method.{key}.", method[key], change)
     _shrink_network("", small, change)
     _shrink_rings("method", method, data["batch_size"], change)
+    prototypes = small["heads"]["prototypes"]
+    if prototypes and prototypes["num_prototypes"] > data["batch_size"]:
+        change("heads.prototypes", prototypes, "num_prototypes", data["batch_size"])
     if small["warm_start"]["checkpoint"] or small["warm_start"]["required"]:
         changes.append(f"warm_start {small['warm_start']['checkpoint']} -> random weights")
     small["warm_start"] = {}
@@ -162,11 +168,11 @@ def perturb_constants(state: TrainState) -> TrainState:
     return state.replace(**moved, opt_state=jax.tree.map(cast, state.opt_state))
 
 
-def _largest_view(encoder: Mapping[str, Any]) -> int:
+def _largest_view(encoder: Mapping[str, Any], largest: int) -> int:
     """Returns the side of the largest views that are small, in px: whole patches, if any."""
     if "patch" not in encoder:
-        return MAX_VIEW
-    return max(MAX_VIEW // encoder["patch"], 1) * encoder["patch"]
+        return largest
+    return max(round(largest / encoder["patch"]), 1) * encoder["patch"]
 
 
 def _shrink_network(where: str, network: dict[str, Any], change: Any) -> None:

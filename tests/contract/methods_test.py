@@ -93,8 +93,9 @@ def first_batch(experiment):
     rng = np.random.default_rng(0)
     cuts = experiment.policy.cuts
     (batch,) = experiment.dataset.eval_batches(experiment.source, cuts, indices=range(BATCH_SIZE))
-    wanted = experiment.abstract_batch.items()
-    made = {name: batch[name].astype(like.dtype) for name, like in wanted if name != "views"}
+    wanted = {name: x for name, x in experiment.abstract_batch.items() if name != "views"}
+    given = {name: batch[name] for name in wanted}
+    made = jax.tree.map(lambda like, rows: rows.astype(like.dtype), wanted, given)
     views = jax.tree.map(
         lambda x: rng.uniform(size=x.shape).astype(np.float32), experiment.abstract_batch["views"]
     )
@@ -154,7 +155,8 @@ def compare_layouts(build, presets):
         done = jax.jit(step, in_shardings=shardings, out_shardings=(placement, None))
         results.append(jax.device_get(done(*placed)))
     for one, *eight in zip(*map(jax.tree.leaves, results), strict=True):
-        tolerance = {"rtol": 2e-4, "atol": 2e-5 * max(1.0, np.abs(one).max())}
+        # In float32; a teacher's temperature of 0.04 multiplies what is rounded.
+        tolerance = {"rtol": 2e-4, "atol": 5e-5 * max(1.0, np.abs(one).max())}
         for other in eight:
             np.testing.assert_allclose(other, one, **tolerance)
 

@@ -83,7 +83,7 @@ def test_eight_devices_agree_with_one_and_do_not_communicate(simclr, batch, view
     compiled = simclr.lower(jax.random.key(0), sharded).compile()
     got = compiled(jax.random.key(0), sharded)
     assert got.sharding.is_equivalent_to(NamedSharding(mesh, P("data")), got.ndim)
-    np.testing.assert_allclose(got, views, rtol=0, atol=2e-6)
+    np.testing.assert_allclose(got, views, rtol=0, atol=5e-6)
     hlo = compiled.as_text()
     for collective in ("all-gather", "all-reduce", "all-to-all", "collective-permute"):
         assert collective not in hlo
@@ -220,7 +220,7 @@ def test_names_the_known_jitters():
 
 
 def test_refuses_a_blur_that_would_do_nothing():
-    with pytest.raises(ValueError, match="blur=True does nothing to views of size=19"):
+    with pytest.raises(ValueError, match="blur does nothing to views of size=19"):
         policies.simclr(size=19)
 
 
@@ -257,3 +257,53 @@ def test_the_second_view_of_byol_alone_is_solarised_and_seldom_blurred():
     assert 5 <= inverted[:, 1].sum() <= 25  # 64 draws of 0.2
     assert (contrast[:, 0] < 1).mean() > 0.6  # a sigma below 0.3 changes nothing
     assert (contrast[~inverted[:, 1], 1] < 1).mean() < 0.3
+
+
+@pytest.fixture(scope="module")
+def several_sizes():
+    return policies.multi_crop(size=24, local_size=20, num_local=3, solarize=(0.0, 1.0))
+
+
+def test_multi_crop_cuts_two_large_parts_and_several_small_ones_of_each_image(several_sizes):
+    bits = [np.random.Philox(i) for i in range(99)]
+    drawn = [[cuts.boxes(b, (300, 400)) for b in bits] for cuts in several_sizes.cuts]
+    assert [(cuts.size, cuts.num_views) for cuts in several_sizes.cuts] == [(24, 2), (20, 3)]
+    large, small = (np.prod(np.concatenate(boxes)[:, 2:], axis=1) / 120_000 for boxes in drawn)
+    assert (len(large), len(small)) == (2 * 99, 3 * 99)
+    assert 0.13 < large.min() < 0.25
+    assert 0.9 < large.max() <= 1
+    assert 0.045 < small.min() < 0.07
+    assert 0.12 < small.max() < 0.15
+
+
+def test_multi_crop_gives_a_tuple_of_views_and_each_group_its_own_draws(several_sizes):
+    sizes = [(2, 24), (3, 20)]
+    flat = np.full((32, 3, 24, 24, 3), 255, np.uint8)
+    batch = {
+        "image": tuple(jnp.asarray(flat[:, :v, :s, :s]) for v, s in sizes),
+        "size": tuple(jnp.full((32, v, 2), s, jnp.int32) for v, s in sizes),
+    }
+    large, small = jax.jit(several_sizes.augment)(jax.random.key(0), batch)
+    assert (large.shape, small.shape) == ((32, 2, 24, 24, 3), (32, 3, 20, 20, 3))
+    brightness = lambda views: np.asarray(views)[:, :, 0, 0].max(axis=-1)
+    # White under a factor of 0.2 to 1.8 stays white in half of the cases; solarised, it is dark.
+    assert brightness(large)[:, 0].mean() > 0.6 > 0.4 > brightness(large)[:, 1].mean()
+    assert brightness(small).mean() > 0.6
+    first, second = brightness(large)[:, 0], brightness(small)[:, 0]
+    assert np.abs(first - second).max() > 0.3
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"local_size": 32}, "local_size=32 is larger than size=24"),
+        ({"local_size": 16}, "local_blur does nothing to views of local_size=16"),
+        ({"local_min_area": 0.2}, "local_min_area=0.2 and local_max_area=0.14 must be fractions"),
+        ({"crop_sampler": "tf", "local_max_area": 0.1}, "local_max_area=0.1: crop_sampler='tf'"),
+        ({"blur": (0.5, 1.5)}, r"blur=\(0.5, 1.5\) and solarize"),
+        ({"jitter": (0.4, 0.4, 1.2, 0.1)}, r"four numbers in \[0, 0.8\]"),
+    ],
+)
+def test_multi_crop_names_settings_that_do_not_fit(settings, message):
+    with pytest.raises(ValueError, match=message):
+        policies.multi_crop(**{"size": 24, "local_size": 20, **settings})

@@ -19,6 +19,7 @@ PROJECTS = SSLModel(ResNet(18), heads.MLP())
 PREDICTS = SSLModel(ResNet(18), heads.MLP(), predictor=heads.MLP())
 HEADLESS = SSLModel(ResNet(18))
 PATCHES = SSLModel(ViT("tiny"))
+CLUSTERS = SSLModel(ResNet(18), heads.MLP(), prototypes=heads.Prototypes(num_prototypes=8))
 FACTS = RunFacts(num_steps=100, num_images=64, num_classes=2, batch_size=8)
 # What a callable is handed besides its section, by the section.
 GIVEN = {
@@ -35,7 +36,7 @@ NEEDED = {
     "split": "train",
     "base_lr": 1.0,
     "depth": 18,
-    "size": 32,
+    "size": 128,
     "every_epochs": 1.0,
     "num_classes": 2,
     "num_prototypes": 8,
@@ -45,7 +46,7 @@ NEEDED = {
 
 def fitting(fn, settings):
     """Returns the one of these models that a method takes."""
-    for model in (MODEL, PROJECTS, PREDICTS, HEADLESS, PATCHES):
+    for model in (MODEL, PROJECTS, PREDICTS, HEADLESS, PATCHES, CLUSTERS):
         given = (model, lambda key, batch: 0, FACTS)
         with contextlib.suppress(UserError):
             build_section("config.method", fn, settings, *given)

@@ -115,6 +115,20 @@ def test_where_views_are_cut_depends_on_seed_step_and_row_alone():
     assert (other[0]["image"][..., :2] != whole[0]["image"][..., :2]).any(-1).mean() > 0.9
 
 
+def test_views_of_several_sizes_are_cut_from_the_same_image_one_after_the_other():
+    sides = ((1, 3), (2, 3))
+    cuts = tuple(Cuts(side, num_views, corner) for side, num_views in sides)
+    (batch,) = train(Places(20), cuts=cuts, canvas=50, batch_size=8, num_steps=1)
+    for row in range(8):
+        words = random_words(0, 0, row)  # the second size goes on where the first has stopped
+        for images, sizes in zip(batch["image"], batch["size"], strict=True):
+            want = corner(words, (40, 50))[:, :2]
+            np.testing.assert_array_equal(images[row, :, 0, 0, :2], want)
+            np.testing.assert_array_equal(images[row, :, 0, 0, 2], [batch["id"][row]] * 3)
+            np.testing.assert_array_equal(sizes[row], np.ones((3, 2)))
+    assert [images.shape for images in batch["image"]] == [(8, 3, 1, 1, 3), (8, 3, 2, 2, 3)]
+
+
 @pytest.mark.parametrize("num_threads", [0, 1, 7])
 def test_threads_do_not_change_the_batches(num_threads):
     slow = Numbers(100, broken=frozenset({5, 6, 77}), delay=1e-3)

@@ -95,6 +95,16 @@ def test_labels_and_pixels_survive_the_way_to_the_devices():
             assert got[key].dtype == want[key].dtype
 
 
+def test_places_each_of_several_sizes_of_views():
+    options = {"batch_size": 16, "canvas": 2, "seed": 0, "first_step": 0, "num_steps": 1}
+    batches = train_batches(Blank(), (PIXEL, PIXEL), **options)
+    (batch,) = place_batches(batches, make_mesh(8))
+    assert [x.shape for x in batch["image"]] == [(16, 1, 2, 2, 3)] * 2
+    assert {x.sharding.spec for x in (*batch["image"], *batch["size"])} == {
+        P(make_mesh(8).axis_names)
+    }
+
+
 def test_needs_a_depth():
     with pytest.raises(ValueError, match="at least 1, got 0"):
         place_batches(host_batches(1), make_mesh(8), depth=0)

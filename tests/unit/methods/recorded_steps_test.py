@@ -17,8 +17,10 @@ from simclr_jax.core.run_facts import RunFacts
 from simclr_jax.methods.moco_v2 import moco_v2
 from simclr_jax.methods.moco_v3 import moco_v3
 from simclr_jax.methods.simsiam import simsiam
-from simclr_jax.models.heads import MLP
+from simclr_jax.methods.swav import swav
+from simclr_jax.models.heads import MLP, Prototypes, unit_prototypes
 from simclr_jax.models.ssl import SSLModel
+from simclr_jax.optim.build import with_frozen
 from simclr_jax.train.step import init_state, make_train_step
 
 FAMILY = Path(__file__).parents[2] / "golden/family"
@@ -190,3 +192,52 @@ def test_simsiam_has_the_released_loss_and_gradients():
     after, metrics = step(state, batch)
     close(metrics["loss"] / 2 - 1, arrays["network/loss"])
     close(jax.tree.map(np.subtract, state.params, after.params), tree("grads"), rtol=1e-7)
+
+
+def test_swav_takes_the_released_steps_while_prototypes_thaw_and_the_queue_fills():
+    arrays = read("swav")
+    setup = lambda name: arrays[f"loop/setup/{name}"]
+    head = MLP(num_layers=1, output_dim=6, last_bias=True, last_norm="none", **TOY)
+    method = swav(
+        SSLModel(Pixels(), head, prototypes=Prototypes(num_prototypes=6)),
+        given_views,
+        RunFacts(num_steps=7, num_images=4, num_classes=0, batch_size=4),  # an epoch is a step
+        temperature=float(setup("temperature")),
+        epsilon=float(setup("epsilon")),
+        queue_size=int(setup("queue_length")),
+        queue_start_epoch=float(setup("queue_starts_at_step")),
+        freeze_epochs=float(setup("freeze_steps")),
+    )
+
+    def params(prefix, weight="weight", bias="bias", prototypes="prototypes"):
+        names = (f"head_{weight}", f"head_{bias}", prototypes)
+        weight, bias, prototypes = (arrays[f"loop/{prefix}/{name}"] for name in names)
+        head = {"dense1": {"kernel": weight.T, "bias": bias}}
+        tree = {"projector": head, "prototypes": {"kernel": prototypes.T}}
+        return unit_prototypes(tree)  # recorded before the next step makes them unit
+
+    def views(t):
+        x = arrays[f"loop/step{t}/x"].reshape(4, 3, 1, 1, 5)
+        return x[:, :2], x[:, 2:]
+
+    def sgd(schedule):
+        decay = optax.add_decayed_weights(float(setup("weight_decay")))
+        return optax.chain(decay, optax.sgd(schedule, momentum=float(setup("momentum"))))
+
+    rate = lambda step: float(setup("learning_rate"))
+    tx = with_frozen(sgd, rate, method.frozen_params)
+    root, batch = jax.random.key(0), {"views": views(0), "label": jnp.full(4, -1)}
+    state = init_state(method, tx, root, batch)
+    step = jax.jit(make_train_step(method, tx, root))
+    state = state.replace(params=params("setup"), opt_state=tx.init(params("setup")))
+    for t in range(7):
+        state, metrics = step(state, {**batch, "views": views(t)})
+        close(metrics["loss"], arrays[f"loop/step{t}/loss"], rtol=1e-6)
+        want = params(f"step{t}", "weight_after", "bias_after", "prototypes_after")
+        close(state.params, want, rtol=1e-6)
+        if t >= 3:  # it is full; ours holds rows from before it is used, too
+            queue = np.asarray(state.method_state["queue"], np.float64).transpose(
+                2, 0, 1, 3
+            )  # [2, slots, b, d]
+            newest_first = np.roll(queue[:, ::-1], (t + 1) % 3, axis=1).reshape(2, 12, 6)
+            close(newest_first, np.asarray(arrays[f"loop/step{t}/queue_after"]), rtol=1e-6)

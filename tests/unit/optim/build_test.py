@@ -226,3 +226,15 @@ def test_the_first_pattern_that_matches_counts():
 def test_rates_that_do_nothing_are_refused(rates, message):
     with pytest.raises(ValueError, match=message):
         with_rates(optax.sgd(1.0), rates).init(tree("init"))
+
+
+def test_lars_of_all_parameters_adapts_and_decays_biases_and_norms_too():
+    params = {"norm": {"scale": jnp.array([3.0, 4.0])}, "dense": {"bias": jnp.zeros(2)}}
+    grads = {"norm": {"scale": jnp.array([0.0, 2.0])}, "dense": {"bias": jnp.array([1.0, 2.0])}}
+    tx = lars(lambda step: 0.5, weight_decay=0.1, momentum=0.0, adapt_all=True)
+    updates, _ = tx.update(grads, tx.init(params), params)
+    decayed = np.array([0.3, 2.4])
+    want = -0.5 * 1e-3 * 5 / np.linalg.norm(decayed) * decayed
+    np.testing.assert_allclose(updates["norm"]["scale"], want, rtol=1e-6)
+    # What is zero has no ratio yet, as in the released code.
+    np.testing.assert_allclose(updates["dense"]["bias"], [-0.5, -1.0], rtol=1e-6)

@@ -1,0 +1,77 @@
+"""SwAV pretraining: prototypes, codes by Sinkhorn, and multi-crop.
+
+Caron et al. 2020, https://arxiv.org/abs/2006.09882. A ResNet-50 with views of 2 x 224 and 6 x 96
+px, top-1 in linear evaluation, README of the released code; neither was run here:
+
+  variant  batch  epochs  rate                     queue                   published
+  r50       4096     800  0.3 at 256, warmed up    none                       75.3 %
+  r50_256    256     400  0.6, without a warm-up   3840 from epoch 15 on      74.3 %
+  digits     128      50  none of these: minutes on two cores
+
+LARC stands in the released code, and LARS with all parameters here: its trust ratio is of the sum
+of gradient and decay. Its rate begins at 0.3 and ends at a thousandth of the peak; here both are 0.
+
+  python -m simclr_jax train --config=configs/swav.py --workdir=gs://bucket/swav
+  python -m simclr_jax train --config=configs/swav.py:digits --workdir=runs/swav
+"""
+
+from ml_collections import ConfigDict
+
+VARIANTS = ("r50", "r50_256", "digits")
+
+
+def get_config(variant: str = "r50") -> ConfigDict:
+    """Returns the recipe of a variant; see above."""
+    if variant not in VARIANTS:
+        raise ValueError(f"Unknown variant {variant!r}; this recipe knows {', '.join(VARIANTS)}.")
+    config = ConfigDict()
+    config.run = dict(epochs=800, checkpoint_every=2000)
+    config.data = dict(
+        name="tfds/imagenet2012",
+        split="train",
+        test_split="validation",
+        batch_size=4096,
+        canvas=8192,
+    )
+    config.augment = dict(name="multi_crop", size=224, local_size=96, num_local=6, dtype="bfloat16")
+    config.encoder = dict(name="resnet", depth=50, dtype="bfloat16")
+    projector = dict(
+        num_layers=2,
+        hidden_dim=2048,
+        output_dim=128,
+        hidden_bias=True,
+        last_bias=True,
+        last_norm="none",
+        kernel_init="torch",
+    )
+    config.heads = dict(projector=projector, prototypes=dict(num_prototypes=3000))
+    config.method = dict(name="swav", temperature=0.1, epsilon=0.05, freeze_epochs=1.0)
+    config.optim = dict(name="lars", weight_decay=1e-6, rate_in_momentum=False, adapt_all=True)
+    config.schedule = dict(base_lr=0.3, scaling="linear", warmup_epochs=10.0)
+    config.evals = dict(knn=dict(every_epochs=10.0))
+    if variant == "r50_256":
+        config.run.update(epochs=400)
+        config.data.update(batch_size=256)
+        config.method.update(queue_size=3840, queue_start_epoch=15.0)
+        config.schedule = dict(base_lr=0.6, scaling="none", warmup_epochs=0.0)
+    if variant == "digits":  # which are grey and must not be mirrored
+        config.run.update(epochs=50, log_every=25, checkpoint_every=500)
+        config.data.update(name="digits", test_split="test", batch_size=128, canvas=28)
+        config.augment = dict(
+            name="multi_crop",
+            size=28,
+            local_size=20,
+            num_local=4,
+            min_area=0.35,
+            local_min_area=0.15,
+            local_max_area=0.35,
+            flip=False,
+        )
+        config.encoder = dict(name="resnet", depth=18, width=0.25)
+        config.heads["projector"].update(hidden_dim=128, output_dim=64)
+        config.heads["prototypes"].update(num_prototypes=100)
+        config.method.update(queue_size=512, queue_start_epoch=10.0)
+        config.optim = dict(name="adamw", weight_decay=1e-4)
+        config.schedule = dict(base_lr=2e-3, scaling="none", warmup_epochs=3.0)
+        config.evals = dict(knn=dict(every_epochs=10.0))
+    return config

@@ -1,0 +1,142 @@
+"""DINO: match, from any view, what a slowly moving teacher makes of the large views.
+
+Caron et al. 2021, https://arxiv.org/abs/2104.14294, Equations 1 to 4 and Algorithm 1
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from simclr_jax.augment.policies import Augment
+from simclr_jax.core.ranges import CountOrZero, Decay, NonNegative, Positive
+from simclr_jax.core.run_facts import RunFacts
+from simclr_jax.core.state import TrainState
+from simclr_jax.core.types import Batch, Params, PRNGKey, Scalar, Views
+from simclr_jax.losses.clusters import centered_targets, cross_view_entropy
+from simclr_jax.losses.similarity import unit_std
+from simclr_jax.methods.base import (
+    Frozen,
+    Method,
+    StepOutput,
+    Variables,
+    apply_model,
+    by_image,
+    check_global_views,
+    check_grad_cache_chunks,
+    check_heads,
+    init_model,
+    prototypes_of,
+)
+from simclr_jax.methods.memory import Target, cosine_ema
+from simclr_jax.models.ssl import SSLModel
+
+
+def dino(
+    model: SSLModel,
+    augment: Augment,
+    facts: RunFacts,
+    *,
+    temperature: Positive = 0.1,
+    teacher_temperature: Positive = 0.04,
+    first_teacher_temperature: Positive = 0.04,
+    teacher_warmup_epochs: CountOrZero = 0,
+    center_decay: Decay = 0.9,
+    ema: float = 0.996,
+    freeze_epochs: NonNegative = 1.0,
+    grad_cache_chunks: int = 1,
+) -> Method:
+    """Returns DINO for `model`; its state is {"target": {"params", "batch_stats"}, "center"}.
+
+    The teacher is a moving average of the whole network, and what is evaluated. It sees the two
+    global views alone. Its outputs are centred and sharpened, each of which prevents one of the two
+    collapses: one prototype for all images, and all prototypes alike.
+
+    Args:
+      model: with a projector and prototypes, whose `normalize_kernel` should be on.
+      augment: (key, batch) -> views, the first array of which has the two global ones.
+      facts: facts of the run; the EMA rises over all its steps.
+      temperature: divides the student's scores, > 0.
+      teacher_temperature: divides the teacher's scores, > 0; smaller than the student's.
+      first_teacher_temperature: that of the first epoch; it changes linearly, epoch by epoch.
+      teacher_warmup_epochs: epochs of that change; 0 for none.
+      center_decay: share of itself that the centre keeps in a step, in [0, 1).
+      ema: share of itself that the teacher keeps at first, in [0, 1]; it rises to 1 on half a
+        cosine. 0.996; 0.9995 for batches of 256.
+      freeze_epochs: how long the prototypes stay as they were initialised.
+      grad_cache_chunks: parts of the batch that go through the networks one after the other; see
+        `base.apply_model`.
+
+    Raises:
+      ValueError: if `ema` or the chunks are out of range, the model has other heads, or the
+        teacher is not sharper than the student.
+    """
+    check_heads(model, "dino", "projector", "prototypes")
+    check_grad_cache_chunks(grad_cache_chunks)
+    if not max(teacher_temperature, first_teacher_temperature) < temperature:
+        raise ValueError(
+            f"teacher_temperature={teacher_temperature} and first_teacher_temperature="
+            f"{first_teacher_temperature} must be below temperature={temperature}: a teacher that "
+            "is not sharper than the student lets all scores become equal. The paper uses 0.04 to "
+            "0.07, and 0.1."
+        )
+    target = Target(cosine_ema(ema, facts.num_steps))
+    until = round(freeze_epochs * facts.steps_per_epoch)
+
+    def sharpness(step: Int[Array, ""]) -> Float[Array, ""]:
+        """Returns the teacher's temperature: that of np.linspace over the first epochs."""
+        epoch = step // facts.steps_per_epoch
+        rise = (teacher_temperature - first_teacher_temperature) / max(teacher_warmup_epochs - 1, 1)
+        warm = first_teacher_temperature + rise * epoch
+        return jnp.where(epoch < teacher_warmup_epochs, warm, teacher_temperature)
+
+    def init(key: PRNGKey, views: Views) -> Variables:
+        check_global_views(views, "dino")
+        variables = init_model(model, key, views, several_sizes=True)
+        center = jnp.zeros(prototypes_of(model).num_prototypes)
+        return variables._replace(method_state={"target": target.init(variables), "center": center})
+
+    def loss(
+        params: Params, state: TrainState, views: Views, batch: Batch, key: PRNGKey
+    ) -> tuple[Scalar, StepOutput]:
+        del batch
+        out, batch_stats = apply_model(
+            model, params, state.batch_stats, views, key=key, grad_cache_chunks=grad_cache_chunks
+        )
+        old, center = (state.method_state[name] for name in ("target", "center"))
+        large = views[0] if isinstance(views, tuple) else views
+        teacher_out, teacher_stats = apply_model(
+            model,
+            old["params"],
+            old["batch_stats"],
+            large,
+            key=None,
+            grad_cache_chunks=grad_cache_chunks,
+        )
+        teacher = jax.lax.stop_gradient(by_image(teacher_out["scores"], large))
+        targets = centered_targets(teacher, center, temperature=sharpness(state.step))
+        value = cross_view_entropy(targets, by_image(out["scores"], views), temperature=temperature)
+        metrics = {
+            "loss": value,
+            "loss_chance": jnp.log(float(center.shape[0])),
+            "target_entropy": jax.scipy.special.entr(targets).sum(axis=-1).mean(),
+            "projection_std": unit_std(out["projection"]),
+        }
+        center = center_decay * center + (1 - center_decay) * teacher.mean(axis=(0, 1))
+        return value, StepOutput(batch_stats, metrics, carry=(teacher_stats, center))
+
+    def after_update(state: TrainState, carry: Any) -> Any:
+        teacher_stats, center = carry
+        moved = target.update(state.method_state["target"], state, teacher_stats)
+        return {"target": moved, "center": center}
+
+    return Method(
+        init,
+        augment,
+        loss,
+        after_update,
+        frozen_params=(Frozen("prototypes/.*", until),) if until else (),
+        evaluated="method_state/target",
+        grad_cache_chunks=grad_cache_chunks,
+    )
