@@ -1,6 +1,7 @@
 """simclr-jax VERB ..., or python -m simclr_jax VERB ...: finds the verb's module in cli/."""
 
 import importlib
+import signal
 import sys
 from keyword import iskeyword
 
@@ -35,6 +36,14 @@ def main() -> int:
     if verb not in VERBS:
         print(f"error: unknown verb {verb!r}.{did_you_mean(verb, VERBS)}\n{USAGE}", file=sys.stderr)
         return 2
+    try:
+        return _run(verb)
+    except KeyboardInterrupt:  # where nothing else answers it, as while modules are imported
+        print("Stopped by Ctrl-C.", file=sys.stderr)
+        return 128 + signal.SIGINT
+
+
+def _run(verb: str) -> int:
     module = importlib.import_module(f"simclr_jax.cli.{verb}{'_' if iskeyword(verb) else ''}")
     from absl import flags  # late: launch.tpu_vm reads VERBS with nothing installed
 

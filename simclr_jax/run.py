@@ -25,6 +25,7 @@ from simclr_jax.core.errors import UserError, did_you_mean
 from simclr_jax.core.sections import build_section, config_errors_at
 from simclr_jax.core.state import TrainState
 from simclr_jax.core.types import Batch
+from simclr_jax.data import listing as listings
 from simclr_jax.data.folder import quote
 from simclr_jax.data.look import look
 from simclr_jax.data.place import place_batches
@@ -192,8 +193,16 @@ def _claim(experiment: Experiment, workdir: str, *, is_primary: bool) -> None:
     checkpoints = Checkpoints(workdir)
     step = checkpoints.last()
     workdirs.continued(workdir, experiment.config, complete=complete, step=step)
-    checkpoints.require_listing(step, experiment.source.fingerprint)
+    data = experiment.dataset
+    listing = listings.list_images(experiment.source, hashed=data.hash_images)
+    kept = None
+    if step and listing:
+        kept = listings.continued(workdir, listing, step=step, accept=data.accept_images)
+    if not kept:
+        checkpoints.require_listing(step, experiment.source.fingerprint)
     claim(step=step)
+    if listing:
+        listings.write(workdir, kept or listing)
     checkpoints.set_aside_after(step)
 
 

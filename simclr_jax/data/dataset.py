@@ -41,6 +41,9 @@ class Dataset:
       ground: grey level behind transparent pixels, from 0 to 255.
       value_range: which values are black and white in files with more than 8 bits a channel:
         "type", 0 and 65535; "file", each file's own extremes; or LOW:HIGH, such as 0:4095.
+      hash_images: on resume, compare what the files hold, and not only their names and sizes; that
+        reads all of them at each start.
+      accept_images: go on though files have changed: what the refusal says.
       max_unreadable: share of the training images that may turn out unreadable before the run
         stops; until then others stand in for them, see `stand_ins`.
       outage_seconds: a read that fails or hangs is tried again for so long; then the run stops.
@@ -61,6 +64,8 @@ class Dataset:
     keep_unlabelled: bool = False
     ground: Annotated[int, Range(least=0, most=255)] = 255
     value_range: str = "type"
+    hash_images: bool = False
+    accept_images: str = ""
     max_unreadable: Share = 0.05
     outage_seconds: NonNegative = 600.0
     read_timeout: Positive = 60.0

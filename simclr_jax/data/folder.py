@@ -45,7 +45,7 @@ class Folder:
             folders = sorted(e.name for e in os.scandir(self._root) if e.is_dir())
             raise UserError(
                 f"{self._root} has no folder for split={split!r}; split='all' takes every image "
-                f"in it. Its folders: {_shorten(folders) or 'none'}.{did_you_mean(split, folders)}"
+                f"in it. Its folders: {shorten(folders) or 'none'}.{did_you_mean(split, folders)}"
             )
         self.name = f"folder {os.path.join(self._root, top).rstrip('/')}"
         self._files, self._links, self.left_out = _list_images(self._root, top)
@@ -55,7 +55,7 @@ class Folder:
             ]
             raise UserError(
                 f"No images in {os.path.join(self._root, top)}: looked in all its folders for "
-                f"files ending in {', '.join(sorted(EXTENSIONS))}; found {_shorten(seen)}."
+                f"files ending in {', '.join(sorted(EXTENSIONS))}; found {shorten(seen)}."
             )
         self.class_names: tuple[str, ...] = ()
         self.labels = [-1] * len(self._files)
@@ -111,8 +111,12 @@ class Folder:
 
     def __getitem__(self, index: int, /) -> Record:
         name = self._files[index]
-        with open(os.path.join(self._root, name), "rb") as file:
+        with open(self.file_of(index), "rb") as file:
             return Record(file.read(), self.labels[index], name)
+
+    def file_of(self, index: int) -> str:
+        """Returns the path of an image."""
+        return os.path.join(self._root, self._files[index])
 
     def name_of(self, index: int) -> str:
         """Returns the path of an image below the folder."""
@@ -159,9 +163,10 @@ def _is(test: Callable[[], bool]) -> bool:
 
 def quote(names: Sequence[str]) -> str:
     """Returns names as people list them, at most eight."""
-    return _shorten([repr(name) for name in names])
+    return shorten([repr(name) for name in names])
 
 
-def _shorten(names: Sequence[str], limit: int = 8) -> str:
+def shorten(names: Sequence[str], limit: int = 8) -> str:
+    """Returns the first of some names, and how many more there are."""
     more = f", and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more

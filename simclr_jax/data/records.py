@@ -32,7 +32,7 @@ class Source(Protocol):
     cheaper, with None for those to be read alone, `labels` where all are known beforehand, and
     `image_keys() -> int64 [n]` where two sources may share images: one number for each, equal in
     both for the same stored image; see `count_shared`. And `name_of(id) -> str` where the name of a
-    record is known before it is read, and `left_out`, see that function.
+    record is known before it is read, `file_of` and `left_out`, see those functions.
 
     Attributes:
       name: for people and for messages.
@@ -61,6 +61,12 @@ def read_records(source: Source, ids: np.ndarray) -> Sequence[Record | None]:
     """Reads records at once where the source can, and leaves None where it cannot."""
     read_many = getattr(source, "__getitems__", None)
     return [None] * len(ids) if read_many is None else read_many(ids.tolist())
+
+
+def file_of(source: Source, i: int) -> str | None:
+    """Returns the path of the file that holds record i and nothing else, None if there is none."""
+    path = getattr(source, "file_of", None)
+    return None if path is None else path(i)
 
 
 def left_out(source: Source) -> Mapping[str, int]:

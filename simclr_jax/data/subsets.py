@@ -11,6 +11,7 @@ from simclr_jax.data.records import (
     Record,
     Source,
     digest,
+    file_of,
     image_keys,
     left_out,
     name_of,
@@ -75,6 +76,10 @@ class LabelSubset:
         return [
             record and self._hide(int(i), record) for i, record in zip(ids, records, strict=True)
         ]
+
+    def file_of(self, index: int) -> str | None:
+        """Returns the file of an example, if it has one of its own."""
+        return file_of(self._source, int(self._ids[index]))
 
     def name_of(self, index: int) -> str:
         """Returns what the source calls an example."""

@@ -13,10 +13,12 @@ from simclr_jax.core.files import absolute, read_json, write_text
 log = logging.getLogger(__name__)
 
 # Changing these does not change what is learned, so a resumed run may. The images that a path
-# leads to are compared by their list, see `Checkpoints.require_listing`.
+# leads to are compared by their list, see `data.listing`.
 FREE_TO_CHANGE = (
     "data.path",
     "data.num_threads",
+    "data.hash_images",
+    "data.accept_images",
     "data.max_unreadable",
     "data.outage_seconds",
     "data.read_timeout",

@@ -1,12 +1,16 @@
 """Faults of images: others stand in, the same after a restart; too many end the run in words."""
 
 import errno
+import gzip
+import json
 import os
 import signal
 import threading
 import time
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from simclr_jax.cli import app
 from simclr_jax.data.decode import UnreadableImageError
@@ -140,3 +144,28 @@ def test_a_signal_is_answered_while_a_read_hangs(straight, tmp_path, storage, ca
     release.set()
     assert_nothing_lost(tmp_path, train(tmp_path), straight[1])
     tell("Ctrl-C while a read hangs", "answered at once: checkpoint, exit code 130", "nothing")
+
+
+def test_files_that_were_exchanged_are_named_until_they_are_accepted(tmp_path, capsys, tell):
+    images = tmp_path / "images"
+    images.mkdir()
+    for i in range(32):
+        pixels = np.random.default_rng(i).integers(0, 256, (28, 28), np.uint8)
+        Image.fromarray(pixels).save(images / f"{i:02d}.png")
+    data = {"name": "folder", "path": str(images), "split": "all", "test_split": None}
+
+    def run(**more):
+        settings = data | {"fraction": 1.0} | more
+        return app.run(lambda: train(tmp_path / "run", **settings), ["train"], required=())
+
+    assert run() == app.DONE
+    Image.fromarray(np.zeros((28, 28), np.uint8)).save(images / "05.png")
+    assert run() == app.USER_MISTAKE
+    says = capsys.readouterr().err
+    assert "1 file is of other contents: 05.png (" in says
+    digest = says.rpartition("accept_images=")[2][:8]
+    assert run(accept_images=digest) == app.DONE
+    assert run(accept_images=digest) == app.DONE
+    kept = gzip.decompress((tmp_path / "run" / "images.jsonl.gz").read_bytes()).splitlines()[0]
+    assert [row[0] for row in json.loads(kept)["accepted"]] == [3]
+    tell("files exchanged under the same names", "named, refused with exit code 2", "nothing")
