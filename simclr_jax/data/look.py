@@ -6,6 +6,7 @@ said, with what to set.
 
 import collections
 import concurrent.futures
+import contextlib
 import functools
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -61,8 +62,11 @@ def look(dataset: Dataset, source: Source, *, view_size: int) -> list[str]:
     """
     num = min(SAMPLE, len(source))
     ids = [i * len(source) // num for i in range(num)]
-    see = functools.partial(_see, Reader(source, dataset.patience), dataset, source)
-    with concurrent.futures.ThreadPoolExecutor(joblib.cpu_count()) as threads:
+    reader = Reader(source, dataset.patience)
+    see = lambda i: reader.run(functools.partial(_see, reader, dataset, source, i))
+    # The reader is closed first, so that no thread waits for storage that hangs.
+    threads = concurrent.futures.ThreadPoolExecutor(joblib.cpu_count())
+    with threads, contextlib.closing(reader):
         found = list(threads.map(see, ids))
     images = [one for one in found if isinstance(one, Seen)]
     reasons = [one for one in found if isinstance(one, str)]
