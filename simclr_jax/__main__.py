@@ -14,6 +14,7 @@ VERBS = {
     "evaluate": "judges the encoder of a run: kNN, linear probe, label efficiency",
     "embed": "writes the features of any images",
     "report": "writes one page that shows a run: D/report.html",
+    "compare": "puts runs side by side: training, accuracy, settings that differ",
     "import": "takes in weights of the official code, torchvision or timm, as a workdir",
     "verify": "proves on a recipe that one device learns what many do; needs no data",
     "checkpoints": "lists the checkpoints of a run, and checks every file of them",

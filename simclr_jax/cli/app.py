@@ -72,6 +72,14 @@ def define_workdir(explained: str = "Directory of the run.") -> flags.FlagHolder
     return define_path("workdir", explained, expand_workdir)
 
 
+def define_paths(
+    name: str, explained: str, expand: Callable[[str], str] = expand
+) -> flags.FlagHolder[list[str]]:
+    """Defines a flag as `define_path` does, which may come several times."""
+    serializer = flags.ArgumentSerializer()
+    return flags.DEFINE_multi(_PathParser(expand), serializer, name, [], explained)
+
+
 class _PathParser(flags.ArgumentParser):
     def __init__(self, expand: Callable[[str], str]) -> None:
         self._expand = expand

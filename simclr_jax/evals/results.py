@@ -7,18 +7,26 @@ from typing import Any, TypeAlias
 
 from etils import epath
 
+from simclr_jax.core.errors import UserError
 from simclr_jax.core.files import read_json, write_text
 
 log = logging.getLogger(__name__)
 Row: TypeAlias = Mapping[str, Any]
 FILE = "results.json"
+CURE = "Move it away, and judge again."
 IMAGES = ("train_data", "test_data")
 
 
 def read_results(workdir: epath.PathLike) -> list[Row]:
-    """Returns the rows of D/results.json, none if nothing was judged yet."""
+    """Returns the rows of D/results.json, none if nothing was judged yet.
+
+    Raises:
+      UserError: if the file is damaged.
+    """
     path = epath.Path(workdir) / FILE
-    rows = read_json(path, "Move it away, and judge again.") if path.exists() else []
+    rows = read_json(path, CURE) if path.exists() else []
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise UserError(f"{path} is damaged: it is no list of rows. {CURE}")
     known = [row for row in rows if all(key in row for key in IMAGES)]
     if len(known) < len(rows):
         log.warning(

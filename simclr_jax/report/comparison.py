@@ -1,0 +1,295 @@
+"""Runs side by side, from what their workdirs hold: tables and one page. Nothing is judged anew."""
+
+import dataclasses
+import itertools
+import json
+import os
+import shlex
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from simclr_jax.core.errors import UserError
+from simclr_jax.core.files import absolute, in_a_bucket, write_text
+from simclr_jax.evals.results import CURE, FILE, IMAGES, Row, by_images, read_results
+from simclr_jax.report import markup, training
+from simclr_jax.report.page import duration
+from simclr_jax.report.results import PROTOCOLS, protocol_name
+from simclr_jax.train.metrics import read_metrics
+from simclr_jax.train.workdir import load_config
+
+DASH = "-"
+# Protocol and share of the labels of what every run should have on the same images.
+EXPECTED = {("knn", 1.0), ("linear", 0.01), ("linear", 0.1), ("linear", 1.0)}
+CONDITIONS = ("num_train", "num_test", "draws", "k", "temperature", "pretrained_on_test")
+ENCODER_SIZES = ("depth", "width", "size", "patch")
+MAX_CHARACTERS = 40  # of a setting in a table
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What a workdir holds.
+
+    Attributes:
+      workdir: its directory, as given.
+      name: what sets it apart from the others, the end of its directory; plain text.
+      settings: values of its config by key, such as "optim.name".
+      metrics: rows of metrics.jsonl.
+      results: rows of results.json that judge its encoder or its classifier.
+    """
+
+    workdir: str
+    name: str
+    settings: Mapping[str, Any]
+    metrics: Sequence[Mapping[str, Any]]
+    results: Sequence[Row]
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Plain text in rows; columns from `first_number` on hold numbers."""
+
+    title: str
+    heads: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    first_number: int
+    notes: Sequence[str]
+
+
+def read_runs(workdirs: Sequence[str]) -> list[Run]:
+    """Reads what workdirs say of their runs or imports.
+
+    Raises:
+      UserError: if a directory is given twice, holds none, or one of its files is damaged.
+    """
+    _require_distinct(workdirs)
+    parts = [workdir.rstrip("/").split("/") for workdir in workdirs]
+    above = zip(*(part[:-1] for part in parts), strict=False)
+    shared = len([*itertools.takewhile(lambda names: len(set(names)) == 1, above)])
+    names = [_printable("/".join(part[shared:])) for part in parts]
+    return [*map(_read_run, workdirs, names)]
+
+
+def facts(run: Run) -> dict[str, Any]:
+    """Returns what one run was, by name, as its report has it; None for what it does not say."""
+    said, last = run.settings, run.metrics[-1] if run.metrics else {}
+    loss, chance, speed = (
+        training.series(run.metrics, key) for key in ("loss", "loss_chance", "pairs_per_second")
+    )
+    sizes = [f"{key} {said[f'encoder.{key}']}" for key in ENCODER_SIZES if f"encoder.{key}" in said]
+    is_import = "imported.format" in said
+    place = f"{said.get('data.name')} {said.get('data.path') or ''}".rstrip()
+    return {
+        "workdir": run.workdir,
+        "method": f"import of {said['imported.format']}" if is_import else said.get("method.name"),
+        "encoder": ", ".join([str(said.get("encoder.name")), *sizes]),
+        "trained_on": None if is_import else f"{place}/{said.get('data.split')}",
+        "epochs": last.get("epoch"),
+        "steps": last.get("step"),
+        "loss": None if loss is None else float(loss.y[-1]),
+        "loss_chance": None if chance is None else float(chance.y[-1]),
+        "images_per_second": None if speed is None else float(np.median(speed.y)),
+        "seconds": last.get("seconds"),
+    }
+
+
+def settings_that_differ(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
+    """Returns key -> workdir -> value of the settings that are not the same in all runs.
+
+    A workdir is left out where its config has no such key; those keys come last. A config without
+    the whole section, as that of an import is, does not differ by it.
+    """
+    differing = {}
+    section = lambda key: key.partition(".")[0]
+    for key in dict.fromkeys(key for run in runs for key in run.settings):
+        values = {run.workdir: run.settings[key] for run in runs if key in run.settings}
+        having = [run for run in runs if section(key) in map(section, run.settings)]
+        if len(values) < len(having) or len({json.dumps(value) for value in values.values()}) > 1:
+            differing[key] = values
+    return dict(sorted(differing.items(), key=lambda item: len(item[1]) < len(runs)))
+
+
+def tables(runs: Sequence[Run]) -> list[Table]:
+    """Returns runs, training, accuracy (a table for each pair of data sets) and settings."""
+    accuracy = [_accuracy_table(runs, group) for group in _groups(runs)]
+    return [_run_table(runs), _training_table(runs), *accuracy, _settings_table(runs)]
+
+
+def missing(runs: Sequence[Run]) -> list[str]:
+    """Returns the commands that make what is a dash in the tables of accuracy."""
+    commands = []
+    for group in _groups(runs):
+        needed = {column for column in _columns(group) if column[0] != "classifier"}
+        shares = ",".join(f"{share:g}" for share in sorted({share for _, share in needed}))
+        how = ["--protocol=knn,linear", f"--fractions={shares}", *_image_flags(group[0])]
+        commands += [(run, how) for run in runs if needed - _cells(run, group[0]).keys()]
+    named = [run for run, _ in commands]
+    commands += [(run, []) for run in runs if not run.results and run not in named]
+    program = ["python", "-m", "simclr_jax", "evaluate"]
+    lines = (shlex.join([*program, f"--workdir={run.workdir}", *how]) for run, how in commands)
+    return [_printable(line) for line in lines]
+
+
+def write_comparison(runs: Sequence[Run], path: epath.PathLike) -> None:
+    """Writes the page; an existing file is replaced only by a complete one.
+
+    Raises:
+      StorageError: if the file cannot be written there.
+    """
+    parts = [_section(f"table{i}", table) for i, table in enumerate(tables(runs))]
+    if commands := missing(runs):
+        lines = markup.escape("\n".join(commands))
+        parts.append(markup.section("missing", "What makes the dashes", f"<pre>{lines}</pre>"))
+    heading = f'<header>\n<h1>Comparison</h1>\n<p class="headline">{len(runs)} runs</p>\n</header>'
+    write_text(path, markup.document("Comparison of runs", "\n".join([heading, *parts])))
+
+
+def _require_distinct(workdirs: Sequence[str]) -> None:
+    if not all(workdirs):
+        raise UserError("--workdir= is empty: give the directory of a run.")
+    real = lambda path: path.rstrip("/") if in_a_bucket(path) else os.path.realpath(path)
+    ((path, count),) = Counter(real(absolute(path)) for path in workdirs).most_common(1)
+    if count > 1:
+        raise UserError(f"--workdir={path} is given {count} times: give each run once.")
+
+
+def _read_run(workdir: str, name: str) -> Run:
+    settings = _leaves(load_config(workdir, ("data", "encoder")))
+    results = [row for row in read_results(workdir) if row.get("features") == "encoder"]
+    for row in results:
+        numbers = [row.get("top1"), row.get("top1_std", 0.0), row.get("label_fraction", 0.0)]
+        if row.get("protocol") not in PROTOCOLS or not all(
+            isinstance(number, int | float) for number in numbers
+        ):
+            raise UserError(f"{epath.Path(workdir) / FILE} is damaged: {row} is no figure. {CURE}")
+    return Run(workdir, name, settings, read_metrics(workdir), results)
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    leaves = {}
+    for key, value in values.items():
+        deeper = isinstance(value, dict) and value
+        leaves |= _leaves(value, f"{prefix}{key}.") if deeper else {f"{prefix}{key}": value}
+    return leaves
+
+
+def _fact_rows(runs: Sequence[Run], shown: Mapping[str, Callable[[Any], str]]) -> list[list[str]]:
+    rows = []
+    for run in runs:
+        said = facts(run)
+        cells = [DASH if said[key] is None else show(said[key]) for key, show in shown.items()]
+        rows.append([run.name, *map(_printable, cells)])
+    return rows
+
+
+def _run_table(runs: Sequence[Run]) -> Table:
+    rows = _fact_rows(runs, {"method": str, "encoder": str, "trained_on": str})
+    return Table("Runs", ["run", "method", "encoder", "trained on"], rows, 4, [])
+
+
+def _training_table(runs: Sequence[Run]) -> Table:
+    shown = {
+        "epochs": "{:.4g}".format,
+        "steps": "{:,}".format,
+        "loss": "{:.3f}".format,
+        "loss_chance": "{:.3f}".format,
+        "images_per_second": markup.count,
+        "seconds": duration,
+    }
+    heads = ["run", "epochs", "steps", "loss", "chance", "images/s", "time"]
+    note = (
+        "Losses of different methods measure different things: read each beside its own chance"
+        " level. Images/s and time are of the machine that trained."
+    )
+    return Table("Training", heads, _fact_rows(runs, shown), 1, [note])
+
+
+def _groups(runs: Sequence[Run]) -> list[list[Row]]:
+    return by_images([row for run in runs for row in run.results])
+
+
+def _column(row: Row) -> tuple[str, float]:
+    # Of a classifier, the name of what it was fitted on says how many labels there were.
+    return row["protocol"], 0.0 if row["protocol"] == "classifier" else row["label_fraction"]
+
+
+def _columns(group: Sequence[Row]) -> list[tuple[str, float]]:
+    """Returns what was judged on the images of a group, and what should be if features were."""
+    found = {_column(row) for row in group}
+    expected = EXPECTED if {protocol for protocol, _ in found} - {"classifier"} else set()
+    return sorted(found | expected, key=lambda c: (list(PROTOCOLS).index(c[0]), c[1]))
+
+
+def _cells(run: Run, images: Row) -> dict[tuple[str, float], Row]:
+    same = [row for row in run.results if all(row[key] == images[key] for key in IMAGES)]
+    return {_column(row): row for row in same}
+
+
+def _accuracy_table(runs: Sequence[Run], group: Sequence[Row]) -> Table:
+    columns = _columns(group)
+    heads = [
+        protocol_name(name) + (f" {100 * share:g} %" if share else "") for name, share in columns
+    ]
+    cells = {run.name: _cells(run, group[0]) for run in runs}
+    notes = [
+        "Top-1 in %, mean and standard deviation over draws of the labels; step: of the checkpoint."
+    ]
+    for head, column in zip(heads, columns, strict=True):
+        for key in CONDITIONS:
+            told = {name: own[column].get(key) for name, own in cells.items() if column in own}
+            if len(set(told.values())) > 1:
+                values = ", ".join(f"{value} in {name}" for name, value in told.items())
+                notes.append(_printable(f"Not alike, {head}: {key} is {values}."))
+    rows = []
+    for name, own in cells.items():
+        if not own and not {*columns} >= EXPECTED:
+            continue  # no command judges it on a classifier's labels
+        steps = sorted({str(row["step"]) for row in own.values()})
+        figures = [_accuracy(own[column]) if column in own else DASH for column in columns]
+        rows.append([name, _printable(", ".join(steps)) or DASH, *figures])
+    title = f"Fitted on {group[0]['train_data']}, judged on {group[0]['test_data']}"
+    return Table(_printable(title), ["run", "step", *heads], rows, 1, notes)
+
+
+def _accuracy(row: Row) -> str:
+    spread = f"\u00b1{100 * row['top1_std']:.1f}" if row.get("draws", 1) > 1 else ""
+    return f"{100 * row['top1']:.1f}{spread}"
+
+
+def _settings_table(runs: Sequence[Run]) -> Table:
+    rows = []
+    for key, values in settings_that_differ(runs).items():
+        texts = [json.dumps(values[r.workdir]) if r.workdir in values else DASH for r in runs]
+        short = [t if len(t) <= MAX_CHARACTERS else f"{t[: MAX_CHARACTERS - 3]}..." for t in texts]
+        rows.append([_printable(key), *short])
+    heads = ["setting", *(run.name for run in runs)]
+    return Table("Settings that differ", heads, rows, len(heads), [] if rows else ["None."])
+
+
+def _image_flags(images: Row) -> list[str]:
+    """Returns the flags of `evaluate` that lead to images, from their names in a row."""
+    train, test = (str(images[key]) for key in IMAGES)
+    name, _, split = train.rpartition("/")
+    data, _, path = name.partition(" ")
+    where = [f"--data={data}", *([f"--path={path}"] if path else [])]
+    return [*where, f"--split={split}", f"--test_split={test.removeprefix(f'{name}/')}"]
+
+
+def _printable(text: str) -> str:
+    """Returns text that moves no cursor: a workdir may come from somebody else."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _section(anchor: str, table: Table) -> str:
+    kind = lambda i: "number" if i >= table.first_number else "text"
+    cells = lambda tag, texts: "".join(
+        f'<{tag} class="{kind(i)}">{markup.escape(text)}</{tag}>' for i, text in enumerate(texts)
+    )
+    rows = "\n".join(f"<tr>{cells('td', row)}</tr>" for row in table.rows)
+    head = f"<thead><tr>{cells('th', table.heads)}</tr></thead>"
+    body = f'<div class="scroll"><table>\n{head}\n<tbody>\n{rows}\n</tbody></table></div>'
+    notes = [f'<p class="note">{markup.escape(note)}</p>' for note in table.notes]
+    return markup.section(anchor, markup.escape(table.title), body, *notes)

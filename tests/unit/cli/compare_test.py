@@ -1,0 +1,293 @@
+"""compare: figures as the workdirs have them, each beside its images; dashes; mistakes."""
+
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import pytest
+
+from simclr_jax.core.errors import UserError
+from simclr_jax.report.comparison import (
+    facts,
+    missing,
+    read_runs,
+    settings_that_differ,
+    tables,
+    write_comparison,
+)
+
+ATTACK = "<script>alert(1)</script>\"'> \x1b[31m[red][/x]"
+
+
+def config(method, **sections):
+    return {
+        "version": 2,
+        "data": {"name": "digits", "path": None, "split": "train", "test_split": "test"},
+        "encoder": {"name": "resnet", "depth": 18, "width": 0.25},
+        "method": {"name": method, "temperature": 0.1},
+        **sections,
+    }
+
+
+def judged(
+    protocol, fraction, top1, *, std=0.0, data="digits", features="encoder", step=90, **more
+):
+    return {
+        "protocol": protocol,
+        "features": features,
+        "label_fraction": fraction,
+        "num_train": round(4000 * fraction),
+        "num_test": 1000,
+        "top1": top1,
+        "top1_std": std,
+        "draws": 10 if std else 1,
+        "train_data": f"{data}/train",
+        "test_data": f"{data}/test",
+        "step": step,
+        **more,
+    }
+
+
+FULL = [
+    judged("knn", 1.0, 0.933),
+    judged("linear", 0.01, 0.8657, std=0.0196),
+    judged("linear", 0.1, 0.9417, std=0.0066),
+    judged("linear", 1.0, 0.966),
+    judged("linear", 1.0, 0.914, features="pixels"),
+]
+METRICS = [
+    {"step": 10, "epoch": 0.5, "loss": 5.0, "loss_chance": 6.25, "seconds": 9.0},
+    {"step": 20, "epoch": 1, "loss": 4.0, "loss_chance": 6.25, "pairs_per_second": 700.0},
+    {"step": 90, "epoch": 4.5, "loss": 2.8, "loss_chance": 6.25, "pairs_per_second": 900.0}
+    | {"seconds": 84.0},
+]
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    """Returns a function that writes a workdir by hand and returns its path."""
+
+    def write(name, settings, metrics=(), results=None):
+        directory = tmp_path / name
+        directory.mkdir(parents=True)
+        (directory / "config.json").write_text(json.dumps(settings))
+        (directory / "metrics.jsonl").write_text("".join(json.dumps(m) + "\n" for m in metrics))
+        if results is not None:
+            (directory / "results.json").write_text(json.dumps(results))
+        return str(directory)
+
+    return write
+
+
+def table(runs, title):
+    """Returns run (or setting) -> head -> cell of the table with a title."""
+    (found,) = [t for t in tables(runs) if t.title == title]
+    return {row[0]: dict(zip(found.heads, row, strict=True)) for row in found.rows}
+
+
+def test_figures_are_those_of_the_workdir(workdir):
+    runs = read_runs([workdir("a", config("simclr"), METRICS, FULL)])
+    assert facts(runs[0]) == {
+        "workdir": runs[0].workdir,
+        "method": "simclr",
+        "encoder": "resnet, depth 18, width 0.25",
+        "trained_on": "digits/train",
+        "epochs": 4.5,
+        "steps": 90,
+        "loss": 2.8,
+        "loss_chance": 6.25,
+        "images_per_second": 800.0,
+        "seconds": 84.0,
+    }
+    assert table(runs, "Training")["a"] == {
+        "run": "a",
+        "epochs": "4.5",
+        "steps": "90",
+        "loss": "2.800",
+        "chance": "6.250",
+        "images/s": "800",
+        "time": "1 min 24 s",
+    }
+    assert table(runs, "Fitted on digits/train, judged on digits/test")["a"] == {
+        "run": "a",
+        "step": "90",
+        "linear probe 1 %": "86.6\u00b12.0",
+        "linear probe 10 %": "94.2\u00b10.7",
+        "linear probe 100 %": "96.6",
+        "kNN 100 %": "93.3",
+    }
+    assert missing(runs) == []
+
+
+def test_figures_on_other_images_stand_in_a_table_of_their_own(workdir):
+    other = [judged("knn", 1.0, 0.5, data="tfds/cifar10")]
+    runs = read_runs(
+        [workdir("a", config("simclr"), (), FULL), workdir("b", config("byol"), (), other)]
+    )
+    digits = table(runs, "Fitted on digits/train, judged on digits/test")
+    cifar = table(runs, "Fitted on tfds/cifar10/train, judged on tfds/cifar10/test")
+    assert [digits[run]["kNN 100 %"] for run in "ab"] == ["93.3", "-"]
+    assert [cifar[run]["kNN 100 %"] for run in "ab"] == ["-", "50.0"]
+
+
+def test_a_figure_that_is_not_there_is_a_dash_with_the_command_that_makes_it(workdir):
+    part = [judged("knn", 0.05, 0.7, data="folder /photos of me", std=0.1)]
+    runs = read_runs(
+        [workdir("a", config("simclr"), (), part), workdir("b", config("vicreg"), (), None)]
+    )
+    title = "Fitted on folder /photos of me/train, judged on folder /photos of me/test"
+    assert set(table(runs, title)["b"].values()) == {"b", "-"}
+    assert set(table(runs, "Training")["b"].values()) == {"b", "-"}
+    how = (
+        "--protocol=knn,linear --fractions=0.01,0.05,0.1,1 --data=folder '--path=/photos of me'"
+        " --split=train --test_split=test"
+    )
+    assert missing(runs) == [
+        f"python -m simclr_jax evaluate --workdir={run.workdir} {how}" for run in runs
+    ]
+
+
+def test_a_classifier_is_not_asked_of_a_run_that_has_none(workdir):
+    row = judged("classifier", 0.01, 0.878)
+    runs = read_runs(
+        [workdir("a", config("supervised"), (), [row]), workdir("b", config("simclr"), ())]
+    )
+    title = "Fitted on digits/train, judged on digits/test"
+    assert table(runs, title) == {"a": {"run": "a", "step": "90", "classifier": "87.8"}}
+    assert missing(runs) == [f"python -m simclr_jax evaluate --workdir={runs[1].workdir}"]
+
+
+def test_figures_of_one_column_that_are_not_alike_are_marked(workdir):
+    other = [{**FULL[0], "k": 20, "pretrained_on_test": 7}, *FULL[1:]]
+    runs = read_runs(
+        [workdir("a", config("simclr"), (), FULL), workdir("b", config("byol"), (), other)]
+    )
+    (notes,) = [t.notes[1:] for t in tables(runs) if t.title.startswith("Fitted")]
+    assert notes == [
+        "Not alike, kNN 100 %: k is None in a, 20 in b.",
+        "Not alike, kNN 100 %: pretrained_on_test is None in a, 7 in b.",
+    ]
+
+
+def test_settings_are_those_that_differ(workdir):
+    a, b = (
+        workdir("a", config("simclr", optim={"name": "lars", "rates": [1, 2]})),
+        workdir("b", config("simclr", optim={"name": "lars", "rates": [1, 3], "b1": 0.9})),
+    )
+    assert settings_that_differ(read_runs([a, b])) == {
+        "optim.rates": {a: [1, 2], b: [1, 3]},
+        "optim.b1": {b: 0.9},
+    }
+    assert table(read_runs([a, b]), "Settings that differ")["optim.b1"]["a"] == "-"
+
+
+def test_an_import_has_no_training_and_does_not_differ_by_it(workdir):
+    settings = {k: v for k, v in config("").items() if k != "method"}
+    imported = workdir("b", {**settings, "imported": {"format": "tf"}})
+    runs = read_runs([workdir("a", config("simclr")), imported])
+    assert table(runs, "Runs")["b"]["method"] == "import of tf"
+    assert table(runs, "Runs")["b"]["trained on"] == "-"
+    assert settings_that_differ(runs) == {}
+
+
+class Page(HTMLParser):
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.cells = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        assert not {"src", "href", "onerror"} & {name for name, _ in attrs}
+
+    def handle_data(self, data):
+        self.cells.append(data)
+
+
+def test_the_page_has_every_cell_and_runs_nothing_that_a_workdir_says(workdir, tmp_path):
+    rows = [{**row, "test_data": ATTACK} for row in FULL]
+    hostile = config(ATTACK, optim={ATTACK: ATTACK})
+    runs = read_runs(
+        [workdir("a", config("simclr"), METRICS, FULL), workdir("b", hostile, METRICS, rows)]
+    )
+    write_comparison(runs, tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text()
+    page = Page(text)
+    assert "script" not in page.tags
+    assert "default-src 'none'" in text
+    assert "\x1b" not in text
+    for found in tables(runs):
+        assert {cell for row in found.rows for cell in row} <= set(page.cells)
+
+
+@pytest.mark.parametrize("results", ["{}", "[1]", '[{"train_data": 1, "test_data": 1}'])
+def test_damaged_results_are_named(workdir, tmp_path, results):
+    path = workdir("a", config("simclr"))
+    (tmp_path / "a/results.json").write_text(results)
+    with pytest.raises(UserError, match=re.escape(f"{path}/results.json is damaged")):
+        read_runs([path])
+
+
+@pytest.mark.parametrize("change", [{"top1": "high"}, {"protocol": "guess"}])
+def test_a_row_that_is_no_figure_is_named(workdir, change):
+    path = workdir("a", config("simclr"), (), [{**FULL[0], **change}])
+    with pytest.raises(UserError, match="is no figure"):
+        read_runs([path])
+
+
+@pytest.mark.parametrize(
+    ("others", "message"),
+    [
+        (["{a}/../a/"], "is given 2 times"),
+        (["{a}/link"], "is given 2 times"),
+        ([""], "is empty"),
+        (["{a}/none"], "holds no run"),
+    ],
+)
+def test_a_workdir_that_cannot_be_compared_is_named(workdir, tmp_path, others, message):
+    a = workdir("a", config("simclr"), METRICS, FULL)
+    (tmp_path / "a/link").symlink_to(a)
+    with pytest.raises(UserError, match=message):
+        read_runs([a, *(other.format(a=a) for other in others)])
+
+
+def compare(*arguments):
+    command = [sys.executable, "-m", "simclr_jax", "compare", *arguments]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_the_verb_prints_tables_with_no_figure_cut_off_and_writes_the_page(workdir, tmp_path):
+    more = [judged("knn", share, 0.5, std=0.1) for share in (0.01, 0.1)]
+    a = workdir("a", config("simclr"), METRICS, [*FULL, *more])
+    b = workdir("a_name_that_takes_much_room", config(ATTACK), METRICS)
+    page = tmp_path / "page.html"
+    result = compare(f"--workdir={a}", f"--workdir={b}", f"--output={page}")
+    assert result.returncode == 0, result.stderr
+    assert re.search("86.6\u00b12.0 .* 96.6 .* 50.0\u00b110.0 .* 93.3 ", result.stdout)
+    assert "[red]" in result.stdout
+    assert "\x1b" not in result.stdout
+    assert f"evaluate --workdir={b} --protocol=knn,linear" in result.stdout
+    assert "86.6\u00b12.0" in page.read_text()
+
+
+def test_json_is_one_object(workdir):
+    a = workdir("a", config("simclr"), METRICS, FULL)
+    b = workdir("b", config("byol"), METRICS)
+    result = compare(f"--workdir={a}", f"--workdir={b}", "--json")
+    assert result.returncode == 0, result.stderr
+    printed = json.loads(result.stdout)
+    assert [run["loss"] for run in printed["runs"]] == [2.8, 2.8]
+    assert printed["runs"][0]["results"] == FULL[:-1]
+    assert printed["settings"] == {"method.name": {a: "simclr", b: "byol"}}
+    assert len(printed["missing"]) == 1
+
+
+def test_a_mistake_exits_with_2_and_one_message(workdir, tmp_path):
+    a = workdir("a", config("simclr"), METRICS, FULL)
+    result = compare(f"--workdir={a}", f"--workdir={a}x", f"--output={tmp_path}/page.html")
+    assert result.returncode == 2
+    assert f"{a}x holds no run" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
