@@ -28,6 +28,9 @@ GRADIENT_GROWTH = 100.0  # LARS and AdamW hide its scale, but a loss that goes w
 LONG_STEP = 0.1
 # The same, of all steps together. Kernels must turn from where they were drawn to learn anything.
 SHORT_WAY = 0.1
+# Of the time between two lines. Images that come in time are there before they are asked for, and
+# the share is next to 0; where they don't, it is soon the larger part.
+STARVED = 0.25
 LONG_WARMUP = 0.5  # of the run; published recipes take a tenth or less
 # Adam's second moment is a mean over a thousand steps, the smallest recipe takes 1,500 steps and
 # those of the papers 10,000 and more.
@@ -81,7 +84,7 @@ def judge(rows: Rows, config: Mapping[str, Any]) -> Verdict:
     """
     epochs, warmup = config["run"]["epochs"], config["schedule"]["warmup_epochs"]
     step, epoch = rows[-1]["step"], rows[-1]["epoch"]
-    num_steps = round(epochs * step / epoch)
+    num_steps = int(round(epochs * step / epoch, 6)) + 1  # but for a run that was made longer
     early = epoch < epochs and epoch < max(warmup, EARLY * epochs)
     figures = {"steps": f"{step:,} of about {num_steps:,}", **_figures(rows)}
     findings = _not_finite(rows)
@@ -91,7 +94,7 @@ def judge(rows: Rows, config: Mapping[str, Any]) -> Verdict:
         findings += [*stuck, *(_rate(rows) if stuck else [])]
     if config["heads"]["classifier"] is None:  # a classifier may be done after a few
         findings += _few_steps(num_steps, epochs)
-    return Verdict([*findings, *_long_warmup(warmup, epochs)], figures, early)
+    return Verdict([*findings, *_long_warmup(warmup, epochs), *_starved(rows)], figures, early)
 
 
 def _values(rows: Rows, key: str) -> Float[np.ndarray, " n"]:
@@ -112,6 +115,8 @@ def _figures(rows: Rows) -> dict[str, str]:
         "norm/grads": "norm of the gradient",
         "norm/updates": "norm of an update",
         "norm/params": "norm of the parameters",
+        "pairs_per_second": "images per second",
+        "wait_share": "share of waits for images",
     }
     found = {name: _values(rows, key) for key, name in names.items()}
     return {name: f"{_end(values):.4g}" for name, values in found.items() if len(values)}
@@ -207,7 +212,7 @@ def _rate(rows: Rows) -> list[Finding]:
                 "lower config.schedule.base_lr",
             )
         ]
-    if way < SHORT_WAY:
+    if way < SHORT_WAY and rows[-1]["step"] >= FEW_STEPS:
         return [
             Finding(
                 "The learning rate is too low.",
@@ -240,5 +245,19 @@ def _long_warmup(warmup: float, epochs: int) -> list[Finding]:
             "The learning rate warms up for most of the run.",
             f"{warmup:g} of {epochs:,} epochs",
             "lower config.schedule.warmup_epochs to a tenth of the run, or raise config.run.epochs",
+        )
+    ]
+
+
+def _starved(rows: Rows) -> list[Finding]:
+    shares = _values(rows, "wait_share")
+    if not len(shares) or np.median(shares) <= STARVED:
+        return []
+    return [
+        Finding(
+            "Training waits for images.",
+            f"it does so for {np.median(shares):.0%} of the time",
+            "raise config.data.num_threads up to the cores that are there, read from a local disk, "
+            "or keep the images smaller; with as many steps on fewer chips the run costs less",
         )
     ]

@@ -34,7 +34,7 @@ def doctor(tmp_path):
 def test_a_run_at_chance_ends_with_1_and_what_to_try(doctor):
     result = doctor([5.54] * 50)
     assert result.returncode == 1, result.stderr
-    assert "1,550 of about 1,550" in result.stdout
+    assert "1,550 of about 1,551" in result.stdout
     assert "The loss is at chance: nothing has been learned. (5.54, and chance is" in result.stdout
     assert "  Try: look at the views" in result.stdout
 

@@ -48,7 +48,7 @@ def test_a_run_that_goes_well_is_told_so_with_figures():
     verdict = judge(healthy(), settings())
     assert verdict.findings == []
     assert verdict.headline == "Nothing wrong was found."
-    assert verdict.figures["steps"] == "2,000 of about 2,000"
+    assert verdict.figures["steps"] == "2,000 of about 2,001"
     assert verdict.figures["loss at chance"] == f"{CHANCE:.4g}"
 
 
@@ -114,6 +114,18 @@ def test_parameters_without_length_blame_no_rate():
     assert "rate is" not in said(rows)
 
 
+def test_a_handful_of_steps_is_no_sign_of_a_low_rate():
+    rows = changed(healthy(steps_per_epoch=3), loss=CHANCE, **{"norm/updates": 1e-4})
+    assert "too short" in said(rows)
+    assert "rate is" not in said(rows)
+
+
+def test_waits_for_images_are_named_with_their_share():
+    (finding,) = judge(changed(healthy(), wait_share=0.6), settings()).findings
+    assert finding.figures == "it does so for 60% of the time"
+    assert said(changed(healthy(), wait_share=0.2)) == ""
+
+
 def test_a_step_that_was_not_finite_is_named():
     rows = changed(healthy(2), 1, **{"health/finite": 0.0, "loss": math.nan})
     (finding,) = judge(rows, settings()).findings
@@ -122,8 +134,8 @@ def test_a_step_that_was_not_finite_is_named():
 
 def test_hardly_any_steps_come_with_the_epochs_that_would_do():
     (finding,) = judge(healthy(40, steps_per_epoch=3), settings()).findings
-    assert finding.figures == "120 steps in 40 epochs; below 500 are hardly any"
-    assert finding.advice == "raise config.run.epochs to 167 or more"
+    assert finding.figures == "121 steps in 40 epochs; below 500 are hardly any"
+    assert finding.advice == "raise config.run.epochs to 166 or more"
     assert said(healthy(40, steps_per_epoch=3), classifier={"num_classes": 3}) == ""
 
 
