@@ -27,10 +27,9 @@ def _doctor() -> list[Finding]:
     config = load_config(WORKDIR.value)
     if "method" not in config:
         raise UserError(f"{WORKDIR.value} holds an import, not a run: it has no metrics.")
-    rows = read_metrics(WORKDIR.value)
-    if not rows:
+    verdict = judge(read_metrics(WORKDIR.value), complete(config))
+    if verdict is None:
         raise UserError(f"{WORKDIR.value} has no metrics yet: they come with the first step.")
-    verdict = judge(rows, complete(config))
     for name, value in verdict.figures.items():
         print(f"{name:<28}{value}")
     print()

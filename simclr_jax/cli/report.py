@@ -65,7 +65,7 @@ def _report() -> None:
             labels_used=_labels_used(experiment),
             config=experiment.config,
             metrics=metrics,
-            verdict=judge(metrics, experiment.config) if metrics else None,
+            verdict=judge(metrics, experiment.config),
             results=_own_first(read_results(workdir), experiment),
             class_names=experiment.source.class_names,
             embedding=_embedding(run, experiment),

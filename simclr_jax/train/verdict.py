@@ -74,14 +74,21 @@ class Verdict(NamedTuple):
         return "Nothing wrong was found."
 
 
-def judge(rows: Rows, config: Mapping[str, Any]) -> Verdict:
+def judge(rows: Rows, config: Mapping[str, Any]) -> Verdict | None:
     """Judges a run by what it has logged.
 
     Args:
-      rows: of `metrics.jsonl`, in order of step, one or more; any key but "step" and "epoch" may
-        be missing from any row.
+      rows: of `metrics.jsonl`, in order of step; any key but "step" may be missing from any row.
       config: the complete config of the run.
+
+    Returns:
+      None if no row says of which step and epoch it is.
     """
+    rows = [
+        row for row in rows if row["step"] > 0 and _is_number(row, "epoch") and row["epoch"] > 0
+    ]
+    if not rows:
+        return None
     epochs, warmup = config["run"]["epochs"], config["schedule"]["warmup_epochs"]
     step, epoch = rows[-1]["step"], rows[-1]["epoch"]
     num_steps = int(round(epochs * step / epoch, 6)) + 1  # but for a run that was made longer
@@ -97,8 +104,12 @@ def judge(rows: Rows, config: Mapping[str, Any]) -> Verdict:
     return Verdict([*findings, *_long_warmup(warmup, epochs), *_starved(rows)], figures, early)
 
 
+def _is_number(row: Mapping[str, Any], key: str) -> bool:
+    return isinstance(row.get(key), int | float)  # somebody may have edited the file
+
+
 def _values(rows: Rows, key: str) -> Float[np.ndarray, " n"]:
-    values = np.array([row[key] for row in rows if key in row], np.float64)
+    values = np.array([row[key] for row in rows if _is_number(row, key)], np.float64)
     return values[np.isfinite(values)]
 
 
@@ -126,7 +137,7 @@ def _figures(rows: Rows) -> dict[str, str]:
 
 
 def _not_finite(rows: Rows) -> list[Finding]:
-    steps = [row["step"] for row in rows if not {"health/finite": 1.0, **row}["health/finite"]]
+    steps = [row["step"] for row in rows if row.get("health/finite") == 0]
     if not steps:
         return []
     return [
@@ -200,7 +211,9 @@ def _diverging(rows: Rows) -> list[Finding]:
 
 def _rate(rows: Rows) -> list[Finding]:
     """Returns whether the learning rate explains why nothing is learned."""
-    both = [row for row in rows if "norm/updates" in row and "norm/params" in row]
+    both = [
+        row for row in rows if all(_is_number(row, key) for key in ("norm/updates", "norm/params"))
+    ]
     lengths = _values(both, "norm/params")
     if not len(lengths) or not lengths.min() > 0:
         return []

@@ -40,12 +40,18 @@ def changed(rows, first=0, **values):
     return [{**row, **values} if i >= first else row for i, row in enumerate(rows)]
 
 
+def verdict_on(rows, **config):
+    verdict = judge(rows, settings(**config))
+    assert verdict is not None
+    return verdict
+
+
 def said(rows, **config):
-    return " ".join(finding.what for finding in judge(rows, settings(**config)).findings)
+    return " ".join(finding.what for finding in verdict_on(rows, **config).findings)
 
 
 def test_a_run_that_goes_well_is_told_so_with_figures():
-    verdict = judge(healthy(), settings())
+    verdict = verdict_on(healthy())
     assert verdict.findings == []
     assert verdict.headline == "Nothing wrong was found."
     assert verdict.figures["steps"] == "2,000 of about 2,001"
@@ -53,7 +59,7 @@ def test_a_run_that_goes_well_is_told_so_with_figures():
 
 
 def test_a_loss_at_chance_is_named_with_both_values():
-    (finding,) = judge(changed(healthy(), loss=0.99 * CHANCE), settings()).findings
+    (finding,) = verdict_on(changed(healthy(), loss=0.99 * CHANCE)).findings
     assert finding.what.startswith("The loss is at chance")
     assert finding.figures == "5.486, and chance is 5.541"
     assert "config.schedule.base_lr" in finding.advice
@@ -61,15 +67,15 @@ def test_a_loss_at_chance_is_named_with_both_values():
 
 
 def test_chance_during_the_warm_up_is_no_finding():
-    verdict = judge(changed(healthy(3), loss=CHANCE), settings(warmup=10.0))
+    verdict = verdict_on(changed(healthy(3), loss=CHANCE), warmup=10.0)
     assert verdict.findings == []
     assert "too early" in verdict.headline
     assert "at chance" in said(changed(healthy(11), loss=CHANCE), warmup=10.0)
 
 
 def test_the_first_tenth_of_a_run_is_too_early_to_judge():
-    assert judge(healthy(3), settings(warmup=0.0)).early
-    assert not judge(healthy(4), settings(warmup=0.0)).early
+    assert verdict_on(healthy(3), warmup=0.0).early
+    assert not verdict_on(healthy(4), warmup=0.0).early
 
 
 def test_a_run_that_has_ended_is_judged_however_long_its_warm_up():
@@ -121,19 +127,19 @@ def test_a_handful_of_steps_is_no_sign_of_a_low_rate():
 
 
 def test_waits_for_images_are_named_with_their_share():
-    (finding,) = judge(changed(healthy(), wait_share=0.6), settings()).findings
+    (finding,) = verdict_on(changed(healthy(), wait_share=0.6)).findings
     assert finding.figures == "it does so for 60% of the time"
     assert said(changed(healthy(), wait_share=0.2)) == ""
 
 
 def test_a_step_that_was_not_finite_is_named():
     rows = changed(healthy(2), 1, **{"health/finite": 0.0, "loss": math.nan})
-    (finding,) = judge(rows, settings()).findings
+    (finding,) = verdict_on(rows).findings
     assert finding.figures == "first at step 100"
 
 
 def test_hardly_any_steps_come_with_the_epochs_that_would_do():
-    (finding,) = judge(healthy(40, steps_per_epoch=3), settings()).findings
+    (finding,) = verdict_on(healthy(40, steps_per_epoch=3)).findings
     assert finding.figures == "121 steps in 40 epochs; below 500 are hardly any"
     assert finding.advice == "raise config.run.epochs to 166 or more"
     assert said(healthy(40, steps_per_epoch=3), classifier={"num_classes": 3}) == ""
@@ -141,3 +147,15 @@ def test_hardly_any_steps_come_with_the_epochs_that_would_do():
 
 def test_the_last_rows_count_and_not_the_last_one_alone():
     assert said(changed(healthy(), 39, loss=CHANCE)) == ""
+
+
+def test_rows_without_an_epoch_say_nothing():
+    assert judge([], settings()) is None
+    assert judge([{"step": 5, "loss": 1.0}], settings()) is None
+    assert verdict_on([{"step": 5, "loss": 1.0}, *healthy()]).findings == []
+
+
+def test_values_that_are_no_numbers_are_left_out():
+    odd = {"step": 5, "epoch": 0.1} | dict.fromkeys(healthy(1)[0].keys() - {"step", "epoch"}, "x")
+    assert verdict_on([odd, *healthy()]) == verdict_on(healthy())
+    assert judge([{"step": 5, "epoch": None}], settings()) is None
