@@ -16,6 +16,7 @@ VERBS = {
     "report": "writes one page that shows a run: D/report.html",
     "compare": "puts runs side by side: training, accuracy, settings that differ",
     "import": "takes in weights of the official code, torchvision or timm, as a workdir",
+    "doctor": "says in words whether a run learns, and what to try if it does not",
     "verify": "proves on a recipe that one device learns what many do; needs no data",
     "checkpoints": "lists the checkpoints of a run, and checks every file of them",
     "export": "takes the encoder away: PyTorch, torchvision, timm, StableHLO, ONNX, TensorFlow",

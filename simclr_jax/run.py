@@ -43,7 +43,7 @@ from simclr_jax.train import workdir as workdirs
 from simclr_jax.train.checkpoint import Checkpoints
 from simclr_jax.train.checkpoint_writer import CheckpointWriter
 from simclr_jax.train.health import StopOnNonFinite
-from simclr_jax.train.hooks import LogMetrics, SaveAtEarlyEnd, StopOnSignal
+from simclr_jax.train.hooks import LogMetrics, SaveAtEarlyEnd, StopOnSignal, Waits
 from simclr_jax.train.lease import acquire
 from simclr_jax.train.loop import Hook, fit
 from simclr_jax.train.metrics import MetricsWriter, view_sheet
@@ -130,6 +130,7 @@ def open_run(config: Mapping[str, Any], workdir: str) -> Iterator[Run]:
             quarantine=quarantine,
         )
         stack.enter_context(contextlib.closing(host_batches))
+        waits = Waits(place_batches(host_batches, experiment.mesh))
         writer.write_image("views", view_sheet(augmented_views(experiment, 16)), first_step)
         log_metrics = LogMetrics(
             writer,
@@ -140,6 +141,7 @@ def open_run(config: Mapping[str, Any], workdir: str) -> Iterator[Run]:
             batch_size=experiment.dataset.batch_size,
             num_examples=len(experiment.source),
             count_unreadable=lambda: quarantine.count,
+            seconds_waited=lambda: waits.seconds,
         )
         stack.enter_context(contextlib.closing(log_metrics))
         save_checkpoint = SaveCheckpoint(
@@ -158,7 +160,7 @@ def open_run(config: Mapping[str, Any], workdir: str) -> Iterator[Run]:
         yield Run(
             state=state,
             step=train_step(experiment),
-            batches=stop_on_signal.answering(place_batches(host_batches, experiment.mesh)),
+            batches=stop_on_signal.answering(waits),
             num_steps=experiment.num_steps,
             hooks=[
                 *lease,

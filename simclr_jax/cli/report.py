@@ -24,6 +24,7 @@ from simclr_jax.evals.results import Row, read_results
 from simclr_jax.report.contents import Embedding, ReportContents
 from simclr_jax.report.page import write_report
 from simclr_jax.train.metrics import read_metrics
+from simclr_jax.train.verdict import judge
 from simclr_jax.trained import restored
 
 MAX_IMAGES = 1000  # in the map and among the neighbours
@@ -64,6 +65,7 @@ def _report() -> None:
             labels_used=_labels_used(experiment),
             config=experiment.config,
             metrics=metrics,
+            verdict=judge(metrics, experiment.config),
             results=_own_first(read_results(workdir), experiment),
             class_names=experiment.source.class_names,
             embedding=_embedding(run, experiment),

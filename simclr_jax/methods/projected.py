@@ -6,6 +6,7 @@ from typing import TypeAlias
 from simclr_jax.augment.policies import Augment
 from simclr_jax.core.state import TrainState
 from simclr_jax.core.types import Batch, Metrics, Params, PRNGKey, Projections, Scalar, Views
+from simclr_jax.losses.geometry import geometry
 from simclr_jax.losses.similarity import unit_std
 from simclr_jax.methods.base import (
     Method,
@@ -67,7 +68,7 @@ def from_projections(
         )
         z = by_image(out["projection"], views)
         value, metrics = loss(z, batch)
-        metrics = {"loss": value, "projection_std": unit_std(z), **metrics}
+        metrics = {"loss": value, "projection_std": unit_std(z), **geometry(z), **metrics}
         return gradient_scale * value, StepOutput(batch_stats, metrics)
 
     return Method(init, augment, projection_loss, grad_cache_chunks=grad_cache_chunks)

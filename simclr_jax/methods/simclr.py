@@ -17,7 +17,8 @@ from simclr_jax.core.run_facts import RunFacts
 from simclr_jax.core.state import TrainState
 from simclr_jax.core.types import Batch, Collection, Params, PRNGKey, Projections, Scalar, Views
 from simclr_jax.losses.contrastive import contrastive_metrics, nt_xent
-from simclr_jax.losses.similarity import l2_normalize
+from simclr_jax.losses.geometry import geometry
+from simclr_jax.losses.similarity import l2_normalize, unit_std
 from simclr_jax.methods.base import (
     Method,
     StepOutput,
@@ -150,10 +151,15 @@ def simclr(
             keys, target_stats = project(network["params"], network["batch_stats"], views, key=None)
             carry = (keys, target_stats)
         value = nt_xent(z, temperature=temperature, keys=keys, queue=queue, tile=tile)
+        chance = jnp.log(num_negatives + 1.0)  # all similarities equal: nothing learned
         metrics = {
             "loss": value,
-            # All similarities equal: nothing learned.
-            "loss_chance": jnp.log(num_negatives + 1.0),
+            "loss_chance": chance,
+            # In nats, of two views (van den Oord et al. 2018, https://arxiv.org/abs/1807.03748,
+            # Eq. 5).
+            "mutual_information_bound": chance - value,
+            "projection_std": unit_std(z),
+            **geometry(z),
             **contrastive_metrics(z, temperature=temperature, tile=tile),
         }
         return gradient_scale * value, StepOutput(batch_stats, metrics, carry)

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
+from simclr_jax.train.verdict import Verdict
+
 
 @dataclasses.dataclass(frozen=True)
 class Embedding:
@@ -43,6 +45,7 @@ class ReportContents:
       labels_used: which labels training saw, in words.
       config: the resolved config, nested.
       metrics: rows of `metrics.jsonl`; any key may be missing from any row.
+      verdict: what those rows say of the run, None if there are none.
       results: rows of `results.json`; those on the images of the first row lead the page.
       class_names: names by label, empty if the data has none.
       embedding: features of test images, None if not computed.
@@ -62,6 +65,7 @@ class ReportContents:
     num_unreadable: int = 0
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     metrics: Sequence[Mapping[str, Any]] = ()
+    verdict: Verdict | None = None
     results: Sequence[Mapping[str, Any]] = ()
     class_names: Sequence[str] = ()
     embedding: Embedding | None = None

@@ -34,7 +34,7 @@ def render(contents: ReportContents) -> str:
         (
             _header(contents),
             results.results_section(contents.results),
-            training.training_section(contents.metrics),
+            training.training_section(contents.metrics, contents.verdict),
             map_section(contents.embedding, contents.class_names),
             neighbors_section(contents.embedding, contents.class_names),
             _views_section(contents.views),

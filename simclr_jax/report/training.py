@@ -1,4 +1,4 @@
-"""The section on training: loss against chance, accuracies, learning rate, throughput."""
+"""The section on training: the verdict, loss against chance, accuracies, rate, throughput."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -8,6 +8,7 @@ from jaxtyping import Float
 
 from simclr_jax.report import figures, markup
 from simclr_jax.report.figures import Curve
+from simclr_jax.train.verdict import Verdict
 
 MAX_POINTS = 300  # on a curve; a longer run is averaged down to this
 
@@ -44,7 +45,7 @@ def series(metrics: Sequence[Mapping[str, Any]], key: str) -> Series | None:
     return Series(x, y, unit)
 
 
-def training_section(metrics: Sequence[Mapping[str, Any]]) -> str:
+def training_section(metrics: Sequence[Mapping[str, Any]], verdict: Verdict | None = None) -> str:
     """Returns the section, with one chart for each metric that was logged."""
     charts = [
         chart
@@ -55,7 +56,19 @@ def training_section(metrics: Sequence[Mapping[str, Any]]) -> str:
         body = markup.missing("No metrics yet: they appear once training has logged a step.")
     else:
         body = '<div class="charts">\n' + "\n".join(charts) + "\n</div>"
-    return markup.section("training", "Training", body)
+    return markup.section("training", "Training", *_verdict(verdict), body)
+
+
+def _verdict(verdict: Verdict | None) -> list[str]:
+    if verdict is None:
+        return []
+    if not verdict.findings:
+        return [f"<p>{markup.escape(verdict.headline)}</p>"]
+    return [
+        f"<p><strong>{markup.escape(finding.what)}</strong> ({markup.escape(finding.figures)})"
+        f"<br>What to try: {markup.escape(finding.advice)}.</p>"
+        for finding in verdict.findings
+    ]
 
 
 def _loss(metrics: Sequence[Mapping[str, Any]]) -> str:

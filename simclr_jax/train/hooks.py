@@ -104,6 +104,24 @@ class StopOnSignal:
             signal.signal(signum, handler)
 
 
+class Waits:
+    """Iterator: hands batches on, and counts the seconds that the loop waits for them."""
+
+    def __init__(self, batches: Iterator[Batch]) -> None:
+        self._batches = batches
+        self.seconds = 0.0
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        asked = time.monotonic()
+        try:
+            return next(self._batches)
+        finally:
+            self.seconds += time.monotonic() - asked
+
+
 class SaveAtEarlyEnd:
     """Hook and context: where no batch comes after a step, saves that step.
 
@@ -148,6 +166,7 @@ class LogMetrics:
         batch_size: int,
         num_examples: int,
         count_unreadable: Callable[[], int],
+        seconds_waited: Callable[[], float],
     ) -> None:
         self._writer = writer
         self._schedule = schedule
@@ -156,6 +175,8 @@ class LogMetrics:
         self._batch_size = batch_size
         self._num_examples = num_examples
         self._count_unreadable = count_unreadable
+        self._seconds_waited = seconds_waited
+        self._waited = 0.0  # until the last line
         self._seconds_before = writer.last_row.get("seconds", 0.0)  # of a resumed run
         self._start = self._logged_at = self._printed_at = time.monotonic()
         self._first_step = self._logged_step = first_step
@@ -191,11 +212,12 @@ class LogMetrics:
 
     def _log(self, step: int, metrics: Metrics, *, last: bool) -> None:
         values = {name: float(np.asarray(value)) for name, value in metrics.items()}
-        now = time.monotonic()  # after the wait for the device
+        now, waited = time.monotonic(), self._seconds_waited()  # after the wait for the device
         timed: dict[str, float] = {}
         if self._logged_step > self._first_step:  # the first step's time is that of the compiler
             seconds = now - self._logged_at - self._writer.pending.get("eval_seconds", 0.0)
             timed["pairs_per_second"] = (step - self._logged_step) * self._batch_size / seconds
+            timed["wait_share"] = (waited - self._waited) / seconds
         row = self._writer.write(
             step,
             {
@@ -207,7 +229,7 @@ class LogMetrics:
                 "seconds": self._seconds_before + now - self._start,
             },
         )
-        self._logged_step, self._logged_at = step, now
+        self._logged_step, self._logged_at, self._waited = step, now, waited
         note = _note(row)
         if self._bar is not None:
             self._bar.update(self._task, note=note)

@@ -304,6 +304,7 @@ def test_metrics_hold_what_a_reader_needs(tiny_config, tmp_path):
     assert rows[0]["lr"] == 0.0
     np.testing.assert_allclose(rows[0]["loss_chance"], np.log(31), rtol=1e-6)
     assert all(row["pairs_per_second"] > 0 for row in rows[1:])
+    assert all(0 < row["wait_share"] < 1 for row in rows[1:])
     judged = [row["step"] for row in rows if "knn_top1" in row]
     assert judged == [31, 62, 63]
     assert json.loads((tmp_path / "config.json").read_text())["method"]["temperature"] == 0.5

@@ -3,6 +3,7 @@
 import numpy as np
 
 from simclr_jax.report.training import MAX_POINTS, series, training_section
+from simclr_jax.train.verdict import Finding, Verdict
 
 
 def test_series_skips_rows_without_a_finite_value():
@@ -51,3 +52,15 @@ def test_one_logged_step_is_enough():
     row = {"step": 1, "loss": 6.0, "loss_chance": 6.2, "lr": 0.1, "pairs_per_second": 9.0}
     row |= {"contrastive_accuracy": 0.1, "knn_top1": 0.2}
     assert training_section([row]).count("<svg") == 4
+
+
+def test_the_verdict_stands_above_the_curves():
+    row = {"step": 1, "loss": 6.0}
+    finding = Finding("It is <stuck>.", "6 > 5", "lower config.schedule.base_lr")
+    page = training_section([row], Verdict([finding], {}, early=False))
+    said = page.index(
+        "<strong>It is &lt;stuck&gt;.</strong> (6 &gt; 5)<br>What to try: lower config"
+    )
+    assert said < page.index("<svg")
+    assert "Nothing wrong was found." in training_section([row], Verdict([], {}, early=False))
+    assert "too early" in training_section([row], Verdict([], {}, early=True))

@@ -1,0 +1,62 @@
+"""The share of time that training waits for images, by a clock of the test."""
+
+import types
+
+import jax.numpy as jnp
+import pytest
+
+from simclr_jax.core.state import TrainState
+from simclr_jax.train import hooks
+from simclr_jax.train.hooks import LogMetrics, Waits
+from simclr_jax.train.metrics import MetricsWriter
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = types.SimpleNamespace(now=0.0)
+    monkeypatch.setattr(hooks, "time", types.SimpleNamespace(monotonic=lambda: clock.now))
+    return clock
+
+
+def test_the_share_of_waits_is_that_of_the_time_since_the_last_line(clock):
+    def slow_batches():
+        for seconds in (9.0, 1.0, 2.0):
+            clock.now += seconds
+            yield {}
+
+    waits, rows = Waits(slow_batches()), []
+    state = TrainState(jnp.zeros((), jnp.int32), params={}, batch_stats={}, opt_state=())
+    writer = MetricsWriter("unused", writes=False)
+    log = LogMetrics(
+        writer,
+        lambda count: 0.1,
+        every=1,
+        first_step=0,
+        num_steps=3,
+        batch_size=8,
+        num_examples=24,
+        count_unreadable=lambda: 0,
+        seconds_waited=lambda: waits.seconds,
+    )
+    for step, compute in enumerate((5.0, 3.0, 2.0), 1):
+        next(waits)
+        clock.now += compute
+        if step == 3:  # time that training stands still does not count
+            clock.now += 7.0
+            writer.add(eval_seconds=7.0)
+        log(step, state, {"loss": jnp.ones(())})
+        rows.append(writer.last_row)
+    assert "wait_share" not in rows[0], "the first step's time is that of the compiler"
+    assert [row["wait_share"] for row in rows[1:]] == [0.25, 0.5]
+
+
+def test_a_wait_that_ends_in_an_error_counts(clock):
+    def failing_batches():
+        clock.now += 4.0
+        raise OSError("gone")
+        yield {}
+
+    waits = Waits(failing_batches())
+    with pytest.raises(OSError, match="gone"):
+        next(waits)
+    assert waits.seconds == 4.0
