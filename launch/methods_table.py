@@ -14,6 +14,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import simclr_jax
 from launch.pages import DOCS, replace_between
 from simclr_jax.core.files import write_text
@@ -62,7 +64,7 @@ def judged(name: str, workdir: Path) -> dict[str, Any]:
     simclr_jax.train(recipe, workdir=workdir, run={"seed": SEED})
     encoder = simclr_jax.load(workdir)
     test = encoder.run.dataset.open("test")
-    features = encoder([test[i].image for i in range(len(test))])
+    features = encoder([np.asarray(test[i].image) for i in range(len(test))])
     return {**rows_of(workdir, "encoder"), "rank": float(effective_rank(features))}
 
 
