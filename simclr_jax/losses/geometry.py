@@ -24,7 +24,7 @@ def geometry(z: Float[Array, "b v d"]) -> Metrics:
       "alignment": mean squared distance of the first two views, in [0, 4]; small is good.
       "uniformity": log of the mean of exp(-2 * squared distance) of a first and a second view of
       two of the first m images, in [-8, 0]; small is good, and 0 is a collapse.
-      "effective_rank": how many directions are used, in [1, d]; 1 is a collapse. It is
+      "participation_ratio": how many directions are used, in [1, d]; 1 is a collapse. It is
       tr(C)^2 / tr(C^2), the participation ratio of the eigenvalues of C, which is Z^T Z of unit
       rows.
 
@@ -47,5 +47,5 @@ def geometry(z: Float[Array, "b v d"]) -> Metrics:
         "negative_similarity": negative,
         "alignment": jnp.sum((first - second) ** 2, axis=-1).mean(),
         "uniformity": jax.nn.logsumexp(others) - jnp.log(m * (m - 1.0)),
-        "effective_rank": jnp.trace(moments) ** 2 / jnp.sum(moments**2),
+        "participation_ratio": jnp.trace(moments) ** 2 / jnp.sum(moments**2),
     }

@@ -125,7 +125,7 @@ def _figures(rows: Rows) -> dict[str, str]:
         "positive_similarity": "similarity of positives",
         "negative_similarity": "similarity of negatives",
         "projection_std": "deviation of projections",
-        "effective_rank": "directions that they use",
+        "participation_ratio": "directions that they use",
         "norm/grads": "norm of the gradient",
         "norm/updates": "norm of an update",
         "norm/params": "norm of the parameters",

@@ -32,7 +32,7 @@ def from_papers(z, num_images):
         "negative_similarity": np.mean([z[i, 0] @ z[j, 1] for i, j in apart]),
         "alignment": np.mean([np.linalg.norm(x - y) ** 2 for x, y in z[:, :2]]),
         "uniformity": np.log(np.mean(kernels)),
-        "effective_rank": values.sum() ** 2 / (values**2).sum(),
+        "participation_ratio": values.sum() ** 2 / (values**2).sum(),
     }
 
 
@@ -60,7 +60,7 @@ def test_collapsed_projections_have_one_direction():
         "negative_similarity": 1,
         "alignment": 0,
         "uniformity": 0,
-        "effective_rank": 1,
+        "participation_ratio": 1,
     }.items():
         np.testing.assert_allclose(got[name], value, atol=1e-6, err_msg=name)
 
@@ -68,7 +68,7 @@ def test_collapsed_projections_have_one_direction():
 def test_images_at_right_angles_use_every_direction():
     z = jnp.repeat(3 * jnp.eye(8)[:, None], 2, axis=1)
     got = geometry(z)
-    np.testing.assert_allclose(got["effective_rank"], 8, rtol=1e-6)
+    np.testing.assert_allclose(got["participation_ratio"], 8, rtol=1e-6)
     np.testing.assert_allclose(got["uniformity"], -4, rtol=1e-6)
     np.testing.assert_allclose(got["negative_similarity"], 0, atol=1e-7)
 
