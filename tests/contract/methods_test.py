@@ -161,11 +161,12 @@ def compare_layouts(build, presets):
         step = make_train_step(experiment.method, experiment.tx, root)
         done = jax.jit(step, in_shardings=shardings, out_shardings=(placement, None))
         results.append(jax.device_get(done(*placed)))
-    for one, *eight in zip(*map(jax.tree.leaves, results), strict=True):
+    as_floats = lambda tree: [np.asarray(x, np.float64) for x in jax.tree.leaves(tree)]
+    for one, *eight in zip(*map(as_floats, results), strict=True):
         # Of whole arrays: small temperatures multiply what single values are rounded by.
         tolerance = 2e-4 * np.linalg.norm(one) + 2e-5 * np.sqrt(np.size(one))
         for other in eight:
-            assert np.linalg.norm(np.asarray(other) - one) <= tolerance
+            assert np.linalg.norm(other - one) <= tolerance
 
 
 def test_thirty_steps_lower_the_loss_and_move_all_of_the_encoder(build):
