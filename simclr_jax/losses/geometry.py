@@ -37,7 +37,7 @@ def geometry(z: Float[Array, "b v d"]) -> Metrics:
     b = first.shape[0]
     positive = jnp.sum(first * second, axis=-1).mean()
     # Of all pairs of images at once: a sum of products is a product of sums.
-    negative = (jnp.sum(first.sum(0) * second.sum(0)) - b * positive) / (b * (b - 1))
+    negative = (jnp.sum(first.sum(0) * second.sum(0)) - b * positive) / float(b * (b - 1))
     m = min(b, MAX_IMAGES)
     distances = 2 - 2 * similarities(first[:m], second[:m])  # [m, m], squared
     others = jnp.where(jnp.eye(m, dtype=bool), -jnp.inf, -2 * distances)

@@ -284,7 +284,7 @@ def small(recipe):
     config["warm_start"] = {}
     if "projector" in config["heads"]:
         config["heads"]["projector"] |= {"output_dim": WIDTH, "dtype": "float64"}
-    if "teacher" in config["method"]:
+    if config["method"]["name"] == "distill":
         heads = {"classifier": {"num_classes": CLASSES}}
         teacher = {"checkpoint": "none", "encoder": config["encoder"], "heads": heads}
         config["method"]["teacher"] = {**teacher, "class_names": Images.class_names}
