@@ -38,7 +38,7 @@ class Rendering:
 
     Attributes:
       ground: grey level behind transparent pixels, from 0 to 255.
-      value_range: of images with more than 8 bits a channel: which values become 0 and 255. "type":
+      value_range: which values become 0 and 255 in images with more than 8 bits a channel. "type":
         0 and 65535, for 16 bits; "file": the least and the largest of each file; "LOW:HIGH": these
         two, of all files, such as "0:4095" for 12 bits. What lies outside is clipped.
     """

@@ -32,7 +32,7 @@ class Listing:
     """What is known of the image files of a run.
 
     Attributes:
-      names: of the files, below the folder.
+      names: names of the files, below the folder.
       sizes: in bytes.
       hashes: SHA-256 of what they hold, in hexadecimal; empty if not asked for.
       accepted: for each time that the list changed and the run went on all the same, its step, the

@@ -36,7 +36,7 @@ class Seen(NamedTuple):
     """What one image is like.
 
     Attributes:
-      name: of the image.
+      name: name of the image.
       size: its (height, width) in pixels.
       bright: grey level that one pixel in a hundred is above.
       is_constant: whether all pixels are alike.

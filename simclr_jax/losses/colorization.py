@@ -107,7 +107,7 @@ def colour_loss(
     Args:
       logits: one row for each pixel.
       targets: distributions, see `soft_bins`; no gradient reaches them.
-      weights: of the bins, see `bin_weights`.
+      weights: weights of the bins, see `bin_weights`.
       known: pixels that count.
 
     Returns:
@@ -128,7 +128,7 @@ def annealed_mean(
     """Returns the a and b that logits say, between their mode and their mean.
 
     Args:
-      logits: of the bins.
+      logits: logits of the bins.
       temperature: 0 is the mode, 1 the mean.
 
     Source: Equation 5.

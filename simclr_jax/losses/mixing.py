@@ -30,7 +30,7 @@ def mix_pairs(
     Args:
       queue: rows of unit length.
       pairs: which two keys; they may be the same.
-      share: of the first of the two, in [0, 1].
+      share: share of the first of the two, in [0, 1].
 
     Source: Equation 4.
     """
@@ -51,7 +51,7 @@ def mix_with_query(
       query: rows of any scale.
       queue: rows of unit length.
       keys: which keys of the queue.
-      share: of the query, below a half, so that the row is not as good as a positive.
+      share: share of the query, below a half, so that the row is not as good as a positive.
 
     Source: Equation 5.
     """

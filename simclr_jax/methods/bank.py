@@ -38,8 +38,8 @@ def write_bank(bank: Any, ids: Int[Array, " b"], rows: Any) -> Any:
 
     Args:
       bank: tree of [rows, ...].
-      ids: of images; -1 is dropped. Of an image that occurs twice, as it may where an epoch ends
-        within a batch, the last row is taken.
+      ids: images that the rows belong to; -1 is dropped. Of an image that occurs twice, as it may
+        where an epoch ends within a batch, the last row is taken.
       rows: tree of [b, ...].
     """
     again = jnp.triu(ids[:, None] == ids[None, :], k=1).any(axis=1)  # [b], later in the batch

@@ -300,7 +300,7 @@ def init_model(
     Args:
       model: encoder and heads.
       key: random key for the parameters.
-      views: of which only the shapes matter.
+      views: views of some images; only their shapes matter.
       several_sizes: whether the method takes views of several sizes.
 
     Raises:

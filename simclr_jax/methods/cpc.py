@@ -37,7 +37,7 @@ class Context(nn.Module):
     """What is known at each patch from its own row and those above.
 
     Attributes:
-      width: of the contexts.
+      width: width of the contexts.
       num_layers: each sees one row, and a column on either side, more.
       num_distances: rows that are predicted.
     """

@@ -62,7 +62,7 @@ def deepcluster_v2(
       facts: facts of the run.
       num_clusters: k of each clustering, at most the images that an epoch sees.
       num_clusterings: h.
-      iterations: of k-means.
+      iterations: iterations of k-means.
       temperature: divides the cosine similarity with the centroids, > 0.
       grad_cache_chunks: parts of the batch that go through the network one after the other; see
         `base.apply_model`.

@@ -39,9 +39,9 @@ class Decoder(nn.Module):
     """Blocks that fill in the masked patches; used in training only.
 
     Attributes:
-      width: of its tokens, a multiple of 4 and of `num_heads`.
+      width: width of its tokens, a multiple of 4 and of `num_heads`.
       depth: blocks.
-      num_heads: of their attention.
+      num_heads: heads of their attention.
       num_pixels: numbers that a patch has.
       num_visible: patches that the encoder saw.
       dtype: type of matrix products and activations.
@@ -61,7 +61,7 @@ class Decoder(nn.Module):
         """Returns the pixels of all patches.
 
         Args:
-          tokens: of the encoder: the visible patches, after a class token if it has one.
+          tokens: what the encoder puts out: the visible patches, after a class token if it has one.
           order: numbers of all patches of an image, first of the visible ones in their order.
           grid: rows and columns of patches.
         """

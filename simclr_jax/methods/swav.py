@@ -64,7 +64,7 @@ def swav(
       facts: facts of the run.
       temperature: divides the scores of the predictions, > 0.
       epsilon: softness of the codes, > 0; see `sinkhorn`.
-      iterations: of Sinkhorn's algorithm.
+      iterations: iterations of Sinkhorn's algorithm.
       queue_size: images in the queue, a multiple of those of a batch, for batches that are small
         against the number of prototypes; 0 for none.
       queue_start_epoch: when the queue begins to fill; once it is full it is used.

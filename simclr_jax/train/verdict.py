@@ -78,7 +78,7 @@ def judge(rows: Rows, config: Mapping[str, Any]) -> Verdict | None:
     """Judges a run by what it has logged.
 
     Args:
-      rows: of `metrics.jsonl`, in order of step; any key but "step" may be missing from any row.
+      rows: lines of `metrics.jsonl`, in order of step; a line may lack any key but "step".
       config: the complete config of the run.
 
     Returns:
