@@ -29,7 +29,7 @@ from simclr_jax.data.records import Source
 from simclr_jax.methods import METHODS
 from simclr_jax.methods.base import Frozen, FrozenNetwork, Method
 from simclr_jax.optim.build import OPTIMIZERS, with_frozen
-from simclr_jax.optim.schedules import num_train_steps, recipe_schedule
+from simclr_jax.optim.schedules import RunSchedule, num_train_steps, recipe_schedule
 from simclr_jax.parallel.mesh import check_batch_size
 from simclr_jax.parallel.sharding import Layout, batch_sharding, replicated
 from simclr_jax.train.loop import RunConfig
@@ -65,7 +65,7 @@ class Experiment:
     policy: Policy
     method: Method
     tx: optax.GradientTransformation
-    schedule: optax.Schedule
+    schedule: RunSchedule
     num_steps: int
     init: Callable[[], TrainState]
     warm_starts: tuple[WarmStart, ...]

@@ -1,7 +1,8 @@
 """Optimizers of the SimCLR papers, assembled from optax parts."""
 
+import dataclasses
 import re
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import jax
@@ -10,6 +11,7 @@ import optax
 
 from simclr_jax.core.ranges import Decay, NonNegative, Positive
 from simclr_jax.core.tree import not_matching, path_name
+from simclr_jax.optim.schedules import RunSchedule
 
 NORM = r".*[nN]orm[^/]*/(scale|bias)"
 # The official code takes biases and BatchNorm out of both weight decay and LARS, and the
@@ -19,12 +21,15 @@ NO_DECAY = rf"{NORM}|.*/(bias|class_token|mask_token|positions)"
 NO_LARS = rf"{NO_DECAY}|.*classifier/.*"
 NOTHING = r"(?!)"
 # Pairs (pattern, factor): the learning rate of the parameters whose whole path matches the
-# pattern is multiplied by the factor. The first pattern that matches counts.
+# pattern is multiplied by the factor, or does not fall after warm-up if that is "constant". The
+# first pattern that matches counts.
 Rates: TypeAlias = Sequence[Sequence[str | float | int]]
+CONSTANT = "constant"
+Build: TypeAlias = Callable[[RunSchedule], optax.GradientTransformation]
 
 
 def lars(
-    schedule: optax.Schedule,
+    schedule: RunSchedule,
     *,
     weight_decay: NonNegative = 1e-6,
     momentum: Decay = 0.9,
@@ -38,7 +43,7 @@ def lars(
     Parameters outside the layer-wise adaptation get plain momentum SGD at the full rate.
 
     Args:
-      schedule: optimizer step -> learning rate.
+      schedule: the learning rate by optimizer step.
       weight_decay: L2 coefficient, added to the gradient before the trust ratio.
       momentum: decay of the velocity, in [0, 1).
       rate_in_momentum: whether the rate multiplies each update before momentum sums them
@@ -54,17 +59,20 @@ def lars(
     decayed, adapted = NO_DECAY, NO_DECAY if adapt_classifier else NO_LARS
     if adapt_all:
         decayed = adapted = NOTHING
-    rate, velocity = optax.scale_by_learning_rate(schedule), optax.trace(momentum)
-    tx = optax.chain(
-        optax.add_decayed_weights(weight_decay, mask=not_matching(decayed)),
-        optax.masked(optax.scale_by_trust_ratio(trust_coefficient=1e-3), not_matching(adapted)),
-        *((rate, velocity) if rate_in_momentum else (velocity, rate)),
-    )
-    return with_rates(tx, rates)
+
+    def build(schedule: RunSchedule) -> optax.GradientTransformation:
+        rate, velocity = optax.scale_by_learning_rate(schedule), optax.trace(momentum)
+        return optax.chain(
+            optax.add_decayed_weights(weight_decay, mask=not_matching(decayed)),
+            optax.masked(optax.scale_by_trust_ratio(trust_coefficient=1e-3), not_matching(adapted)),
+            *((rate, velocity) if rate_in_momentum else (velocity, rate)),
+        )
+
+    return with_rates(build, schedule, rates)
 
 
 def sgd(
-    schedule: optax.Schedule,
+    schedule: RunSchedule,
     *,
     weight_decay: NonNegative = 0.0,
     momentum: Decay = 0.9,
@@ -78,7 +86,7 @@ def sgd(
     TF2 the summands, which differs while the rate changes. The defaults are the official ones.
 
     Args:
-      schedule: optimizer step -> learning rate.
+      schedule: the learning rate by optimizer step.
       weight_decay: L2 coefficient, added to the gradient; of biases too.
       momentum: decay of the velocity, in [0, 1).
       nesterov: whether the step goes ahead of the velocity; not by default in PyTorch.
@@ -86,17 +94,21 @@ def sgd(
       rates: factors for groups of parameters; see `with_rates`.
     """
     decayed = None if decay_norms else not_matching(NORM)
-    tx = optax.chain(
-        optax.add_decayed_weights(weight_decay, mask=decayed),
-        optax.sgd(schedule, momentum=momentum, nesterov=nesterov),
-    )
-    return with_rates(tx, rates)
+
+    def build(schedule: RunSchedule) -> optax.GradientTransformation:
+        return optax.chain(
+            optax.add_decayed_weights(weight_decay, mask=decayed),
+            optax.sgd(schedule, momentum=momentum, nesterov=nesterov),
+        )
+
+    return with_rates(build, schedule, rates)
 
 
 def adamw(
-    schedule: optax.Schedule,
+    schedule: RunSchedule,
     *,
     weight_decay: NonNegative = 1e-4,
+    weight_decay_end: NonNegative | None = None,
     b1: Decay = 0.9,
     b2: Decay = 0.999,
     clip_each: Positive | None = None,
@@ -107,18 +119,29 @@ def adamw(
     Not used in the SimCLR papers; it reaches a good encoder sooner on small data.
 
     Args:
-      schedule: optimizer step -> learning rate.
+      schedule: the learning rate by optimizer step.
       weight_decay: share of a parameter that it loses in a step, times the rate.
+      weight_decay_end: what it becomes, by half a cosine, by the end of the run; None if it stays.
+        0.4, from 0.04, in DINO.
       b1: decay of the mean of gradients, in [0, 1).
       b2: decay of the mean of their squares, in [0, 1).
       clip_each: largest norm of the gradient of each parameter, which is scaled down to it before
         all else; None for none. 3 in DINO.
       rates: factors for groups of parameters; see `with_rates`.
     """
-    tx = optax.adamw(schedule, b1=b1, b2=b2, weight_decay=weight_decay, mask=not_matching(NO_DECAY))
-    if clip_each is not None:
-        tx = optax.chain(_clip_each(clip_each), tx)
-    return with_rates(tx, rates)
+
+    def build(schedule: RunSchedule) -> optax.GradientTransformation:
+        decay = weight_decay
+        if weight_decay_end is not None:
+            decay = _half_cosine(weight_decay, weight_decay_end, schedule)
+        tx = optax.adamw(schedule, b1=b1, b2=b2, weight_decay=decay, mask=not_matching(NO_DECAY))
+        return tx if clip_each is None else optax.chain(_clip_each(clip_each), tx)
+
+    return with_rates(build, schedule, rates)
+
+
+def _half_cosine(start: float, end: float, schedule: RunSchedule) -> optax.Schedule:
+    return lambda count: end + 0.5 * (start - end) * (1 + jnp.cos(jnp.pi * schedule.done(count)))
 
 
 def _clip_each(max_norm: float) -> optax.GradientTransformation:
@@ -133,52 +156,63 @@ def _clip_each(max_norm: float) -> optax.GradientTransformation:
 OPTIMIZERS = {"lars": lars, "sgd": sgd, "adamw": adamw}
 
 
-def with_rates(tx: optax.GradientTransformation, rates: Rates) -> optax.GradientTransformation:
-    """Multiplies the learning rate of groups of parameters; a factor of 0 freezes them.
+def with_rates(build: Build, schedule: RunSchedule, rates: Rates) -> optax.GradientTransformation:
+    """Multiplies the learning rate of groups of parameters, or keeps it; a factor of 0 freezes.
 
     A frozen parameter has no optimizer state, does not decay, and keeps its value bit for bit.
 
     Args:
-      tx: the optimizer.
-      rates: pairs (regular expression, factor >= 0), such as ("encoder/stage1/.*", 0.1).
+      build: makes the optimizer from a schedule.
+      schedule: the learning rate by optimizer step.
+      rates: pairs (regular expression, factor >= 0), such as ("encoder/stage1/.*", 0.1), or
+        (regular expression, "constant"), for the rate without its fall after warm-up.
 
     Raises:
       ValueError: if a pair is malformed; at `init`, if a pattern matches no parameter that the
         patterns before it leave over.
     """
     if not rates:
-        return tx
+        return build(schedule)
     compiled = [_compiled(pair) for pair in rates]
 
     def labels(params: Any) -> Any:
-        unused = {pattern for pattern, _ in compiled}
+        _require_matches(params, [pattern for pattern, _ in compiled])
 
-        def factor_of(path: Any, _: Any) -> float:
-            for pattern, factor in compiled:
-                if pattern.fullmatch(path_name(path)):
-                    unused.discard(pattern)
-                    return factor
-            return 1.0
+        def label(path: Any, _: Any) -> str:
+            name = path_name(path)
+            return str(next((f for pattern, f in compiled if pattern.fullmatch(name)), 1.0))
 
-        factors = jax.tree_util.tree_map_with_path(factor_of, params)
-        if unused:
-            paths = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-            raise ValueError(
-                f"rates: {min(pattern.pattern for pattern in unused)!r} matches no parameter that "
-                f"is left over. A pattern must match a whole path, such as {paths[0]!r}."
-            )
-        return factors
+        return jax.tree_util.tree_map_with_path(label, params)
+
+    def group(factor: float | str) -> optax.GradientTransformation:
+        if isinstance(factor, str):
+            return build(dataclasses.replace(schedule, rate=schedule.held))
+        return optax.chain(build(schedule), optax.scale(factor)) if factor else optax.set_to_zero()
 
     factors = {1.0, *(factor for _, factor in compiled)}
-    groups: dict[Hashable, Any] = {
-        f: optax.chain(tx, optax.scale(f)) if f else optax.set_to_zero() for f in factors
-    }
-    return optax.partition(groups, labels)
+    return optax.partition({str(factor): group(factor) for factor in factors}, labels)
+
+
+def _require_matches(params: Any, patterns: Sequence[re.Pattern[str]]) -> None:
+    """Makes sure that each pattern is the first to match some parameter.
+
+    Parameters that another optimizer has, as those that a method freezes at first, count, too: an
+    optimizer sees a placeholder for each of them.
+    """
+    held_elsewhere = lambda x: isinstance(x, optax.MaskedNode)
+    leaves = jax.tree_util.tree_leaves_with_path(params, is_leaf=held_elsewhere)
+    names = [path_name(path) for path, _ in leaves]
+    used = {next((p for p in patterns if p.fullmatch(name)), None) for name in names}
+    if unused := {pattern.pattern for pattern in patterns if pattern not in used}:
+        raise ValueError(
+            f"rates: {min(unused)!r} matches no parameter that is left over. A pattern must match "
+            f"a whole path, such as {names[0]!r}."
+        )
 
 
 def with_frozen(
-    build: Callable[[optax.Schedule], optax.GradientTransformation],
-    schedule: optax.Schedule,
+    build: Build,
+    schedule: RunSchedule,
     frozen: Sequence[tuple[str, int | None]],
 ) -> optax.GradientTransformation:
     """Returns an optimizer that leaves some parameters alone, for the whole run or at first.
@@ -188,17 +222,17 @@ def with_frozen(
 
     Args:
       build: makes the optimizer from a schedule.
-      schedule: optimizer step -> learning rate.
+      schedule: the learning rate by optimizer step.
       frozen: pairs (regular expression for whole paths, first step that updates; None for never).
 
     Raises:
       ValueError: at `init`, if a pattern matches no parameter.
     """
     never = [pattern for pattern, until in frozen if until is None]
-    tx = with_rates(build(schedule), [(pattern, 0.0) for pattern in never])
+    tx = with_rates(build, schedule, [(pattern, 0.0) for pattern in never])
     for pattern, until in frozen:
         if until is not None:
-            late = build(lambda count, until=until: schedule(count + until))
+            late = build(schedule.after(until))
             held = optax.conditionally_mask(late, lambda step, until=until, **_: step >= until)
             tx = _split(tx, held, re.compile(pattern), but=re.compile("|".join(never) or NOTHING))
     return tx
@@ -223,12 +257,15 @@ def _split(
     return optax.partition({False: tx, True: held}, labels)
 
 
-def _compiled(pair: Sequence[str | float | int]) -> tuple[re.Pattern[str], float]:
+def _compiled(pair: Sequence[str | float | int]) -> tuple[re.Pattern[str], float | str]:
     try:
         pattern, factor = pair
-        compiled, factor = re.compile(str(pattern)), float(factor)
+        compiled = re.compile(str(pattern))
+        factor = CONSTANT if factor == CONSTANT else float(factor)
     except (re.error, ValueError) as error:
-        raise ValueError(f"rates: {pair!r} must be (pattern, factor): {error}.") from None
-    if not factor >= 0:
+        raise ValueError(
+            f"rates: {pair!r} must be (pattern, factor) or (pattern, {CONSTANT!r}): {error}."
+        ) from None
+    if not isinstance(factor, str) and not factor >= 0:
         raise ValueError(f"rates: the factor of {pattern!r} is {factor}; it must be at least 0.")
     return compiled, factor

@@ -1,12 +1,38 @@
 """Learning-rate schedule and step counts of the SimCLR papers."""
 
+import dataclasses
 import math
+from typing import Any
 
 import jax.numpy as jnp
 import optax
 
 from simclr_jax.core.ranges import NonNegative, Positive
 from simclr_jax.core.run_facts import RunFacts
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSchedule:
+    """What changes over a run; each is a function of the optimizer step.
+
+    Attributes:
+      rate: the learning rate, which calling the schedule returns.
+      held: the learning rate of parameters whose rate does not fall after warm-up.
+      done: the share of the run that is over, in [0, 1].
+    """
+
+    rate: optax.Schedule
+    held: optax.Schedule
+    done: optax.Schedule
+
+    def __call__(self, count: Any) -> Any:  # numbers and arrays of them
+        """Returns the learning rate."""
+        return self.rate(count)
+
+    def after(self, steps: int) -> "RunSchedule":
+        """Returns the schedule of what starts that many steps into the run."""
+        late = lambda schedule: lambda count: schedule(count + steps)
+        return RunSchedule(late(self.rate), late(self.held), late(self.done))
 
 
 def num_train_steps(num_examples: int, batch_size: int, epochs: int) -> int:
@@ -42,7 +68,7 @@ def peak_rate(base_lr: float, batch_size: int, scaling: str) -> float:
     raise ValueError(f"scaling={scaling!r}; it must be 'linear', 'sqrt' or 'none'.")
 
 
-def warmup_cosine(*, peak: float, total_steps: int, warmup_steps: int) -> optax.Schedule:
+def warmup_cosine(*, peak: float, total_steps: int, warmup_steps: int) -> RunSchedule:
     """Linear warm-up from 0, then half a cosine down to 0 (Loshchilov & Hutter 2017).
 
     Step 0 has rate 0 when there is a warm-up, step `warmup_steps` has the peak, and
@@ -57,13 +83,14 @@ def warmup_cosine(*, peak: float, total_steps: int, warmup_steps: int) -> optax.
             "lower warmup_epochs or raise epochs."
         )
 
-    def schedule(count):
-        warm = peak * count / max(warmup_steps, 1)
-        done = jnp.clip((count - warmup_steps) / (total_steps - warmup_steps), 0.0, 1.0)
-        cosine = peak * 0.5 * (1.0 + jnp.cos(jnp.pi * done))
-        return jnp.where(count < warmup_steps, warm, cosine)
+    def held(count):
+        return jnp.where(count < warmup_steps, peak * count / max(warmup_steps, 1), peak)
 
-    return schedule
+    def rate(count):
+        decayed = jnp.clip((count - warmup_steps) / (total_steps - warmup_steps), 0.0, 1.0)
+        return held(count) * 0.5 * (1.0 + jnp.cos(jnp.pi * decayed))
+
+    return RunSchedule(rate, held, lambda count: jnp.clip(count / total_steps, 0.0, 1.0))
 
 
 def recipe_schedule(
@@ -72,7 +99,7 @@ def recipe_schedule(
     base_lr: Positive,
     scaling: str = "linear",
     warmup_epochs: NonNegative = 10.0,
-) -> optax.Schedule:
+) -> RunSchedule:
     """Returns the schedule of a run that is described in epochs; see the functions above.
 
     Args:

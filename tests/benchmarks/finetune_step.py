@@ -20,6 +20,7 @@ from simclr_jax.models.heads import classifier
 from simclr_jax.models.resnet import ResNet
 from simclr_jax.models.ssl import SSLModel
 from simclr_jax.optim.build import lars
+from simclr_jax.optim.schedules import warmup_cosine
 from simclr_jax.train.step import init_state, make_train_step
 
 BATCH_SIZE, SIZE_PX, ROUNDS = 32, 64, 15
@@ -29,7 +30,8 @@ def main() -> None:
     """Times both steps and prints the ratio."""
     model = SSLModel(ResNet(50), classifier=classifier(num_classes=1000))
     augment = POLICIES["finetune"](size=SIZE_PX).augment
-    method, tx, root = supervised(model, augment), lars(lambda step: 0.1), jax.random.key(0)
+    schedule = warmup_cosine(peak=0.1, total_steps=1000, warmup_steps=0)
+    method, tx, root = supervised(model, augment), lars(schedule), jax.random.key(0)
     pixels = np.random.default_rng(0).integers(
         0, 256, (BATCH_SIZE, 1, SIZE_PX, SIZE_PX, 3), np.uint8
     )

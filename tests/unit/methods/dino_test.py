@@ -18,6 +18,7 @@ from simclr_jax.methods.memory import cosine_ema
 from simclr_jax.models.heads import MLP, Prototypes
 from simclr_jax.models.ssl import SSLModel
 from simclr_jax.optim.build import adamw
+from simclr_jax.optim.schedules import warmup_cosine
 from simclr_jax.parallel.mesh import AXES, make_mesh
 
 GOLDEN = np.load(Path(__file__).parents[2] / "golden/family/dino.npz")
@@ -99,7 +100,8 @@ def test_the_teachers_rate_is_the_released_one():
 
 def test_each_gradient_is_clipped_by_itself_as_in_the_released_code():
     grads = {name: jnp.asarray(GOLDEN[f"clip/grad_{name}_before"]) for name in ("weight", "bias")}
-    tx = adamw(lambda step: 1.0, weight_decay=0.0, clip_each=float(GOLDEN["clip/max_norm"]))
+    schedule = warmup_cosine(peak=1.0, total_steps=100, warmup_steps=0)
+    tx = adamw(schedule, weight_decay=0.0, clip_each=float(GOLDEN["clip/max_norm"]))
     _, state = tx.update(grads, tx.init(grads), grads)
     means = jax.tree.leaves(state)[1:3]  # of the first step: a tenth of the clipped gradient
     for mean, name in zip(means, ("bias", "weight"), strict=True):

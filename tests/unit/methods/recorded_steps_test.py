@@ -21,6 +21,7 @@ from simclr_jax.methods.swav import swav
 from simclr_jax.models.heads import MLP, Prototypes, unit_prototypes
 from simclr_jax.models.ssl import SSLModel
 from simclr_jax.optim.build import with_frozen
+from simclr_jax.optim.schedules import RunSchedule
 from simclr_jax.train.step import init_state, make_train_step
 
 FAMILY = Path(__file__).parents[2] / "golden/family"
@@ -225,7 +226,8 @@ def test_swav_takes_the_released_steps_while_prototypes_thaw_and_the_queue_fills
         return optax.chain(decay, optax.sgd(schedule, momentum=float(setup("momentum"))))
 
     rate = lambda step: float(setup("learning_rate"))
-    tx = with_frozen(sgd, rate, method.frozen_params)
+    schedule = RunSchedule(rate, held=rate, done=lambda step: 0.0)
+    tx = with_frozen(sgd, schedule, method.frozen_params)
     root, batch = jax.random.key(0), {"views": views(0), "label": jnp.full(4, -1)}
     state = init_state(method, tx, root, batch)
     step = jax.jit(make_train_step(method, tx, root))

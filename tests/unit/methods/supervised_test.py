@@ -16,6 +16,7 @@ from simclr_jax.methods.supervised import FROZEN_BEFORE, supervised
 from simclr_jax.models.heads import MLP, classifier
 from simclr_jax.models.ssl import SSLModel
 from simclr_jax.optim.build import sgd, with_frozen
+from simclr_jax.optim.schedules import warmup_cosine
 from simclr_jax.train.step import init_state, make_train_step
 
 ROOT = jax.random.key(0)
@@ -61,7 +62,8 @@ def one_step(train_from):
     """Returns the state before and after one step with momentum and decay on everything."""
     method = supervised(MODEL, POLICIES["finetune"](size=17).augment, FACTS, train_from=train_from)
     build = functools.partial(sgd, weight_decay=0.1)
-    tx = with_frozen(build, lambda step: 0.1, method.frozen_params)
+    schedule = warmup_cosine(peak=0.1, total_steps=100, warmup_steps=0)
+    tx = with_frozen(build, schedule, method.frozen_params)
     before = jax.jit(functools.partial(init_state, method, tx, ROOT))(BATCH)
     after, metrics = jax.jit(make_train_step(method, tx, ROOT))(before, BATCH)
     return before, after, metrics
