@@ -30,6 +30,7 @@ from simclr_jax.data.folder import quote
 from simclr_jax.data.look import look
 from simclr_jax.data.place import place_batches
 from simclr_jax.data.quarantine import Quarantine
+from simclr_jax.data.subsets import any_label
 from simclr_jax.evals.online import (
     Apply,
     EvaluationImages,
@@ -99,6 +100,7 @@ def open_run(config: Mapping[str, Any], workdir: str) -> Iterator[Run]:
         facts["list of images"] = experiment.source.fingerprint
     with hosts.check_hosts_agree():
         if hosts.is_primary():
+            _require_labels(experiment)
             _tell_images(experiment)
     with contextlib.ExitStack() as stack:
         lease = _take_turns(experiment, workdir, stack)
@@ -235,6 +237,16 @@ def _initial_state(experiment: Experiment, checkpoints: Checkpoints, first_step:
         state = replace_parts(state, trees)
         log.info("From %s: %s.", start.checkpoint, ", ".join(trees))
     return state
+
+
+def _require_labels(experiment: Experiment) -> None:
+    source = experiment.source
+    if experiment.method.needs_labels and not any_label(source):
+        raise UserError(
+            f"config.method.name={experiment.config['method']['name']!r} learns from labels, and "
+            f"none of the {len(source)} images of {source.name} has one: every label is -1. Name a "
+            "split with labels, --config.data.split=train; --config.method.name=simclr needs none."
+        )
 
 
 def _tell_images(experiment: Experiment) -> None:

@@ -2,11 +2,13 @@
 
 import dataclasses
 import logging
+from collections.abc import Iterator
 
 import numpy as np
 from jaxtyping import Int
 
 from simclr_jax.core.errors import UserError
+from simclr_jax.data.order import permutation
 from simclr_jax.data.records import (
     Record,
     Source,
@@ -19,7 +21,7 @@ from simclr_jax.data.records import (
 )
 
 log = logging.getLogger(__name__)
-CHUNK = 1000
+CHUNK = 100
 
 
 class LabelSubset:
@@ -58,6 +60,7 @@ class LabelSubset:
         self._labelled = frozenset(chosen.tolist()) if keep_unlabelled else None
         self._ids = np.arange(len(source)) if keep_unlabelled else chosen
         self.class_names = source.class_names
+        self.labels = np.where(np.isin(self._ids, chosen), labels[self._ids], -1)
         self.left_out = left_out(source)
         self.name = f"{source.name} with {len(chosen):,} of {len(labels):,} labels"
         self.fingerprint = digest([source.fingerprint, f"{fraction!r} {seed} {keep_unlabelled}"])
@@ -96,19 +99,32 @@ class LabelSubset:
         return dataclasses.replace(record, label=-1)
 
 
+def any_label(source: Source) -> bool:
+    """Returns whether an example has a label; a source without `labels` is read until one has.
+
+    It is read in an order of its own, so that a few examples tell unless labels are rare.
+    """
+    known = getattr(source, "labels", None)
+    labels = _read(source, permutation(len(source), 0, 0)) if known is None else known
+    return any(label >= 0 for label in labels)
+
+
 def read_labels(source: Source) -> Int[np.ndarray, " n"]:
     """Returns the label of every example; a source without `labels` is read from end to end."""
     known = getattr(source, "labels", None)
     if known is not None:
         return np.asarray(known, np.int64)
-    labels = np.empty(len(source), np.int64)
+    return np.fromiter(_read(source, np.arange(len(source))), np.int64, len(source))
+
+
+def _read(source: Source, order: Int[np.ndarray, " n"]) -> Iterator[int]:
+    """Yields the labels of examples, which are read in an order."""
     for start in range(0, len(source), CHUNK):
-        ids = np.arange(start, min(start + CHUNK, len(source)))
+        ids = order[start : start + CHUNK]
         for i, record in zip(ids, read_records(source, ids), strict=True):
-            labels[i] = (record or source[int(i)]).label
-        if start and start % (100 * CHUNK) == 0:
+            yield (record or source[int(i)]).label
+        if start and start % (1000 * CHUNK) == 0:
             log.info("Read %d of %d labels of %s.", start, len(source), source.name)
-    return labels
 
 
 def balanced_subset(

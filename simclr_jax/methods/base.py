@@ -108,6 +108,7 @@ class Method:
         paths below method_state. What no rule matches follows the preset of the run.
       negatives: rows that each row is contrasted with; None if the method contrasts nothing, or
         not all of them with the same weight.
+      needs_labels: whether there is nothing to learn from images without a label.
       evaluated: path in the state of the copy of params and batch_stats that evaluations and
         exports use, such as "method_state/target"; "" for those that are trained.
       grad_cache_chunks: parts of the batch that go through the network one after the other.
@@ -122,6 +123,7 @@ class Method:
     frozen_params: tuple[Frozen, ...] = ()
     state_rules: tuple[Rule, ...] = ()
     negatives: int | None = None
+    needs_labels: bool = False
     evaluated: str = ""
     grad_cache_chunks: int = 1
     train_batch_norm: bool = True

@@ -71,4 +71,11 @@ def hybrid(
             **contrastive_metrics(z, temperature=temperature, tile=tile),
         }
 
-    return from_projections("hybrid", model, augment, loss, grad_cache_chunks=grad_cache_chunks)
+    return from_projections(
+        "hybrid",
+        model,
+        augment,
+        loss,
+        needs_labels=labelled_weight > 0,
+        grad_cache_chunks=grad_cache_chunks,
+    )

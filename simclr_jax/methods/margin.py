@@ -53,7 +53,14 @@ def margin(
         classes = classes_of_rows(z, batch, positives)
         return margin_loss(unit_rows(z), classes, margin=margin)
 
-    return from_projections("margin", model, augment, loss, grad_cache_chunks=grad_cache_chunks)
+    return from_projections(
+        "margin",
+        model,
+        augment,
+        loss,
+        needs_labels=positives == "labels",
+        grad_cache_chunks=grad_cache_chunks,
+    )
 
 
 def check_positives(positives: str, facts: RunFacts, name: str) -> None:

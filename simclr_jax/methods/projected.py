@@ -31,6 +31,7 @@ def from_projections(
     *,
     gradient_scale: float = 1.0,
     views_apart: bool = False,
+    needs_labels: bool = False,
     grad_cache_chunks: int = 1,
 ) -> Method:
     """Returns the method that minimises a loss of projections; it has no state.
@@ -42,6 +43,7 @@ def from_projections(
       loss: (projections [b, v, d], batch) -> (value, what is logged beside it).
       gradient_scale: multiplies the gradient and not the loss that is logged.
       views_apart: whether BatchNorm sees each view by itself; see `base.apply_model`.
+      needs_labels: whether the loss says nothing of images without a label.
       grad_cache_chunks: parts of the batch that go through the network one after the other; see
         `base.apply_model`.
 
@@ -71,4 +73,10 @@ def from_projections(
         metrics = {"loss": value, "projection_std": unit_std(z), **geometry(z), **metrics}
         return gradient_scale * value, StepOutput(batch_stats, metrics)
 
-    return Method(init, augment, projection_loss, grad_cache_chunks=grad_cache_chunks)
+    return Method(
+        init,
+        augment,
+        projection_loss,
+        needs_labels=needs_labels,
+        grad_cache_chunks=grad_cache_chunks,
+    )

@@ -64,6 +64,7 @@ def supcon(
         augment,
         loss,
         gradient_scale=gradient_scale,
+        needs_labels=True,
         grad_cache_chunks=grad_cache_chunks,
     )
 

@@ -101,6 +101,7 @@ def supervised(
         augment,
         loss,
         frozen_params=(Frozen(frozen),) if frozen else (),
+        needs_labels=True,
         grad_cache_chunks=grad_cache_chunks,
         train_batch_norm=train_batch_norm,
     )

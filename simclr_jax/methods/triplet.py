@@ -59,4 +59,11 @@ def triplet(
         value = triplet_loss(rows, classes, margin=margin, mining=mining)
         return value, {"loss_chance": chance}  # where all projections are equal
 
-    return from_projections("triplet", model, augment, loss, grad_cache_chunks=grad_cache_chunks)
+    return from_projections(
+        "triplet",
+        model,
+        augment,
+        loss,
+        needs_labels=positives == "labels",
+        grad_cache_chunks=grad_cache_chunks,
+    )

@@ -14,6 +14,7 @@ from simclr_jax import run as runs
 from simclr_jax.build.experiment import build_experiment
 from simclr_jax.cli import app
 from simclr_jax.core.errors import UserError
+from simclr_jax.data import sources
 from simclr_jax.train import workdir as workdirs
 from simclr_jax.train.checkpoint import Checkpoints
 from simclr_jax.train.health import NonFiniteError
@@ -196,6 +197,19 @@ def test_the_log_says_whether_the_gradient_cache_is_exact(
 def test_an_image_that_the_stem_cannot_take_is_named(tiny_config, tmp_path):
     tiny_config["encoder"] = {"name": "resnet", "depth": 18}
     with pytest.raises(UserError, match=r"config.augment.size and config.encoder: .*12x12"):
+        train(tiny_config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["supcon", "hybrid"])
+def test_images_whose_labels_are_all_unknown_are_refused_where_labels_teach(
+    tiny_config, tmp_path, monkeypatch, name
+):
+    unlabelled = np.zeros((5000, 28, 28), np.uint8), np.full(5000, -1)
+    monkeypatch.setattr(sources, "_mnist_5k", lambda: unlabelled)
+    del tiny_config["data"]["fraction"]
+    tiny_config.update(method={"name": name}, evals={})
+    with pytest.raises(UserError, match=r"method.name='.*none of the 4000 images of digits/train"):
         train(tiny_config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

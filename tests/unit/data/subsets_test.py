@@ -8,7 +8,7 @@ from simclr_jax.core.types import Cuts
 from simclr_jax.data.load import eval_batches
 from simclr_jax.data.records import Record
 from simclr_jax.data.sources import Digits
-from simclr_jax.data.subsets import LabelSubset, balanced_subset, read_labels
+from simclr_jax.data.subsets import LabelSubset, any_label, balanced_subset, read_labels
 
 WHOLE = Cuts(4, 1, lambda bits, shape: np.array([[0, 0, *shape]], np.int32))
 
@@ -140,3 +140,18 @@ def test_a_data_set_without_labels_is_refused():
 def test_a_label_out_of_range_stops_the_reading_and_names_the_image():
     with pytest.raises(UserError, match=r"image 1, has the label 7; the data set has 2 classes"):
         list(eval_batches(Labelled([0, 7]), WHOLE, batch_size=2, canvas=4))
+
+
+def test_one_label_is_found_wherever_it_is_and_none_where_there_is_none():
+    for at in (0, 130, 249):
+        assert any_label(Labelled([-1] * at + [1] + [-1] * (249 - at)))
+    assert not any_label(Labelled([-1] * 250))
+
+
+def test_a_subset_knows_its_labels_without_reading_an_image():
+    source = Labelled([0, 1] * 50)
+    for keep_unlabelled in (False, True):
+        subset = LabelSubset(source, 0.1, seed=3, keep_unlabelled=keep_unlabelled)
+        read = [subset[i].label for i in range(len(subset))]
+        np.testing.assert_array_equal(read_labels(subset), read)
+        assert sum(label >= 0 for label in read) == 10
