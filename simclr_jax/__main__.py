@@ -1,6 +1,8 @@
 """simclr-jax VERB ..., or python -m simclr_jax VERB ...: finds the verb's module in cli/."""
 
 import importlib
+import os
+import select
 import signal
 import sys
 from keyword import iskeyword
@@ -27,7 +29,29 @@ USAGE = "usage: simclr-jax VERB [--help] [--flags]\n\n" + "\n".join(
 
 
 def main() -> int:
-    """Runs the verb that the command line names; returns its exit code."""
+    """Runs the verb that the command line names; returns its exit code.
+
+    It is 1 if what reads the output, such as `head`, has ended before.
+    """
+    try:
+        code = _main()
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        if not _is_unread():
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left goes nowhere
+        return 1
+
+
+def _is_unread() -> bool:
+    """Whether standard output is a pipe that nobody reads any more."""
+    errors = select.poll()
+    errors.register(sys.stdout.fileno(), 0)
+    return bool(errors.poll(0))
+
+
+def _main() -> int:
     if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
         print(USAGE)
         return 0 if len(sys.argv) > 1 else 2

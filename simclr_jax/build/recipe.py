@@ -1,5 +1,6 @@
 """Recipes: found by name or by path, completed with all defaults, changed key by key."""
 
+import copy
 import importlib.util
 import os
 from collections.abc import Iterator, Mapping
@@ -98,7 +99,20 @@ def load(text: str, sections: Mapping[str, Any]) -> dict[str, Any]:
         for section, given in sections.items()
         for path, value in _flatten(section, given, nested)
     }
-    config = with_keys(config, values)
+    return changed(config, values)
+
+
+def changed(config: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a complete config in which keys have other values.
+
+    Args:
+      config: sections; they are left as they are.
+      values: by path, such as {"method.memory.size": 4096}.
+
+    Raises:
+      UserError: if there is no such key.
+    """
+    config = copy.deepcopy(with_keys(config, values))
     for path, value in values.items():
         *above, last = path.split(".")
         node = config

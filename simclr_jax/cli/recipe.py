@@ -31,12 +31,18 @@ class Recipe:
     Attributes:
       config: every section, with every key.
       path: as given.
-      overrides: what the command line sets, by path, such as {"run.epochs": 5}.
+      words: what the command line sets, as given, such as "--config.run.epochs=5".
+      overrides: the same by path, such as {"run.epochs": 5}.
     """
 
     config: dict[str, Any]
     path: str
+    words: Sequence[str]
     overrides: dict[str, Any]
+
+    def changed(self, key: str, value: str) -> "Recipe":
+        """Returns the recipe with one more key set, to a value as the command line has it."""
+        return load(self.path, [*self.words, f"--config.{key}={value}"])
 
 
 def define(example: str) -> Callable[[], "Recipe"]:
@@ -86,7 +92,7 @@ def load(path: str, overrides: Sequence[str]) -> Recipe:
         raise UserError(str(error)) from error
     changed = config_flags.get_override_values(values["config"])
     result: Any = values["config"].value
-    return Recipe(result.to_dict(), path, dict(changed))
+    return Recipe(result.to_dict(), path, overrides, dict(changed))
 
 
 def remember(given: Recipe) -> None:

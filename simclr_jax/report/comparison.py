@@ -17,7 +17,8 @@ from simclr_jax.core.files import absolute, in_a_bucket, write_text
 from simclr_jax.evals.results import CURE, FILE, IMAGES, Row, by_images, read_results
 from simclr_jax.report import markup, training
 from simclr_jax.report.page import duration
-from simclr_jax.report.results import PROTOCOLS, protocol_name
+from simclr_jax.report.results import PROTOCOLS, accuracy_text, column, column_name, in_order
+from simclr_jax.report.tables import Table, table_section
 from simclr_jax.train.metrics import read_metrics
 from simclr_jax.train.workdir import load_config
 
@@ -48,17 +49,6 @@ class Run:
     results: Sequence[Row]
 
 
-@dataclasses.dataclass(frozen=True)
-class Table:
-    """Plain text in rows; columns from `first_number` on hold numbers."""
-
-    title: str
-    heads: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    first_number: int
-    notes: Sequence[str]
-
-
 def read_runs(workdirs: Sequence[str]) -> list[Run]:
     """Reads what workdirs say of their runs or imports.
 
@@ -79,6 +69,9 @@ def facts(run: Run) -> dict[str, Any]:
     loss, chance, speed = (
         training.series(run.metrics, key) for key in ("loss", "loss_chance", "pairs_per_second")
     )
+    final = lambda series: None if series is None else float(series.y[-1])
+    below = None if loss is None or chance is None else final(chance) - final(loss)
+    ranks = [row["effective_rank"] for row in run.results if "effective_rank" in row]
     sizes = [f"{key} {said[f'encoder.{key}']}" for key in ENCODER_SIZES if f"encoder.{key}" in said]
     is_import = "imported.format" in said
     place = f"{said.get('data.name')} {said.get('data.path') or ''}".rstrip()
@@ -89,8 +82,12 @@ def facts(run: Run) -> dict[str, Any]:
         "trained_on": None if is_import else f"{place}/{said.get('data.split')}",
         "epochs": last.get("epoch"),
         "steps": last.get("step"),
-        "loss": None if loss is None else float(loss.y[-1]),
-        "loss_chance": None if chance is None else float(chance.y[-1]),
+        "loss": final(loss),
+        "loss_chance": final(chance),
+        "below_chance": below,
+        "alignment": final(training.series(run.metrics, "alignment")),
+        "uniformity": final(training.series(run.metrics, "uniformity")),
+        "effective_rank": ranks[0] if ranks else None,
         "images_per_second": None if speed is None else float(np.median(speed.y)),
         "seconds": last.get("seconds"),
     }
@@ -113,9 +110,10 @@ def settings_that_differ(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
 
 
 def tables(runs: Sequence[Run]) -> list[Table]:
-    """Returns runs, training, accuracy (a table for each pair of data sets) and settings."""
+    """Returns runs, training, representation, accuracy by pair of data sets, and settings."""
     accuracy = [_accuracy_table(runs, group) for group in _groups(runs)]
-    return [_run_table(runs), _training_table(runs), *accuracy, _settings_table(runs)]
+    learned = [_training_table(runs), _representation_table(runs)]
+    return [_run_table(runs), *learned, *accuracy, _settings_table(runs)]
 
 
 def missing(runs: Sequence[Run]) -> list[str]:
@@ -133,18 +131,32 @@ def missing(runs: Sequence[Run]) -> list[str]:
     return [_printable(line) for line in lines]
 
 
-def write_comparison(runs: Sequence[Run], path: epath.PathLike) -> None:
+def write_comparison(
+    runs: Sequence[Run],
+    path: epath.PathLike,
+    *,
+    title: str = "Comparison",
+    first: Sequence[str] = (),
+) -> None:
     """Writes the page; an existing file is replaced only by a complete one.
+
+    Args:
+      runs: what is compared.
+      path: the file.
+      title: heading of the page; plain text.
+      first: sections of HTML that lead the page.
 
     Raises:
       StorageError: if the file cannot be written there.
     """
-    parts = [_section(f"table{i}", table) for i, table in enumerate(tables(runs))]
+    parts = [*first]
+    parts += [table_section(f"table{i}", table) for i, table in enumerate(tables(runs))]
     if commands := missing(runs):
         lines = markup.escape("\n".join(commands))
         parts.append(markup.section("missing", "What makes the dashes", f"<pre>{lines}</pre>"))
-    heading = f'<header>\n<h1>Comparison</h1>\n<p class="headline">{len(runs)} runs</p>\n</header>'
-    write_text(path, markup.document("Comparison of runs", "\n".join([heading, *parts])))
+    lead = f"<h1>{markup.escape(title)}</h1>"
+    heading = f'<header>\n{lead}\n<p class="headline">{len(runs)} runs</p>\n</header>'
+    write_text(path, markup.document(title, "\n".join([heading, *parts])))
 
 
 def _require_distinct(workdirs: Sequence[str]) -> None:
@@ -207,39 +219,46 @@ def _training_table(runs: Sequence[Run]) -> Table:
     return Table("Training", heads, _fact_rows(runs, shown), 1, [note])
 
 
+def _representation_table(runs: Sequence[Run]) -> Table:
+    keys = ("below_chance", "alignment", "uniformity", "effective_rank")
+    heads = ["run", "chance - loss", "alignment", "uniformity", "effective rank"]
+    notes = [
+        "Of the last logged step. Chance - loss, in nats: a lower bound on the mutual information "
+        "of two views where the loss is NT-Xent, at most log(2b - 1). Alignment in [0, 4] and "
+        "uniformity in [-8, 0] are of the projections: small is good.",
+        "Effective rank: directions that the encoder's features use, of the images that they were "
+        "judged on first; `evaluate` measures it.",
+    ]
+    rows = _fact_rows(runs, dict.fromkeys(keys, "{:.3f}".format) | {keys[-1]: "{:.1f}".format})
+    return Table("Representation", heads, rows, 1, notes)
+
+
 def _groups(runs: Sequence[Run]) -> list[list[Row]]:
     return by_images([row for run in runs for row in run.results])
 
 
-def _column(row: Row) -> tuple[str, float]:
-    # Of a classifier, the name of what it was fitted on says how many labels there were.
-    return row["protocol"], 0.0 if row["protocol"] == "classifier" else row["label_fraction"]
-
-
 def _columns(group: Sequence[Row]) -> list[tuple[str, float]]:
     """Returns what was judged on the images of a group, and what should be if features were."""
-    found = {_column(row) for row in group}
+    found = {column(row) for row in group}
     expected = EXPECTED if {protocol for protocol, _ in found} - {"classifier"} else set()
-    return sorted(found | expected, key=lambda c: (list(PROTOCOLS).index(c[0]), c[1]))
+    return in_order(found | expected)
 
 
 def _cells(run: Run, images: Row) -> dict[tuple[str, float], Row]:
     same = [row for row in run.results if all(row[key] == images[key] for key in IMAGES)]
-    return {_column(row): row for row in same}
+    return {column(row): row for row in same}
 
 
 def _accuracy_table(runs: Sequence[Run], group: Sequence[Row]) -> Table:
     columns = _columns(group)
-    heads = [
-        protocol_name(name) + (f" {100 * share:g} %" if share else "") for name, share in columns
-    ]
+    heads = [*map(column_name, columns)]
     cells = {run.name: _cells(run, group[0]) for run in runs}
     notes = [
         "Top-1 in %, mean and standard deviation over draws of the labels; step: of the checkpoint."
     ]
-    for head, column in zip(heads, columns, strict=True):
+    for head, judged in zip(heads, columns, strict=True):
         for key in CONDITIONS:
-            told = {name: own[column].get(key) for name, own in cells.items() if column in own}
+            told = {name: own[judged].get(key) for name, own in cells.items() if judged in own}
             if len(set(told.values())) > 1:
                 values = ", ".join(f"{value} in {name}" for name, value in told.items())
                 notes.append(_printable(f"Not alike, {head}: {key} is {values}."))
@@ -248,15 +267,10 @@ def _accuracy_table(runs: Sequence[Run], group: Sequence[Row]) -> Table:
         if not own and not {*columns} >= EXPECTED:
             continue  # no command judges it on a classifier's labels
         steps = sorted({str(row["step"]) for row in own.values()})
-        figures = [_accuracy(own[column]) if column in own else DASH for column in columns]
+        figures = [accuracy_text(own[key]) if key in own else DASH for key in columns]
         rows.append([name, _printable(", ".join(steps)) or DASH, *figures])
     title = f"Fitted on {group[0]['train_data']}, judged on {group[0]['test_data']}"
     return Table(_printable(title), ["run", "step", *heads], rows, 1, notes)
-
-
-def _accuracy(row: Row) -> str:
-    spread = f"\u00b1{100 * row['top1_std']:.1f}" if row.get("draws", 1) > 1 else ""
-    return f"{100 * row['top1']:.1f}{spread}"
 
 
 def _settings_table(runs: Sequence[Run]) -> Table:
@@ -281,15 +295,3 @@ def _image_flags(images: Row) -> list[str]:
 def _printable(text: str) -> str:
     """Returns text that moves no cursor: a workdir may come from somebody else."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def _section(anchor: str, table: Table) -> str:
-    kind = lambda i: "number" if i >= table.first_number else "text"
-    cells = lambda tag, texts: "".join(
-        f'<{tag} class="{kind(i)}">{markup.escape(text)}</{tag}>' for i, text in enumerate(texts)
-    )
-    rows = "\n".join(f"<tr>{cells('td', row)}</tr>" for row in table.rows)
-    head = f"<thead><tr>{cells('th', table.heads)}</tr></thead>"
-    body = f'<div class="scroll"><table>\n{head}\n<tbody>\n{rows}\n</tbody></table></div>'
-    notes = [f'<p class="note">{markup.escape(note)}</p>' for note in table.notes]
-    return markup.section(anchor, markup.escape(table.title), body, *notes)

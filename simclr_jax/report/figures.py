@@ -93,9 +93,15 @@ class Group(NamedTuple):
 
 
 def line_chart(
-    name: str, description: str, curves: Sequence[Curve], *, x_label: str, from_zero: bool = False
+    name: str,
+    description: str,
+    curves: Sequence[Curve],
+    *,
+    x_label: str,
+    from_zero: bool = False,
+    ticks: Sequence[tuple[float, str]] = (),
 ) -> str:
-    """Returns curves over training time.
+    """Returns curves over training time, or over the values of a setting.
 
     Args:
       name: prefix of the ids inside the SVG; unique on the page.
@@ -103,6 +109,7 @@ def line_chart(
       curves: lines in drawing order.
       x_label: unit of x.
       from_zero: whether the y axis starts at zero.
+      ticks: (x, text) of the x axis; it has round numbers if there are none.
     """
     with matplotlib.rc_context(_STYLE):
         fig, ax = _axes(height=230)
@@ -115,6 +122,8 @@ def line_chart(
         ax.xaxis.set_major_locator(MaxNLocator(6))
         ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+        if ticks:
+            ax.set_xticks([x for x, _ in ticks], [text for _, text in ticks])
         return _svg(fig, name, description)
 
 

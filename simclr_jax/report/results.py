@@ -1,6 +1,6 @@
 """The finding in one sentence, and accuracy over the number of labels as chart and table."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,31 @@ def features_name(features: str) -> str:
 def protocol_name(protocol: str) -> str:
     """Returns what the page calls a protocol; plain text."""
     return PROTOCOLS.get(protocol, protocol)
+
+
+def column(row: Row) -> tuple[str, float]:
+    """Returns what sets a figure apart on the same images: protocol and share of the labels.
+
+    Of a classifier, the name of what it was fitted on says how many labels there were.
+    """
+    return row["protocol"], 0.0 if row["protocol"] == "classifier" else row["label_fraction"]
+
+
+def in_order(columns: Iterable[tuple[str, float]]) -> list[tuple[str, float]]:
+    """Returns columns in the page's order, each once."""
+    return sorted({*columns}, key=lambda c: (list(PROTOCOLS).index(c[0]), c[1]))
+
+
+def column_name(column: tuple[str, float]) -> str:
+    """Returns the heading of a column, such as "linear probe 10 %"; plain text."""
+    protocol, share = column
+    return protocol_name(protocol) + (f" {100 * share:g} %" if share else "")
+
+
+def accuracy_text(row: Row) -> str:
+    """Returns a top-1 in %, with its deviation over draws of the labels if there are several."""
+    spread = f"\u00b1{100 * row['top1_std']:.1f}" if row.get("draws", 1) > 1 else ""
+    return f"{100 * row['top1']:.1f}{spread}"
 
 
 def few_label_rows(results: Sequence[Row]) -> list[Row]:

@@ -64,7 +64,8 @@ def evaluate(
 
     Returns:
       A row for each figure: "protocol", "features", "top1" in [0, 1], "train_data", "test_data",
-      "num_train", "num_test", "step" and what else its protocol says.
+      "num_train", "num_test", "step", of features "effective_rank", that of those of all test
+      images, and what else its protocol says.
 
     Raises:
       UserError: if there is no run, or its images are not what a protocol needs.
@@ -173,8 +174,8 @@ def _evaluate_features(
             num_classes=len(train.class_names),
             **settings,
         )
-        rows += [row | what for row in judged]
         rank = float(effective_rank(test_features.features))
+        rows += [row | what | {"effective_rank": rank} for row in judged]
         log.info("%s: effective rank %.1f of %d", kind, rank, test_features.features.shape[1])
     return rows
 

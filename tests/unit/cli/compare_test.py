@@ -51,7 +51,7 @@ def judged(
 
 
 FULL = [
-    judged("knn", 1.0, 0.933),
+    judged("knn", 1.0, 0.933, effective_rank=40.25),
     judged("linear", 0.01, 0.8657, std=0.0196),
     judged("linear", 0.1, 0.9417, std=0.0066),
     judged("linear", 1.0, 0.966),
@@ -61,7 +61,7 @@ METRICS = [
     {"step": 10, "epoch": 0.5, "loss": 5.0, "loss_chance": 6.25, "seconds": 9.0},
     {"step": 20, "epoch": 1, "loss": 4.0, "loss_chance": 6.25, "pairs_per_second": 700.0},
     {"step": 90, "epoch": 4.5, "loss": 2.8, "loss_chance": 6.25, "pairs_per_second": 900.0}
-    | {"seconds": 84.0},
+    | {"seconds": 84.0, "alignment": 0.5, "uniformity": -2.0},
 ]
 
 
@@ -98,6 +98,10 @@ def test_figures_are_those_of_the_workdir(workdir):
         "steps": 90,
         "loss": 2.8,
         "loss_chance": 6.25,
+        "below_chance": 6.25 - 2.8,
+        "alignment": 0.5,
+        "uniformity": -2.0,
+        "effective_rank": 40.25,
         "images_per_second": 800.0,
         "seconds": 84.0,
     }
@@ -109,6 +113,13 @@ def test_figures_are_those_of_the_workdir(workdir):
         "chance": "6.250",
         "images/s": "800",
         "time": "1 min 24 s",
+    }
+    assert table(runs, "Representation")["a"] == {
+        "run": "a",
+        "chance - loss": "3.450",
+        "alignment": "0.500",
+        "uniformity": "-2.000",
+        "effective rank": "40.2",
     }
     assert table(runs, "Fitted on digits/train, judged on digits/test")["a"] == {
         "run": "a",
@@ -291,3 +302,15 @@ def test_a_mistake_exits_with_2_and_one_message(workdir, tmp_path):
     assert f"{a}x holds no run" in result.stderr
     assert "Traceback" not in result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_reader_that_ends_first_leaves_no_traceback(workdir):
+    runs = [workdir(f"run{i}", config("simclr"), METRICS, FULL) for i in range(40)]
+    verb = [sys.executable, "-m", "simclr_jax", "compare", *(f"--workdir={run}" for run in runs)]
+    for how in ([], ["--json"]):
+        with subprocess.Popen(
+            [*verb, *how], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as program:
+            program.stdout.close()
+            assert program.stderr.read() == ""
+        assert program.returncode == 1
