@@ -15,6 +15,8 @@ VERBS = {
     "plan": "says what a recipe takes on a TPU slice: memory, time, cost",
     "evaluate": "judges the encoder of a run: kNN, linear probe, label efficiency",
     "embed": "writes the features of any images",
+    "select": "says which images to label next, and what that is worth beside a random choice",
+    "bias": "compares groups of images: accuracy, neighbours, similarity, with intervals",
     "report": "writes one page that shows a run: D/report.html",
     "compare": "puts runs side by side: training, accuracy, settings that differ",
     "import": "takes in weights of the official code, torchvision or timm, as a workdir",

@@ -6,7 +6,6 @@ images of another folder have labels if each of them is in a class folder.
 python -m simclr_jax embed --workdir=runs/mine --data=folder --path=photos --output=photos.npz
 """
 
-import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,11 +15,8 @@ from etils import epath
 from simclr_jax.cli import app, own_encoder
 from simclr_jax.core.errors import UserError
 from simclr_jax.core.files import atomic_write, require_writable
-from simclr_jax.data.quarantine import Quarantine
-from simclr_jax.data.reading import Reader
-from simclr_jax.evals.features import extract_features
 from simclr_jax.trained import restored
-from simclr_jax.trained.images import choose_images
+from simclr_jax.trained.embedding import embed, images_of
 
 WORKDIR = app.define_workdir()
 STEP = flags.DEFINE_integer("step", None, "Of the checkpoint; the newest whole one if left out.")
@@ -42,25 +38,14 @@ def _embed() -> None:
         raise UserError(f"--output={output} must end in .npz.")
     require_writable(output, "--output")
     run = restored.load(WORKDIR.value, STEP.value)
-    is_folder = (DATA.value or run.dataset.name) == "folder"
-    dataset = choose_images(
-        run.dataset,
-        data=DATA.value,
-        path=PATH.value,
-        split=SPLIT.value,
-        needed=() if is_folder else ("split",),
-    )
-    if is_folder and (DATA.value or PATH.value):
-        dataset = dataclasses.replace(dataset, labels_from_folders=None)
-    source = dataset.open(dataset.split)
-    unreadable = Quarantine()
-    batches = dataset.eval_batches(source, run.network.evaluation.cuts, quarantine=unreadable)
-    features = extract_features(run.encode, batches, run.mesh)
-    reader = Reader(source, dataset.patience)
-    names = np.array([reader.record(int(i)).name for i in features.ids])
+    dataset = images_of(run, data=DATA.value, path=PATH.value, split=SPLIT.value)
+    source, features, names, unreadable = embed(run, dataset, dataset.open(dataset.split))
     with atomic_write(output) as unfinished, unfinished.open("wb") as file:
         np.savez(
-            file, names=names, class_names=np.array(source.class_names, str), **features._asdict()
+            file,
+            names=np.array(names),
+            class_names=np.array(source.class_names, str),
+            **features._asdict(),
         )
     n, d = features.features.shape
     labels = f"labels of {len(source.class_names)} classes" if source.class_names else "no labels"

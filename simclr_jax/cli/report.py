@@ -26,6 +26,7 @@ from simclr_jax.report.page import write_report
 from simclr_jax.train.metrics import read_metrics
 from simclr_jax.train.verdict import judge
 from simclr_jax.trained import restored
+from simclr_jax.trained.groups import read_groups
 
 MAX_IMAGES = 1000  # in the map and among the neighbours
 THUMBNAIL_PX = 64
@@ -67,6 +68,7 @@ def _report() -> None:
             metrics=metrics,
             verdict=judge(metrics, experiment.config),
             results=_own_first(read_results(workdir), experiment),
+            groups=read_groups(workdir),
             class_names=experiment.source.class_names,
             embedding=_embedding(run, experiment),
             views=augmented_views(experiment, 12),

@@ -47,6 +47,7 @@ class ReportContents:
       metrics: rows of `metrics.jsonl`; any key may be missing from any row.
       verdict: what those rows say of the run, None if there are none.
       results: rows of `results.json`; those on the images of the first row lead the page.
+      groups: what groups.json holds, None if no groups were judged.
       class_names: names by label, empty if the data has none.
       embedding: features of test images, None if not computed.
       views: augmented views of m training images, two of each in contrastive methods.
@@ -67,6 +68,7 @@ class ReportContents:
     metrics: Sequence[Mapping[str, Any]] = ()
     verdict: Verdict | None = None
     results: Sequence[Mapping[str, Any]] = ()
+    groups: Mapping[str, Any] | None = None
     class_names: Sequence[str] = ()
     embedding: Embedding | None = None
     views: UInt8[np.ndarray, "m v h w 3"] | None = None

@@ -13,6 +13,8 @@ from simclr_jax.evals.results import by_images
 from simclr_jax.report import markup, results, training
 from simclr_jax.report.contents import Embedding, ReportContents
 from simclr_jax.report.embedding import map_section, neighbors_section
+from simclr_jax.report.groups import groups_table
+from simclr_jax.report.tables import table_section
 
 __all__ = ["Embedding", "ReportContents", "render", "write_report"]
 
@@ -34,6 +36,7 @@ def render(contents: ReportContents) -> str:
         (
             _header(contents),
             results.results_section(contents.results),
+            *([table_section("groups", groups_table(contents.groups))] if contents.groups else []),
             training.training_section(contents.metrics, contents.verdict),
             map_section(contents.embedding, contents.class_names),
             neighbors_section(contents.embedding, contents.class_names),

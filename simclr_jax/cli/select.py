@@ -1,0 +1,128 @@
+"""Says which images to label next, from their features, in a CSV file of their names.
+
+python -m simclr_jax select --workdir=runs/mine --count=100 --output=next.csv
+python -m simclr_jax select --workdir=runs/mine --count=100 --labelled=next.csv --output=then.csv
+python -m simclr_jax select --workdir=runs/digits --count=50 --curve=10,20,50,100
+
+With labels, --curve says what a linear probe fitted on so many chosen labels is worth on the test
+images, beside as many random ones: mean and standard deviation over --draws.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags
+from etils import epath
+
+from simclr_jax.cli import app, own_encoder
+from simclr_jax.cli.tables import print_table
+from simclr_jax.core.errors import UserError
+from simclr_jax.core.files import require_writable, write_text
+from simclr_jax.core.ranges import Count
+from simclr_jax.core.sections import checked
+from simclr_jax.evals.selection import METHODS, choose, learning_curve
+from simclr_jax.report.tables import Table
+from simclr_jax.trained import restored
+from simclr_jax.trained.embedding import Embedded, embed, images_of
+from simclr_jax.trained.images import choose_images
+
+WORKDIR = app.define_workdir()
+STEP = flags.DEFINE_integer("step", None, "Of the checkpoint; the newest whole one if left out.")
+own_encoder.define()
+COUNT = flags.DEFINE_integer("count", 0, "How many images to choose.")
+METHOD = flags.DEFINE_string("method", METHODS[0], f"One of {', '.join(METHODS)}.")
+SEED = flags.DEFINE_integer("seed", 0, "Of the first image, or of a random choice.", lower_bound=0)
+DATA = flags.DEFINE_string("data", None, "digits, folder or tfds/NAME; the run's own if left out.")
+PATH = flags.DEFINE_string("path", None, "The folder, or the directory of prepared data sets.")
+SPLIT = flags.DEFINE_string("split", None, "Which images; of another folder all.")
+TEST_SPLIT = flags.DEFINE_string("test_split", None, "Images that --curve judges on.")
+LABELLED = app.define_path("labelled", "CSV file whose column name says which have labels already.")
+CURVE = flags.DEFINE_list("curve", [], "Numbers of labels to judge by a linear probe.")
+DRAWS = flags.DEFINE_integer("draws", 5, "Choices of each kind for --curve.")
+OUTPUT = app.define_path("output", "The .csv file to write; D/selected.csv if left out.")
+JSON = flags.DEFINE_bool("json", False, "Prints one JSON object instead of a table.")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the verb; returns its exit code."""
+    return app.run(_select, argv, required=("workdir", "count"))
+
+
+def _select() -> None:
+    output = epath.Path(OUTPUT.value or epath.Path(WORKDIR.value) / "selected.csv")
+    run = restored.load(WORKDIR.value, STEP.value)
+    require_writable(output, "--output")
+    dataset = images_of(run, data=DATA.value, path=PATH.value, split=SPLIT.value)
+    pool = embed(run, dataset, dataset.open(dataset.split))
+    known = _indices(LABELLED.value, pool.names) if LABELLED.value else []
+    chosen = choose(
+        pool.features.features, COUNT.value, method=METHOD.value, seed=SEED.value, known=known
+    )
+    names = [pool.names[i] for i in chosen]
+    rows = _curve(run, pool) if CURVE.value else []
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows([("name",), *((name,) for name in names)])
+    write_text(output, text.getvalue())
+    if JSON.value:
+        print(json.dumps({"output": str(output), "names": names, "curve": rows}))
+        return
+    if rows:
+        print_table(_table(rows))
+    print(f"{output}: {len(names)} of {len(pool.names)} images of {pool.source.name}")
+
+
+def _indices(path: str, names: Sequence[str]) -> list[int]:
+    """Returns which images the column "name" of a CSV file names."""
+    file = epath.Path(path)
+    if not file.exists():
+        raise UserError(f"--labelled={path} does not exist.")
+    listed = [row.get("name") for row in csv.DictReader(io.StringIO(file.read_text()))]
+    index = {name: i for i, name in enumerate(names)}
+    unknown = [name for name in listed if name not in index]
+    if unknown or not listed:
+        raise UserError(
+            f"--labelled={path}: {len(unknown)} of {len(listed)} lines name no image, such as "
+            f"{unknown[:1]}. Its first line must be name, and names are as {names[0]!r}."
+        )
+    return [index[name] for name in listed if name is not None]
+
+
+def _curve(run: restored.Restored, pool: Embedded) -> list[dict[str, Any]]:
+    try:
+        counts = [checked("--curve", int(text), Count) for text in CURVE.value]
+    except ValueError:
+        raise UserError(f"--curve={','.join(CURVE.value)} must be whole numbers.") from None
+    dataset = choose_images(
+        run.dataset,
+        data=DATA.value,
+        path=PATH.value,
+        split=SPLIT.value,
+        test_split=TEST_SPLIT.value,
+        needed=("test_split",),
+    )
+    test = dataset.open_test(pool.source)
+    if test is None or not test.class_names:
+        raise UserError("--curve needs labelled images to judge on: say which, --test_split=test.")
+    return learning_curve(
+        pool.features,
+        embed(run, dataset, test).features,
+        counts,
+        method=METHOD.value,
+        num_classes=len(test.class_names),
+        draws=checked("--draws", DRAWS.value, Count),
+    )
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> Table:
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    lines = []
+    for count in dict.fromkeys(row["count"] for row in rows):
+        cells = {row["method"]: row for row in rows if row["count"] == count}
+        shown = lambda row: f"{100 * row['top1']:.1f}\u00b1{100 * row['top1_std']:.1f}"
+        lines.append([f"{count}", *(shown(cells[method]) for method in methods)])
+    notes = ["Top-1 of a linear probe in %, mean and standard deviation over draws."]
+    return Table("Accuracy by labels", ["labels", *methods], lines, 0, notes)
