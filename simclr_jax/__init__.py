@@ -1,6 +1,7 @@
 """SimCLR and SimCLRv2 pretraining in JAX, from a laptop to a TPU pod slice.
 
-`train`, `load`, `evaluate`: see `simclr_jax.api`, which is imported when one of them is asked for.
+`train`, `load`, `evaluate` and `sweep` are those of `simclr_jax.api`, which is imported when one of
+them is asked for.
 """
 
 import importlib
@@ -9,11 +10,11 @@ import types
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from simclr_jax.api import Encoder, evaluate, load, train
+    from simclr_jax.api import Encoder, evaluate, load, sweep, train
     from simclr_jax.core.errors import UserError
 
 __version__ = "0.2.0.dev0"
-__all__ = ["Encoder", "UserError", "evaluate", "load", "train"]
+__all__ = ["Encoder", "UserError", "evaluate", "load", "sweep", "train"]
 
 
 class _Package(types.ModuleType):

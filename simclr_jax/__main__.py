@@ -19,6 +19,7 @@ VERBS = {
     "bias": "compares groups of images: accuracy, neighbours, similarity, with intervals",
     "report": "writes one page that shows a run: D/report.html",
     "compare": "puts runs side by side: training, accuracy, settings that differ",
+    "sweep": "trains and judges a run for each value of a setting, and shows the curve",
     "import": "takes in weights of the official code, torchvision or timm, as a workdir",
     "doctor": "says in words whether a run learns, and what to try if it does not",
     "verify": "proves on a recipe that one device learns what many do; needs no data",

@@ -1,4 +1,4 @@
-"""The program from Python, for notebooks and other programs: train, load, evaluate.
+"""The program from Python, for notebooks and other programs: train, load, evaluate, sweep.
 
     import simclr_jax
 
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from simclr_jax import run
+from simclr_jax import run, sweeps
 from simclr_jax.build import recipe as recipes
 from simclr_jax.core.errors import UserError
 from simclr_jax.core.files import expand_workdir
@@ -27,6 +27,7 @@ from simclr_jax.data.given import Given, GivenImage
 from simclr_jax.data.quarantine import Quarantine
 from simclr_jax.evals.features import extract_features
 from simclr_jax.interop import formats
+from simclr_jax.report.sweep import measures
 from simclr_jax.trained import evaluate as trained_evaluate
 from simclr_jax.trained import restored
 
@@ -57,6 +58,48 @@ def evaluate(workdir: str | os.PathLike[str], **settings: Any) -> list[dict[str,
       **settings: as of the command, such as protocol=["knn"], fractions=[0.01, 1].
     """
     return trained_evaluate.evaluate(_workdir(workdir), **settings)
+
+
+def sweep(
+    recipe: str,
+    *,
+    key: str,
+    values: Sequence[Any],
+    workdir: str | os.PathLike[str],
+    seeds: Sequence[int] = (),
+    fractions: Sequence[float] = trained_evaluate.FRACTIONS,
+    **sections: Any,
+) -> list[dict[str, Any]]:
+    """Trains and judges a run for each value of a setting; the same call goes on after a stop.
+
+    Args:
+      recipe: as of `train`.
+      key: path of the setting, such as "augment.color_strength".
+      values: its values.
+      workdir: directory of the sweep: the page sweep.html, and a directory for each run.
+      seeds: runs of each value; the recipe's own seed if there are none.
+      fractions: shares of the labels for kNN and linear probe.
+      **sections: as of `train`, for all runs.
+
+    Returns:
+      A row for each run: "value", "seed", "workdir", and what it came to, such as "knn 1" (top-1 in
+      [0, 1] with all labels), "below_chance", "alignment", "uniformity", "effective_rank".
+
+    Raises:
+      As `train` does.
+    """
+    config = recipes.load(recipe, sections)
+    points = sweeps.sweep(
+        lambda value: recipes.changed(config, {key: value}),
+        key=key,
+        values=values,
+        seeds=seeds,
+        workdir=_workdir(workdir),
+        fractions=fractions,
+    )
+    return [
+        {"value": p.value, "seed": p.seed, "workdir": p.run.workdir, **measures(p)} for p in points
+    ]
 
 
 def load(workdir: str | os.PathLike[str], *, step: int | None = None) -> "Encoder":

@@ -3,6 +3,12 @@
 python -m simclr_jax evaluate --workdir=runs/digits
 python -m simclr_jax evaluate --workdir=runs/cifar --protocol=knn --fractions=1 --features=encoder
 python -m simclr_jax evaluate --workdir=runs/imported --data=tfds/imagenet2012 --path=DIR
+
+Transfer, the encoder on several data sets in one table: --data comes once for each, and --path,
+--split and --test_split once for all of them or once for each, in the same order; --path= is none.
+
+python -m simclr_jax evaluate --workdir=runs/cifar --data=tfds/cifar10 --data=digits
+    --split=train --test_split=test
 """
 
 import json
@@ -14,8 +20,10 @@ from rich.console import Console
 from rich.table import Table
 
 from simclr_jax.cli import app, own_encoder
+from simclr_jax.cli.tables import print_table
 from simclr_jax.core.errors import UserError
 from simclr_jax.evals.results import Row, by_images, read_results
+from simclr_jax.report.transfer import transfer_table
 from simclr_jax.trained.evaluate import FEATURES, FRACTIONS, PROTOCOLS, evaluate
 
 WORKDIR = app.define_workdir()
@@ -31,10 +39,12 @@ KINDS = flags.DEFINE_list("features", list(FEATURES), f"Any of {', '.join(FEATUR
 DRAWS = flags.DEFINE_integer("draws", 10, "Draws of labels for each fraction below 1.")
 K = flags.DEFINE_integer("knn_k", 200, "Neighbours that vote, at most the labels per class.")
 TEMPERATURE = flags.DEFINE_float("knn_temperature", 0.1, "Of the votes of neighbours.")
-DATA = flags.DEFINE_string("data", None, "digits, folder or tfds/NAME; the run's own if left out.")
-PATH = flags.DEFINE_string("path", None, "The folder, or the directory of prepared data sets.")
-SPLIT = flags.DEFINE_string("split", None, "Of --data, the images with labels to fit on.")
-TEST_SPLIT = flags.DEFINE_string("test_split", None, "Of --data, the images to judge on.")
+DATA = flags.DEFINE_multi_string(
+    "data", [], "digits, folder or tfds/NAME; several times for several; the run's own if left out."
+)
+PATH = flags.DEFINE_multi_string("path", [], "The folder, or the directory of prepared data sets.")
+SPLIT = flags.DEFINE_multi_string("split", [], "Of --data, the images with labels to fit on.")
+TEST_SPLIT = flags.DEFINE_multi_string("test_split", [], "Of --data, the images to judge on.")
 JSON = flags.DEFINE_bool("json", False, "Prints one JSON object instead of a table.")
 
 
@@ -44,27 +54,43 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _evaluate() -> None:
-    rows = evaluate(
-        WORKDIR.value,
-        step=STEP.value,
-        protocol=PROTOCOL.value,
-        features=KINDS.value,
-        fractions=_fractions(),
-        draws=DRAWS.value,
-        knn_k=K.value,
-        knn_temperature=TEMPERATURE.value,
-        data=DATA.value,
-        path=PATH.value,
-        split=SPLIT.value,
-        test_split=TEST_SPLIT.value,
-    )
+    fractions, rows = _fractions(), []
+    for images in _images():
+        rows += evaluate(
+            WORKDIR.value,
+            step=STEP.value,
+            protocol=PROTOCOL.value,
+            features=KINDS.value,
+            fractions=fractions,
+            draws=DRAWS.value,
+            knn_k=K.value,
+            knn_temperature=TEMPERATURE.value,
+            **images,
+        )
     if JSON.value:
         step = rows[0]["step"]
         print(json.dumps({"workdir": WORKDIR.value, "step": step, "results": rows}))
     else:
-        for alike in by_images(read_results(WORKDIR.value)):
+        judged = by_images(read_results(WORKDIR.value))
+        for alike in judged:
             Console().print(_table(alike))
+        if len(judged) > 1:
+            print_table(transfer_table(judged))
         print(f"Written to {epath.Path(WORKDIR.value) / 'results.json'}")
+
+
+def _images() -> list[dict[str, str | None]]:
+    """Returns the flags that name images, for each data set."""
+    given = {flag.name: flag.value for flag in (DATA, PATH, SPLIT, TEST_SPLIT)}
+    num = max(1, len(DATA.value))
+    for name, values in given.items():
+        if len(values) not in (0, 1, num):
+            raise UserError(
+                f"--{name} is given {len(values)} times, and --data {len(DATA.value)} times: give "
+                "it once for all data sets, or once for each."
+            )
+    at = lambda values, i: (values[i if len(values) == num else 0] if values else "") or None
+    return [{name: at(values, i) for name, values in given.items()} for i in range(num)]
 
 
 def _fractions() -> list[float]:
