@@ -36,7 +36,7 @@ CHUNK_ROWS = 32
 
 def train_batches(
     source: Source,
-    cuts: CutsBySize,
+    cuts: CutsBySize | None = None,
     *,
     batch_size: int,
     canvas: int,
@@ -63,7 +63,8 @@ def train_batches(
 
     Args:
       source: the data set.
-      cuts: how many views there are, how large, and what they show.
+      cuts: how many views there are, how large, and what they show; None: one, the whole image on
+        its canvas.
       batch_size: rows of the global batch.
       canvas: side in pixels of the square that each image is fitted into before it is cut.
       seed: seed of the shuffle and of the cuts.
@@ -89,12 +90,13 @@ def train_batches(
     layout = _Layout(batch_size // process_count, num_steps - first_step)
     reader = Reader(source, patience)
     images = Images(source, reader, canvas, rendering)
+    views = _whole(canvas) if cuts is None else cuts
     most = min(math.floor(max_unreadable * len(source) + 1e-6), len(source) - 1)
 
     def read_chunk(index: int) -> "_Chunk":
         step, rows = layout.rows(index)
         step += first_step
-        chunk = _Chunk.empty(_Place(cuts, seed, step), order.rows[rows])
+        chunk = _Chunk.empty(_Place(views, seed, step), order.rows[rows])
         stand_ins = StandIns(len(source), seed, lambda: all_rows.ids(step))
 
         def look(i: int, record: Record | None = None) -> Example | None:
@@ -117,7 +119,7 @@ def train_batches(
 
 def eval_batches(
     source: Source,
-    cuts: CutsBySize,
+    cuts: CutsBySize | None = None,
     *,
     batch_size: int,
     canvas: int,
@@ -138,7 +140,8 @@ def eval_batches(
 
     Args:
       source: the data set.
-      cuts: how many views there are, how large, and what they show.
+      cuts: how many views there are, how large, and what they show; None: one, the whole image on
+        its canvas.
       batch_size: rows of the global batch.
       canvas: side in pixels of the square that each image is fitted into before it is cut.
       indices: the examples to read, in this order; all if None.
@@ -165,10 +168,11 @@ def eval_batches(
     layout = _Layout(len(mine), num_batches)
     reader = Reader(source, patience)
     images = Images(source, reader, canvas, rendering)
+    views = _whole(canvas) if cuts is None else cuts
 
     def read_chunk(index: int) -> "_Chunk":
         step, rows = layout.rows(index)
-        chunk = _Chunk.empty(_Place(cuts, 0, step), mine[rows])
+        chunk = _Chunk.empty(_Place(views, 0, step), mine[rows])
         chunk.batch["valid"] = np.zeros(rows.stop - rows.start, bool)
         chunk_ids = padded[step * batch_size + mine[rows]]
         chunk_ids = chunk_ids[chunk_ids >= 0]  # padding is at the end
@@ -184,6 +188,11 @@ def eval_batches(
     batches = _stream(read_chunk, layout, reader, quarantine, num_threads)
     batches = _require_readable(batches, source, most=len(source))
     return _require_one_valid(batches, source, len(ids), quarantine)
+
+
+def _whole(canvas: int) -> Cuts:
+    """Returns one view that shows all of an image, which is no larger than its canvas."""
+    return Cuts(canvas, 1, lambda words, size: np.array([[0, 0, *size]], np.int32))
 
 
 class _EnoughError(Exception):
