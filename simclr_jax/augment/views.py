@@ -81,14 +81,14 @@ def random_views(
 
     Args:
       size: height and width of a view in pixels; at least 20 with blur.
-      boxes: where the views are cut, see `random_boxes`.
+      boxes: boxes of the views in the images, see `random_boxes`.
       flip: whether to mirror half of the views.
       color_strength: scales the colour jitter; at 0 there is neither jitter nor grayscale.
       widths: half-widths of the jitter at strength 1, see `color.WIDTHS`.
       jitter: brightness, one of `color.JITTERS`.
-      blur: for each view, the probability that it is blurred.
-      solarize: for each view, the probability that it is solarised.
-      dtype: in which pixels are kept between operations.
+      blur: probability that a view is blurred, for each view.
+      solarize: probability that a view is solarised, for each view.
+      dtype: type that pixels have between operations.
       prefix: what the names of these settings begin with in a config, for messages.
 
     Raises:

@@ -66,9 +66,9 @@ class Key:
 
     Attributes:
       path: such as "method.memory.size".
-      types: what its value may be.
-      default: as JSON holds it; `REQUIRED` if a recipe must give it.
-      meaning: the sentence of its docstring.
+      types: types that its value may have.
+      default: value where a recipe gives none, as JSON holds it; `REQUIRED` if one must.
+      meaning: sentences about it in the callable's docstring.
     """
 
     path: str

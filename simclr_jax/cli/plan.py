@@ -86,7 +86,7 @@ class Attempt:
 
     @property
     def needed_bytes(self) -> int | None:
-        """Of HBM per device; None if the compiler refused without a number."""
+        """HBM per device; None if the compiler refused without a number."""
         if isinstance(self.outcome, TooLarge):
             return self.outcome.needed_bytes
         return self.outcome.total_bytes

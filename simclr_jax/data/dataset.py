@@ -36,7 +36,7 @@ class Dataset:
       class_names: the classes in the order of their labels; those of the training images if None.
       fraction: share of the training labels to use, in (0, 1]: a class-balanced draw that is
         the same on every machine.
-      fraction_seed: which draw.
+      fraction_seed: number of the draw.
       keep_unlabelled: train on the other images too, without their labels; or not at all.
       ground: grey level behind transparent pixels, from 0 to 255.
       value_range: which values are black and white in files with more than 8 bits a channel:

@@ -71,7 +71,7 @@ def write_workdir(
     Args:
       workdir: must not exist, or be empty.
       imported: network and weights.
-      source: where they come from, the config's section "imported".
+      source: origin of the variables, the config's section "imported".
       size_px: side of the views that evaluation cuts.
       select: which features the classifier takes, if there is one.
     """

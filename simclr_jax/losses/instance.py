@@ -92,7 +92,7 @@ def bank_logits(
     Args:
       z: projections of any scale.
       bank: rows of unit length. No gradient reaches them.
-      indices: which rows.
+      indices: numbers of the rows of the bank.
       temperature: > 0.
     """
     rows = jax.lax.stop_gradient(bank)[indices]

@@ -242,7 +242,7 @@ def attention(qkv: Float[Array, "n t three_d"], num_heads: int) -> Float[Array, 
 
     Args:
       qkv: queries, keys and values side by side, each with its heads side by side.
-      num_heads: how many.
+      num_heads: number of heads.
     """
     n, t, _ = qkv.shape
     q, k, v = jnp.moveaxis(qkv.reshape(n, t, 3, num_heads, -1), 2, 0)  # [n, t, heads, width]

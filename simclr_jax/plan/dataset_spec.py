@@ -47,7 +47,7 @@ def open_or_describe(config: Mapping[str, Any], num_images: int | None) -> tuple
     """Returns the training images of a config, or what stands in for them, and which it is.
 
     Args:
-      config: as a recipe returns it.
+      config: sections, as a recipe returns them.
       num_images: how many to assume; None opens them, or else takes the number of a known set.
 
     Raises:

@@ -38,9 +38,9 @@ class Restored:
 
     Attributes:
       config: config of the run, resolved.
-      dataset: its images, which need not be there until they are opened.
+      dataset: settings of its images, which need not be there until they are opened.
       network: encoder and heads, and how to apply them.
-      variables: their params and batch_stats.
+      variables: params and batch_stats of the network.
       step: optimizer steps that they have seen.
     """
 
@@ -119,7 +119,7 @@ class Restored:
         """Returns `encode` with the weights that a run from scratch begins with, of this seed.
 
         Args:
-          dataset: how to read `train`.
+          dataset: settings by which `train` is read.
           train: images that give the statistics; see `random_features`.
         """
         run = (

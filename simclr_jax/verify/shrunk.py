@@ -33,7 +33,7 @@ MAX_CANVAS = 48
 MAX_WIDTH, SMALL_WIDTH = 0.25, 0.125
 MAX_BATCH = 32
 MAX_DEPTH = 50  # deeper ones have the same kinds of blocks, and compile for minutes
-# Of the data sets of the recipes; others count as having this many classes, too.
+# Classes of the recipes' data sets; others count as having this many classes, too.
 CLASSES = {"tfds/imagenet2012": 1000, "tfds/cifar100": 100}
 DEFAULT_CLASSES = 10
 RING_SIZES = ("size", "queue_size")  # of a method's memory, see `methods.memory.Ring`
