@@ -183,7 +183,7 @@ def single(
     flip: bool = True,
     dtype: DTypeLike = jnp.float32,
 ) -> Policy:
-    """Returns one view as `simclr` makes its two, for methods that compare no views.
+    """Returns one view, made like the two of `simclr`, for methods that compare no views.
 
     Args:
       size: height and width of a view in pixels; at least 20 with blur.

@@ -36,8 +36,8 @@ class Policy:
     """How views are made of an image.
 
     Attributes:
-      cuts: what each view shows of it, for the host; a tuple for views of several sizes, which
-        has the largest first.
+      cuts: part of the image that each view shows, for the host; a tuple for views of several
+        sizes, the largest first.
       augment: (key, batch of cuts) -> views, on the device.
     """
 
@@ -192,7 +192,7 @@ def per_view(view: ViewFunction) -> Augment:
 
 
 def check_size(size: int, prefix: str = "") -> None:
-    """Raises a ValueError if a size is not that of a view; `prefix` as for `random_boxes`."""
+    """Raises a ValueError if a view cannot have this size; `prefix` as for `random_boxes`."""
     if size < 1:
         raise ValueError(
             f"{prefix}size={size} must be a positive number of pixels, such as 32 or 224."

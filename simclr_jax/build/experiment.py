@@ -75,7 +75,7 @@ def build_experiment(
     """Builds what a config describes and checks that it fits together.
 
     Args:
-      config: sections, see above.
+      config: sections, see `build.schema`.
       devices: devices to train on; None for all of the run. They may not be there.
       train_source: takes the place of the training images, which are then not opened, and no
         images are judged; None opens those of the config.

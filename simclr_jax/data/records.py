@@ -70,7 +70,7 @@ def file_of(source: Source, i: int) -> str | None:
 
 
 def left_out(source: Source) -> Mapping[str, int]:
-    """Returns how many files lie beside those of a source and are none of it, by kind."""
+    """Returns how many files lie beside a source's and are not read, by kind."""
     return getattr(source, "left_out", {})
 
 

@@ -57,7 +57,7 @@ def instance_nce(
 
     Args:
       log_ratios: log p of each row's own image, then of its k random ones.
-      num_images: among which they were drawn.
+      num_images: number of images that they were drawn from.
       known: rows that count; the bank knows no image for others.
 
     Returns:

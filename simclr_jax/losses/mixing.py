@@ -17,7 +17,7 @@ def hardest(
     Args:
       query: rows of any scale.
       queue: rows of unit length.
-      count: at most k.
+      count: number of rows, at most k.
     """
     return jax.lax.top_k(similarities(unit_rows(query), queue), count)[1]
 

@@ -77,9 +77,9 @@ def colorization(
     """Returns colorization for `model`, with a decoder of its own; its state is {"prior"}.
 
     The encoder sees lightness in all three channels. The decoder classifies the colour of each
-    pixel of a quarter of the size, among bins of a and b; rare colours count more. How frequent
-    each bin is, the paper counts beforehand; here it is a running mean over batches, which starts
-    with all alike. Images without colour, which say nothing, are left out.
+    pixel of a quarter of the size, among bins of a and b; rare colours count more. The paper counts
+    beforehand how frequent each bin is; here it is a running mean over batches, which starts with
+    all alike. Images without colour, which say nothing, are left out.
 
     Args:
       model: a ResNet, or another encoder that puts out maps, without heads.
@@ -149,7 +149,7 @@ def _loss(
     maps_of: ApplyModel,
     decoder: Decoder,
 ) -> tuple[Scalar, StepOutput]:
-    """Compares the decoder's colours with those of the view."""
+    """Compares the decoder's colours with the view's."""
     del batch
     maps, batch_stats = maps_of(params, state.batch_stats, views, key)
     logits = decoder.apply({"params": params["decoder"]}, maps, target_side(views))

@@ -85,7 +85,7 @@ def cpc(
     patches some rows on are told among all patches of the batch.
 
     Args:
-      model: an encoder without BatchNorm, which would tell patches of each other, and no heads.
+      model: an encoder without BatchNorm, which would tell patches about each other, and no heads.
       augment: (key, batch) -> one view of each image.
       facts: facts of the run; not used.
       patch: side of the patches in px.

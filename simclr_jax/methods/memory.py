@@ -1,4 +1,4 @@
-"""What methods remember: a target that follows the network, and a ring of past rows.
+"""Memories of methods: a target that follows the network, and a ring of past rows.
 
 He et al. 2019, https://arxiv.org/abs/1911.05722 (MoCo), Equation 2 and Algorithm 1
 """

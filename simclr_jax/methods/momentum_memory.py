@@ -86,7 +86,7 @@ def with_memory(
         the queue [k, d]) -> (value, what is logged beside it); no gradient may reach the last two.
       memory: settings of the target and the queue.
       gradient_scale: multiplies the gradient and not the loss that is logged.
-      negatives: rows that each row is contrasted with, those of the queue among them.
+      negatives: rows that each row is contrasted with, the queue's included.
       grad_cache_chunks: parts of the batch that go through the networks one after the other; see
         `base.apply_model`.
 

@@ -1,4 +1,4 @@
-"""Compiles for TPU slices that are not there, and says what the compiler says of the program.
+"""Compiles for TPU slices that are not there, and reads what the program takes.
 
 The compiler is libtpu's, the same that runs on a TPU; see https://docs.jax.dev/en/latest/aot.html.
 """
@@ -49,10 +49,10 @@ class Program:
       flops: operations, with those of loops as often as they run; the
         compiler itself counts each loop once.
       recomputed_flops: the part that rematerialisation and gradient caching do a second time.
-      hbm_bytes: counted from the compiled program; see `plan.traffic`.
-      bytes_accessed: what the compiler says in its place.
+      hbm_bytes: HBM traffic counted from the compiled program; see `plan.traffic`.
+      bytes_accessed: HBM traffic as the compiler counts it.
       collectives: kind -> {"count", "bytes"}; bytes are of results, per device.
-      unknown_loops: how many loops were counted once for lack of a number.
+      unknown_loops: loops that were counted once for lack of a number.
       compile_seconds: on this machine.
     """
 

@@ -38,7 +38,7 @@ class Array:
 
     @property
     def in_hbm(self) -> bool:
-        """Whether it lies there, not on the chip."""
+        """Whether it lies in HBM, not on the chip."""
         return "S(" not in self.layout
 
     @property

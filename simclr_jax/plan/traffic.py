@@ -56,7 +56,7 @@ class Counts:
     """What one device does in one run of a program, or of a part of it.
 
     Attributes:
-      hbm_bytes: read from and written to HBM.
+      hbm_bytes: bytes read from and written to HBM.
       flops: operations in convolutions and matrix products, multiplications and additions apart,
         without those by the zeros of padding and dilation.
       flops_once: the same with each loop counted once, as the compiler counts.

@@ -1,6 +1,6 @@
 """Whether a run learns, in words: what its metrics say, what they rest on, and what to try.
 
-Of the loss, a verdict waits until the warm-up and a tenth of the run are over.
+A verdict on the loss waits until the warm-up and a tenth of the run are over.
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,7 +41,7 @@ class Finding(NamedTuple):
     """Something that is wrong with a run.
 
     Attributes:
-      what: is wrong, a sentence.
+      what: what is wrong, in a sentence.
       figures: figures that it rests on.
       advice: what to try, in settings.
     """
@@ -82,7 +82,7 @@ def judge(rows: Rows, config: Mapping[str, Any]) -> Verdict | None:
       config: the complete config of the run.
 
     Returns:
-      None if no row says of which step and epoch it is.
+      None if no row has a step and an epoch.
     """
     rows = [
         row for row in rows if row["step"] > 0 and _is_number(row, "epoch") and row["epoch"] > 0

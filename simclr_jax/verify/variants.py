@@ -21,7 +21,7 @@ class Variant:
 
     Attributes:
       num_devices: 1, or all that are compared with it.
-      preset: one of `Layout`'s.
+      preset: preset of `Layout`.
       tiled: the loss compares in tiles; or else all at once.
       cached: the network sees the batch in `num_chunks` parts; or else all of it.
       frozen: every BatchNorm normalises with its running statistics.
