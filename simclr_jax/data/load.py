@@ -23,7 +23,12 @@ from simclr_jax.data.cut import cut
 from simclr_jax.data.decode import RENDERING, Rendering
 from simclr_jax.data.images import Example, Images
 from simclr_jax.data.order import Order, process_rows, random_words
-from simclr_jax.data.quarantine import Quarantine, TooManyUnreadableError, Unreadable
+from simclr_jax.data.quarantine import (
+    Quarantine,
+    TooManyUnreadableError,
+    Unreadable,
+    most_unreadable,
+)
 from simclr_jax.data.reading import PATIENCE, Patience, Reader
 from simclr_jax.data.records import Record, Source
 from simclr_jax.data.stand_ins import StandIns
@@ -63,8 +68,7 @@ def train_batches(
 
     Args:
       source: the data set.
-      cuts: how many views there are, how large, and what they show; None: one, the whole image on
-        its canvas.
+      cuts: how many views there are, how large, and what they show; None: one, of all the image.
       batch_size: rows of the global batch.
       canvas: side in pixels of the square that each image is fitted into before it is cut.
       seed: seed of the shuffle and of the cuts.
@@ -90,13 +94,12 @@ def train_batches(
     layout = _Layout(batch_size // process_count, num_steps - first_step)
     reader = Reader(source, patience)
     images = Images(source, reader, canvas, rendering)
-    views = _whole(canvas) if cuts is None else cuts
-    most = min(math.floor(max_unreadable * len(source) + 1e-6), len(source) - 1)
+    most = most_unreadable(max_unreadable, len(source))
 
     def read_chunk(index: int) -> "_Chunk":
         step, rows = layout.rows(index)
         step += first_step
-        chunk = _Chunk.empty(_Place(views, seed, step), order.rows[rows])
+        chunk = _Chunk.empty(_Place(cuts or _whole(canvas), seed, step), order.rows[rows])
         stand_ins = StandIns(len(source), seed, lambda: all_rows.ids(step))
 
         def look(i: int, record: Record | None = None) -> Example | None:
@@ -140,8 +143,7 @@ def eval_batches(
 
     Args:
       source: the data set.
-      cuts: how many views there are, how large, and what they show; None: one, the whole image on
-        its canvas.
+      cuts: how many views there are, how large, and what they show; None: one, of all the image.
       batch_size: rows of the global batch.
       canvas: side in pixels of the square that each image is fitted into before it is cut.
       indices: the examples to read, in this order; all if None.
@@ -168,11 +170,10 @@ def eval_batches(
     layout = _Layout(len(mine), num_batches)
     reader = Reader(source, patience)
     images = Images(source, reader, canvas, rendering)
-    views = _whole(canvas) if cuts is None else cuts
 
     def read_chunk(index: int) -> "_Chunk":
         step, rows = layout.rows(index)
-        chunk = _Chunk.empty(_Place(views, 0, step), mine[rows])
+        chunk = _Chunk.empty(_Place(cuts or _whole(canvas), 0, step), mine[rows])
         chunk.batch["valid"] = np.zeros(rows.stop - rows.start, bool)
         chunk_ids = padded[step * batch_size + mine[rows]]
         chunk_ids = chunk_ids[chunk_ids >= 0]  # padding is at the end
