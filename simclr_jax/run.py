@@ -26,7 +26,7 @@ from simclr_jax.core.sections import build_section, config_errors_at
 from simclr_jax.core.state import TrainState
 from simclr_jax.core.types import Batch
 from simclr_jax.data import listing as listings
-from simclr_jax.data.folder import quote
+from simclr_jax.data.classes import quote
 from simclr_jax.data.look import look
 from simclr_jax.data.place import place_batches
 from simclr_jax.data.quarantine import Quarantine
