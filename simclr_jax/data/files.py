@@ -5,7 +5,7 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -23,7 +23,6 @@ _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 # What the system says of a path that leads to no file, and not of storage that fails.
 NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
-MAX_FILES = 1_000_000
 
 
 def absolute_paths(path: Paths) -> str | tuple[str, ...]:
@@ -193,18 +192,17 @@ def _words(below: str) -> list[str]:
     return [*folders, re.split(r"[^A-Za-z0-9]", name, maxsplit=1)[0]]
 
 
-def _expand(pattern: str) -> list[str]:
-    """Returns the paths that a pattern with braces stands for, in its order."""
+def _expand(pattern: str) -> Iterator[str]:
+    """Yields the paths that a pattern with braces stands for, in its order."""
     found = None if os.path.exists(pattern) else _BRACES.search(pattern)
     if found is None:
-        return [pattern]
+        yield pattern
+        return
     numbers = _RANGE.fullmatch(found[1])
     if numbers is None:
-        choices = found[1].split(",")
+        choices = iter(found[1].split(","))
     else:
         first, last = numbers.groups()
-        if int(last) - int(first) >= MAX_FILES:
-            raise UserError(f"config.data.path: {pattern} names more than {MAX_FILES:,} files.")
-        choices = [str(k).zfill(len(first)) for k in range(int(first), int(last) + 1)]
-    before, after = pattern[: found.start()], pattern[found.end() :]
-    return [path for choice in choices for path in _expand(f"{before}{choice}{after}")]
+        choices = (str(k).zfill(len(first)) for k in range(int(first), int(last) + 1))
+    for choice in choices:
+        yield from _expand(f"{pattern[: found.start()]}{choice}{pattern[found.end() :]}")

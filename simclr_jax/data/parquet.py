@@ -69,7 +69,7 @@ class Parquet:
         where: list[tuple[int, int]] = []  # file, and row in it
         labels: list[str] = []
         splits: dict[str, None] = {}
-        known = _class_names(schema, self._columns.label)
+        known = self._class_names()
         for f, row, label, part in self._rows(by_column):
             splits[part] = None
             if not by_column or part == split:
@@ -93,6 +93,23 @@ class Parquet:
     def _read_columns(self) -> list[str]:
         wanted = (self._columns.image, self._columns.caption)
         return list(dict.fromkeys(name for name in wanted if name is not None))
+
+    def _class_names(self) -> tuple[str, ...]:
+        """Returns the names that the files have for the numbers of classes, () if they have none.
+
+        Raises:
+          UserError: if one of them has others.
+        """
+        label = self._columns.label
+        named = [_class_names(m.schema.to_arrow_schema(), label) for m in self._files]
+        for path, names in zip(self._paths, named, strict=True):
+            if names != named[0]:
+                raise UserError(
+                    f"{path} has the classes {quote(names) or 'without names'}, and "
+                    f"{self._paths[0]} {quote(named[0]) or 'without names'}: a number would mean "
+                    "another thing. Train on one of them, or write the names as text."
+                )
+        return named[0]
 
     def _tell_groups(self) -> None:
         groups = [m.row_group(g) for m in self._files for g in range(m.num_row_groups)]

@@ -21,6 +21,8 @@ from simclr_jax.core.files import atomic_write, reason
 
 log = logging.getLogger(__name__)
 VERSION = 1
+MAX_HEAD_BYTES = 100
+JSON_ESCAPE = 6  # characters for one
 BLOCK = tarfile.BLOCKSIZE
 CLASS, MAX_CLASS_BYTES = "cls", 1000
 Place: TypeAlias = tuple[int, int]  # offset and length in bytes
@@ -69,9 +71,10 @@ def _read(path: epath.Path, head: list[int]) -> TarIndex | None:
     """Returns what is kept, None if there is none, or it is damaged or of another tar."""
     try:
         with path.open("rb") as file, gzip.GzipFile(fileobj=file) as packed:
-            found = json.loads(packed.read())
-        if found["head"] != head:
-            return None
+            if json.loads(packed.readline(MAX_HEAD_BYTES)) != head:
+                return None
+            # What is said of a member is shorter than the member, its escapes in JSON apart.
+            found = json.loads(packed.read(JSON_ESCAPE * head[1]))
         samples = {
             key: {
                 extension: (int(offset), int(length)) for extension, (offset, length) in s.items()
@@ -88,14 +91,14 @@ def _read(path: epath.Path, head: list[int]) -> TarIndex | None:
 
 
 def _write(path: epath.Path, head: list[int], index: TarIndex) -> None:
-    found = {"head": head, **dataclasses.asdict(index)}
     try:
         with (
             atomic_write(path) as unfinished,
             unfinished.open("wb") as file,
             gzip.GzipFile(fileobj=file, mode="wb", mtime=0) as packed,
         ):
-            packed.write(json.dumps(found).encode())
+            packed.write(json.dumps(head).encode() + b"\n")
+            packed.write(json.dumps(dataclasses.asdict(index)).encode())
     except StorageError as error:  # the next start walks through the tar again
         log.info("The index of a tar is not kept: %s", error)
 

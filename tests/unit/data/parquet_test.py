@@ -143,3 +143,10 @@ def test_a_label_that_no_class_has_is_refused(tmp_path):
     write(tmp_path / "x.parquet", [b"1"], ["a", "b"], label=[2])
     with pytest.raises(UserError, match=r"x\.parquet, row 0: the label 2 is none of the 2 classes"):
         open_it(tmp_path)
+
+
+def test_files_with_other_names_of_classes_are_refused(tmp_path):
+    write(tmp_path / "x.parquet", [b"1"], ["a", "b"], label=[0])
+    write(tmp_path / "y.parquet", [b"1"], ["b", "a"], label=[0])
+    with pytest.raises(UserError, match=r"y\.parquet has the classes 'b', 'a', and .* 'a', 'b': a"):
+        open_it(tmp_path)

@@ -93,7 +93,8 @@ def test_the_index_is_kept_and_counts_for_that_tar_alone(tmp_path, monkeypatch):
     tar = write_tar(tmp_path / "0.tar", *SAMPLES)
     first = open_tars(tmp_path)
     kept = tmp_path / ".0.tar.index.json.gz"
-    assert json.loads(gzip.decompress(kept.read_bytes()))["classes"] == {"a/1": "3", "a/2": "0"}
+    _, index = gzip.decompress(kept.read_bytes()).splitlines()
+    assert json.loads(index)["classes"] == {"a/1": "3", "a/2": "0"}
 
     with monkeypatch.context() as patch:
         patch.setattr(tar_index, "_walk", None)  # it is not walked through again
@@ -101,7 +102,13 @@ def test_the_index_is_kept_and_counts_for_that_tar_alone(tmp_path, monkeypatch):
     assert again.fingerprint == first.fingerprint
     assert [again[i] for i in range(2)] == [first[i] for i in range(2)]
 
-    kept.write_bytes(b"{")
+    head, index = gzip.decompress(kept.read_bytes()).splitlines()
+    for other in (b"{", b"[]", index[:-9], index.replace(b"[512,", b"[-51,"), b" " * 10**6 + index):
+        assert other != index
+        kept.write_bytes(gzip.compress(head + b"\n" + other))
+        again = open_tars(tmp_path)
+        assert [again[i] for i in range(2)] == [first[i] for i in range(2)]
+    kept.write_bytes(b"no gzip")
     assert names(open_tars(tmp_path)) == names(first)
     write_tar(tar, *SAMPLES, ("z.jpg", b"new"))
     newer = open_tars(tmp_path)
