@@ -8,33 +8,32 @@ from typing import Any, TypeAlias
 from simclr_jax.core.errors import UserError
 from simclr_jax.core.files import reason
 
-CSV_EXTENSIONS = (".csv", ".tsv")
-JSON_EXTENSIONS = (".jsonl", ".ndjson", ".json")
+EXTENSIONS = {"csv": (".csv", ".tsv"), "jsonl": (".jsonl", ".ndjson")}  # by kind of table
 Row: TypeAlias = dict[str, Any]
 
 
-def column_names(path: str) -> list[str]:
+def column_names(path: str, kind: str) -> list[str]:
     """Returns the names of a table's columns, in the order in which they come.
+
+    Args:
+      path: the table.
+      kind: one of `EXTENSIONS`, whatever its own is.
 
     Raises:
       UserError: if the table cannot be read, or has no header.
     """
-    if _is_csv(path):
+    if kind == "csv":
         return _header(path)[0]
     return list(dict.fromkeys(key for _, row in _json_rows(path) for key in row))
 
 
-def read_rows(path: str) -> Iterator[tuple[int, Row]]:
+def read_rows(path: str, kind: str) -> Iterator[tuple[int, Row]]:
     """Yields the rows of a table, each with the number of the line that it begins in.
 
     Raises:
       UserError: if a line is no row, or not UTF-8.
     """
-    return _csv_rows(path) if _is_csv(path) else _json_rows(path)
-
-
-def _is_csv(path: str) -> bool:
-    return not path.lower().endswith(JSON_EXTENSIONS)
+    return _csv_rows(path) if kind == "csv" else _json_rows(path)
 
 
 def _lines(path: str) -> Iterator[str]:

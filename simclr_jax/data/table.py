@@ -25,10 +25,9 @@ from simclr_jax.data.files import (
     splits_in_names,
 )
 from simclr_jax.data.records import Record, digest
-from simclr_jax.data.rows import CSV_EXTENSIONS, JSON_EXTENSIONS, Row, column_names, read_rows
+from simclr_jax.data.rows import EXTENSIONS, Row, column_names, read_rows
 
 log = logging.getLogger(__name__)
-EXTENSIONS = {"csv": CSV_EXTENSIONS, "jsonl": JSON_EXTENSIONS}
 
 
 class Table:
@@ -71,14 +70,14 @@ class Table:
         splits: dict[str, None] = {}
         has_captions, num_rows = False, 0
         for t, table in enumerate(tables):
-            there = column_names(table)
+            there = column_names(table, kind)
             chosen = columns.among(there, table)
             has_captions |= chosen.caption is not None
             by_column = split != "all" and not is_named
             if by_column and SPLIT not in there:
                 no_column = f"{table}, which has no column {SPLIT!r},"
                 raise no_split(no_column, split, splits_in_names(tables))
-            for line, row in read_rows(table):
+            for line, row in read_rows(table, kind):
                 if by_column:
                     found = str(row.get(SPLIT, ""))
                     splits[found] = None
@@ -131,7 +130,7 @@ class Table:
                 f"{name} and {self.name_of(i)} name one image with the labels {label!r} and "
                 f"{classes[i]!r}: an image has one label."
             )
-        self._captions[i] += captions
+        self._captions[i] = tuple(dict.fromkeys(self._captions[i] + captions))
         classes[i] = classes[i] or label
 
     def _first_present(self) -> str:

@@ -30,7 +30,7 @@ def root(tmp_path):
 
 def table(root, text, name="t.csv", **options):
     (root / name).write_bytes(text if isinstance(text, bytes) else text.encode())
-    kind = "jsonl" if name.endswith("jsonl") else "csv"
+    kind = "jsonl" if name.startswith("j") or name.endswith("jsonl") else "csv"
     return open_source(**({"name": kind, "path": root / name} | ALL | options))
 
 
@@ -66,6 +66,8 @@ def test_a_row_is_an_image_with_its_class_and_its_caption(root):
         ('\ufeffimage,caption\nin/0.png,"one, two"', "t.csv"),
         ("image\tcaption\n\nin/0.png\tone, two\n", "t.tsv"),
         (json.dumps({"image": "in/0.png", "text": ["one, two"]}), "t.jsonl"),
+        ('{"image": "in/0.png", "text": "one, two"}', "j.txt"),
+        ("image,text\nin/0.png,'one, two'\n".replace("'", '"'), "t.txt"),
         (json.dumps({"x": 1, "img": "in/0.png", "caption": "one, two"}) + "\n\n", "t.jsonl"),
     ],
 )
@@ -151,11 +153,12 @@ def test_test_images_that_are_training_images_are_counted(root):
 
 def test_rows_of_one_image_are_one_record_with_the_captions_of_all(root, caplog):
     caplog.set_level("INFO")
-    text = lines("image,label,text", "in/0.png,,first", "in/1.png,b,other", "./in/0.png,a,second")
+    rows = ["in/0.png,,first", "in/1.png,b,other", "./in/0.png,a,second", "in/0.png,a,first"]
+    text = lines("image,label,text", *rows)
     source = table(root, text)
     assert [source[i].captions for i in range(2)] == [("first", "second"), ("other",)]
     assert labels(source) == [0, 1]
-    assert "1 rows of csv" in caplog.text
+    assert "2 rows of csv" in caplog.text
     with pytest.raises(
         UserError, match=r"t\.csv:3 and t\.csv:2: in/0\.png name one image with the labels 'b' and"
     ):
