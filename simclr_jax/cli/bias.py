@@ -13,6 +13,7 @@ from etils import epath
 
 from simclr_jax.cli import app, own_encoder
 from simclr_jax.cli.tables import print_table
+from simclr_jax.data.sources import SOURCES
 from simclr_jax.report.groups import groups_table
 from simclr_jax.trained.groups import FILE, judge_groups
 
@@ -20,8 +21,8 @@ WORKDIR = app.define_workdir()
 STEP = flags.DEFINE_integer("step", None, "Of the checkpoint; the newest whole one if left out.")
 own_encoder.define()
 GROUPS = app.define_path("groups", "CSV file with the columns name,group.")
-DATA = flags.DEFINE_string("data", None, "digits, folder or tfds/NAME; the run's own if left out.")
-PATH = flags.DEFINE_string("path", None, "The folder, or the directory of prepared data sets.")
+DATA = flags.DEFINE_string("data", None, f"{', '.join(SOURCES)}; the run's own if left out.")
+PATH = flags.DEFINE_string("path", None, "The folder or file, or where prepared data sets are.")
 SPLIT = flags.DEFINE_string("split", None, "Of --data, the images with labels to fit on.")
 TEST_SPLIT = flags.DEFINE_string("test_split", None, "Of --data, the images in groups.")
 JSON = flags.DEFINE_bool("json", False, "Prints one JSON object instead of a table.")

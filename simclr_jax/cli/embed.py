@@ -15,15 +15,16 @@ from etils import epath
 from simclr_jax.cli import app, own_encoder
 from simclr_jax.core.errors import UserError
 from simclr_jax.core.files import atomic_write, require_writable
+from simclr_jax.data.sources import SOURCES
 from simclr_jax.trained import restored
 from simclr_jax.trained.embedding import embed, images_of
 
 WORKDIR = app.define_workdir()
 STEP = flags.DEFINE_integer("step", None, "Of the checkpoint; the newest whole one if left out.")
 own_encoder.define()
-DATA = flags.DEFINE_string("data", None, "digits, folder or tfds/NAME; the run's own if left out.")
-PATH = flags.DEFINE_string("path", None, "The folder, or the directory of prepared data sets.")
-SPLIT = flags.DEFINE_string("split", None, "Which images; of another folder all.")
+DATA = flags.DEFINE_string("data", None, f"{', '.join(SOURCES)}; the run's own if left out.")
+PATH = flags.DEFINE_string("path", None, "The folder or file, or where prepared data sets are.")
+SPLIT = flags.DEFINE_string("split", None, "Which images; of another folder or table all.")
 OUTPUT = app.define_path("output", "The .npz file to write.")
 
 

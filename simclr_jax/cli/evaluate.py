@@ -22,6 +22,7 @@ from rich.table import Table
 from simclr_jax.cli import app, own_encoder
 from simclr_jax.cli.tables import print_table
 from simclr_jax.core.errors import UserError
+from simclr_jax.data.sources import SOURCES
 from simclr_jax.evals.results import Row, by_images, read_results
 from simclr_jax.report.transfer import transfer_table
 from simclr_jax.trained.evaluate import FEATURES, FRACTIONS, PROTOCOLS, evaluate
@@ -40,9 +41,9 @@ DRAWS = flags.DEFINE_integer("draws", 10, "Draws of labels for each fraction bel
 K = flags.DEFINE_integer("knn_k", 200, "Neighbours that vote, at most the labels per class.")
 TEMPERATURE = flags.DEFINE_float("knn_temperature", 0.1, "Of the votes of neighbours.")
 DATA = flags.DEFINE_multi_string(
-    "data", [], "digits, folder or tfds/NAME; several times for several; the run's own if left out."
+    "data", [], f"{', '.join(SOURCES)}; several times for several; the run's own if left out."
 )
-PATH = flags.DEFINE_multi_string("path", [], "The folder, or the directory of prepared data sets.")
+PATH = flags.DEFINE_multi_string("path", [], "The folder or file, or where prepared data sets are.")
 SPLIT = flags.DEFINE_multi_string("split", [], "Of --data, the images with labels to fit on.")
 TEST_SPLIT = flags.DEFINE_multi_string("test_split", [], "Of --data, the images to judge on.")
 JSON = flags.DEFINE_bool("json", False, "Prints one JSON object instead of a table.")

@@ -30,7 +30,7 @@ class Recipe:
 
     Attributes:
       config: every section, with every key.
-      path: as given.
+      path: path or name of the recipe, as given.
       words: what the command line sets, as given, such as "--config.run.epochs=5".
       overrides: the same by path, such as {"run.epochs": 5}.
     """

@@ -23,6 +23,7 @@ from simclr_jax.core.errors import UserError
 from simclr_jax.core.files import require_writable, write_text
 from simclr_jax.core.ranges import Count
 from simclr_jax.core.sections import checked
+from simclr_jax.data.sources import SOURCES
 from simclr_jax.evals.selection import METHODS, choose, learning_curve
 from simclr_jax.report.tables import Table
 from simclr_jax.trained import restored
@@ -35,8 +36,8 @@ own_encoder.define()
 COUNT = flags.DEFINE_integer("count", 0, "How many images to choose.")
 METHOD = flags.DEFINE_string("method", METHODS[0], f"One of {', '.join(METHODS)}.")
 SEED = flags.DEFINE_integer("seed", 0, "Of the first image, or of a random choice.", lower_bound=0)
-DATA = flags.DEFINE_string("data", None, "digits, folder or tfds/NAME; the run's own if left out.")
-PATH = flags.DEFINE_string("path", None, "The folder, or the directory of prepared data sets.")
+DATA = flags.DEFINE_string("data", None, f"{', '.join(SOURCES)}; the run's own if left out.")
+PATH = flags.DEFINE_string("path", None, "The folder or file, or where prepared data sets are.")
 SPLIT = flags.DEFINE_string("split", None, "Which images; of another folder all.")
 TEST_SPLIT = flags.DEFINE_string("test_split", None, "Images that --curve judges on.")
 LABELLED = app.define_path("labelled", "CSV file whose column name says which have labels already.")

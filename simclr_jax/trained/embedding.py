@@ -8,6 +8,7 @@ from simclr_jax.data.dataset import Dataset
 from simclr_jax.data.quarantine import Quarantine
 from simclr_jax.data.reading import Reader
 from simclr_jax.data.records import Source
+from simclr_jax.data.sources import LISTED
 from simclr_jax.evals.features import Features, extract_features
 from simclr_jax.trained.images import choose_images
 from simclr_jax.trained.restored import Restored
@@ -26,12 +27,12 @@ def images_of(run: Restored, *, data: str | None, path: str | None, split: str |
     """Returns what the flags of a verb name; of another folder all, with labels if it has classes.
 
     Raises:
-      UserError: if it is another data set, which is no folder, and no split of it is given.
+      UserError: if it is another data set with splits, and none of them is given.
     """
-    is_folder = (data or run.dataset.name) == "folder"
-    needed = () if is_folder else ("split",)
+    name = data or run.dataset.name
+    needed = () if name in LISTED else ("split",)
     dataset = choose_images(run.dataset, data=data, path=path, split=split, needed=needed)
-    if is_folder and (data or path):
+    if name == "folder" and (data or path):
         dataset = dataclasses.replace(dataset, labels_from_folders=None)
     return dataset
 
