@@ -232,7 +232,8 @@ def _decode_bytes(data: bytes, canvas: int, rendering: Rendering) -> Decoded:
         raise
     except Exception as error:  # as above: truncated data alone raises five kinds
         raise UnreadableImageError(f"broken {kind} data: {error}") from error
-    return Decoded(pixels, stored[::-1] if orientation in _SIDEWAYS else stored)
+    height, width = stored[::-1] if orientation in _SIDEWAYS else stored
+    return Decoded(pixels, (height, width))
 
 
 def _orientation(image: Image.Image) -> int:

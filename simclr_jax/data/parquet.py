@@ -142,7 +142,8 @@ class Parquet:
 
     def __getitem__(self, index: int, /) -> Record:
         name = self.name_of(index)
-        row = self._groups.row(*map(int, self._where[index]), name)
+        number, row_index = map(int, self._where[index])
+        row = self._groups.row(number, row_index, name)
         image = row[self._columns.image]
         if isinstance(image, dict):
             if image.get("bytes") is None and image.get("path"):

@@ -109,7 +109,7 @@ def _walk(path: str, size: int) -> TarIndex:
     try:
         with open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
             while (member := tar.next()) is not None:
-                tar.members.clear()  # it would keep all of them
+                tar.members.clear()  # pyright: ignore[reportAttributeAccessIssue]  # it would keep all
                 if member.offset_data + member.size > size or tar.offset <= end:
                     raise UserError(f"{path} is cut off or damaged at {member.name!r}. {_BRING}")
                 end = tar.offset
