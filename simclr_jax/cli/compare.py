@@ -9,18 +9,14 @@ python -m simclr_jax compare --workdir=runs/{simclr,byol,dino} --json
 import json
 from collections.abc import Sequence
 
-import rich.box
-import rich.table
 from absl import flags
 from etils import epath
-from rich.console import Console
-from rich.text import Text
 
 from simclr_jax.cli import app
+from simclr_jax.cli.tables import print_table
 from simclr_jax.core.errors import UserError
 from simclr_jax.core.files import expand_workdir, require_writable
 from simclr_jax.report.comparison import (
-    Table,
     facts,
     missing,
     read_runs,
@@ -54,25 +50,8 @@ def _compare() -> None:
         print(json.dumps({"runs": rows, "settings": settings, "missing": missing(runs)}))
         return
     for table in tables(runs):
-        _print(table)
+        print_table(table)
     if commands := missing(runs):
         print("What makes the dashes:", *commands, sep="\n  ")
     if output is not None:
         print(f"Written to {output}")
-
-
-def _print(table: Table) -> None:
-    shown = rich.table.Table(title=Text(table.title), box=rich.box.SIMPLE_HEAD, pad_edge=False)
-    for i, head in enumerate(table.heads):
-        if i < table.first_number:
-            shown.add_column(Text(head), overflow="fold")
-        else:  # no number is broken over lines
-            longest = max(map(len, [*head.split(), *(row[i] for row in table.rows)]))
-            shown.add_column(Text(head), justify="right", min_width=longest)
-    for row in table.rows:
-        shown.add_row(*map(Text, row))
-    console = Console()
-    # A figure that is cut off reads as another one: rather lines that are too long.
-    width = max(console.width, console.measure(shown).minimum)
-    console.print(shown, width=width, crop=False)
-    console.print(*map(Text, table.notes), sep="\n")

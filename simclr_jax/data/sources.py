@@ -164,6 +164,11 @@ def suggest_sizes(source: Source, *, sample: int = 64) -> tuple[int, int]:
         raise UserError(
             f"None of {num} images looked at in {source.name} can be read; the last one: {reason}."
         )
-    shorter = float(np.median([min(side) for side in sides]))
+    return suitable_sizes(np.array(sides))
+
+
+def suitable_sizes(sides: Int[np.ndarray, "n 2"]) -> tuple[int, int]:
+    """Returns (canvas, size) in pixels that suit images of these sides; see `suggest_sizes`."""
+    shorter = np.median(sides.min(axis=1))
     size = max([s for s in CROP_SIZES if s <= shorter], default=CROP_SIZES[0])
-    return min(4 * size, max(max(side) for side in sides)), size
+    return min(4 * size, int(sides.max())), size

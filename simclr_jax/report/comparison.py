@@ -18,6 +18,7 @@ from simclr_jax.evals.results import CURE, FILE, IMAGES, Row, by_images, read_re
 from simclr_jax.report import markup, training
 from simclr_jax.report.page import duration
 from simclr_jax.report.results import PROTOCOLS, protocol_name
+from simclr_jax.report.tables import Table, printable, table_section
 from simclr_jax.train.metrics import read_metrics
 from simclr_jax.train.workdir import load_config
 
@@ -48,17 +49,6 @@ class Run:
     results: Sequence[Row]
 
 
-@dataclasses.dataclass(frozen=True)
-class Table:
-    """Plain text in rows; columns from `first_number` on hold numbers."""
-
-    title: str
-    heads: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    first_number: int
-    notes: Sequence[str]
-
-
 def read_runs(workdirs: Sequence[str]) -> list[Run]:
     """Reads what workdirs say of their runs or imports.
 
@@ -69,7 +59,7 @@ def read_runs(workdirs: Sequence[str]) -> list[Run]:
     parts = [workdir.rstrip("/").split("/") for workdir in workdirs]
     above = zip(*(part[:-1] for part in parts), strict=False)
     shared = len([*itertools.takewhile(lambda names: len(set(names)) == 1, above)])
-    names = [_printable("/".join(part[shared:])) for part in parts]
+    names = [printable("/".join(part[shared:])) for part in parts]
     return [*map(_read_run, workdirs, names)]
 
 
@@ -130,7 +120,7 @@ def missing(runs: Sequence[Run]) -> list[str]:
     commands += [(run, []) for run in runs if not run.results and run not in named]
     program = ["python", "-m", "simclr_jax", "evaluate"]
     lines = (shlex.join([*program, f"--workdir={run.workdir}", *how]) for run, how in commands)
-    return [_printable(line) for line in lines]
+    return [printable(line) for line in lines]
 
 
 def write_comparison(runs: Sequence[Run], path: epath.PathLike) -> None:
@@ -139,7 +129,7 @@ def write_comparison(runs: Sequence[Run], path: epath.PathLike) -> None:
     Raises:
       StorageError: if the file cannot be written there.
     """
-    parts = [_section(f"table{i}", table) for i, table in enumerate(tables(runs))]
+    parts = [table_section(f"table{i}", table) for i, table in enumerate(tables(runs))]
     if commands := missing(runs):
         lines = markup.escape("\n".join(commands))
         parts.append(markup.section("missing", "What makes the dashes", f"<pre>{lines}</pre>"))
@@ -181,7 +171,7 @@ def _fact_rows(runs: Sequence[Run], shown: Mapping[str, Callable[[Any], str]]) -
     for run in runs:
         said = facts(run)
         cells = [DASH if said[key] is None else show(said[key]) for key, show in shown.items()]
-        rows.append([run.name, *map(_printable, cells)])
+        rows.append([run.name, *map(printable, cells)])
     return rows
 
 
@@ -242,16 +232,16 @@ def _accuracy_table(runs: Sequence[Run], group: Sequence[Row]) -> Table:
             told = {name: own[column].get(key) for name, own in cells.items() if column in own}
             if len(set(told.values())) > 1:
                 values = ", ".join(f"{value} in {name}" for name, value in told.items())
-                notes.append(_printable(f"Not alike, {head}: {key} is {values}."))
+                notes.append(printable(f"Not alike, {head}: {key} is {values}."))
     rows = []
     for name, own in cells.items():
         if not own and not {*columns} >= EXPECTED:
             continue  # no command judges it on a classifier's labels
         steps = sorted({str(row["step"]) for row in own.values()})
         figures = [_accuracy(own[column]) if column in own else DASH for column in columns]
-        rows.append([name, _printable(", ".join(steps)) or DASH, *figures])
+        rows.append([name, printable(", ".join(steps)) or DASH, *figures])
     title = f"Fitted on {group[0]['train_data']}, judged on {group[0]['test_data']}"
-    return Table(_printable(title), ["run", "step", *heads], rows, 1, notes)
+    return Table(printable(title), ["run", "step", *heads], rows, 1, notes)
 
 
 def _accuracy(row: Row) -> str:
@@ -264,7 +254,7 @@ def _settings_table(runs: Sequence[Run]) -> Table:
     for key, values in settings_that_differ(runs).items():
         texts = [json.dumps(values[r.workdir]) if r.workdir in values else DASH for r in runs]
         short = [t if len(t) <= MAX_CHARACTERS else f"{t[: MAX_CHARACTERS - 3]}..." for t in texts]
-        rows.append([_printable(key), *short])
+        rows.append([printable(key), *short])
     heads = ["setting", *(run.name for run in runs)]
     return Table("Settings that differ", heads, rows, len(heads), [] if rows else ["None."])
 
@@ -276,20 +266,3 @@ def _image_flags(images: Row) -> list[str]:
     data, _, path = name.partition(" ")
     where = [f"--data={data}", *([f"--path={path}"] if path else [])]
     return [*where, f"--split={split}", f"--test_split={test.removeprefix(f'{name}/')}"]
-
-
-def _printable(text: str) -> str:
-    """Returns text that moves no cursor: a workdir may come from somebody else."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def _section(anchor: str, table: Table) -> str:
-    kind = lambda i: "number" if i >= table.first_number else "text"
-    cells = lambda tag, texts: "".join(
-        f'<{tag} class="{kind(i)}">{markup.escape(text)}</{tag}>' for i, text in enumerate(texts)
-    )
-    rows = "\n".join(f"<tr>{cells('td', row)}</tr>" for row in table.rows)
-    head = f"<thead><tr>{cells('th', table.heads)}</tr></thead>"
-    body = f'<div class="scroll"><table>\n{head}\n<tbody>\n{rows}\n</tbody></table></div>'
-    notes = [f'<p class="note">{markup.escape(note)}</p>' for note in table.notes]
-    return markup.section(anchor, markup.escape(table.title), body, *notes)
