@@ -28,6 +28,7 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 from etils import epath
 from PIL import Image
+from tensorflow_datasets.proto import tf_example_pb2
 
 from simclr_jax.core.errors import UserError
 from simclr_jax.core.files import atomic_write, read_json, write_text
@@ -95,13 +96,12 @@ def convert(
     features = {"image": tfds.features.Image(), "file_name": tfds.features.Text()}
     if class_names:
         features["label"] = tfds.features.ClassLabel(names=list(class_names))
-    record = tfds.features.FeaturesDict(features)
-    record.save_config(output)
+    tfds.features.FeaturesDict(features).save_config(output)
     progress = Progress("Images converted", sum(len(split.source) for split in splits))
     indices: dict[str, list[_Index]] = {}
     for split in splits:
         num_shards = -(-len(split.source) // images_per_shard)
-        store = functools.partial(_stored, record, split, canvas, bool(class_names))
+        store = functools.partial(_stored, split, canvas, bool(class_names))
         indices[split.name] = []
         for k in range(num_shards):
             ids = np.arange(
@@ -210,7 +210,7 @@ def _in_threads(
 
 
 def _stored(
-    features: Any, split: Split, canvas: int | None, labelled: bool, reader: Reader, i: int
+    split: Split, canvas: int | None, labelled: bool, reader: Reader, i: int
 ) -> tuple[bytes, dict[str, Any]]:
     """Returns an image as a record, and what the index says of it."""
     try:
@@ -219,12 +219,16 @@ def _stored(
         name, label = record.name, record.label
     except UnreadableImageError:  # of a source that knows; it keeps its place
         data, how, name, label = b"", "unreadable", name_of(split.source, i), -1
-    example = {"image": data, "file_name": name.encode("utf-8", "surrogateescape")}
+    example = tf_example_pb2.Example()
+    texts = {"image": data, "file_name": name.encode("utf-8", "surrogateescape")}
+    for key, value in texts.items():
+        example.features.feature[key].bytes_list.value.append(value)
     if labelled:
-        example["label"] = label
+        example.features.feature["label"].int64_list.value.append(label)
     sha256 = hashlib.sha256(data).hexdigest()
     row = {"name": name, "label": label, "bytes": len(data), "sha256": sha256, "stored": how}
-    return features.serialize_example(example), row
+    # Otherwise the order of the features would be another one in each process.
+    return example.SerializeToString(deterministic=True), row
 
 
 def _encoded(record: Record, canvas: int | None, rendering: Rendering) -> tuple[bytes, str]:
