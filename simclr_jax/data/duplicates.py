@@ -68,7 +68,8 @@ def perceptual_hashes(
     out = np.empty(len(thumbnails), np.uint64)
     for start in range(0, len(thumbnails), CHUNK):
         part = thumbnails[start : start + CHUNK].astype(np.float32)
-        low = scipy.fft.dctn(part, axes=(1, 2))[:, :8, :8].reshape(len(part), 64)
+        waves = np.asarray(scipy.fft.dctn(part, axes=(1, 2)))
+        low = waves[:, :8, :8].reshape(len(part), 64)
         # The mean brightness is no part of the look; the median of the others is near zero.
         bits = low > np.median(low[:, 1:], axis=1, keepdims=True)
         out[start : start + CHUNK] = np.packbits(bits, axis=1).view(">u8")[:, 0]

@@ -25,7 +25,7 @@ def look(dataset: Dataset, source: Source, *, view_size: int) -> list[str]:
     """Returns what is worth a warning in images spread evenly over a data set.
 
     Args:
-      dataset: how they are read.
+      dataset: settings by which images are read.
       source: the data set.
       view_size: side of a view in pixels.
     """

@@ -20,6 +20,7 @@ import io
 import json
 import logging
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import joblib
@@ -44,6 +45,7 @@ CHUNK = 16  # images that a thread takes at a time
 JPEG_QUALITY = 95
 # One record a group, so that each is read by itself. Images are compressed already.
 WRITER_OPTIONS = "group_size:1,uncompressed"
+_PROTO: Any = tf_example_pb2  # its classes are made when it is imported
 
 
 class Split(NamedTuple):
@@ -96,7 +98,7 @@ def convert(
     features = {"image": tfds.features.Image(), "file_name": tfds.features.Text()}
     if class_names:
         features["label"] = tfds.features.ClassLabel(names=list(class_names))
-    tfds.features.FeaturesDict(features).save_config(output)
+    tfds.features.FeaturesDict(features).save_config(str(output))
     progress = Progress("Images converted", sum(len(split.source) for split in splits))
     indices: dict[str, list[_Index]] = {}
     for split in splits:
@@ -155,7 +157,7 @@ class _Shard:
                 for data, row in records:
                     write(data)
                     rows.append(row)
-            with unfinished.open("rb") as file:
+            with Path(unfinished).open("rb") as file:
                 sha256 = hashlib.file_digest(file, "sha256").hexdigest()
             index = _Index(sha256, unfinished.stat().length, rows)
         head = {"file": self._path.name, "sha256": sha256, "bytes": index.num_bytes}
@@ -197,16 +199,16 @@ def _in_threads(
     num_threads = joblib.cpu_count()
     reader = Reader(split.source, split.dataset.patience)
     work = lambda chunk: reader.run(lambda: [store(reader, int(i)) for i in chunk])
-    # The reader is closed first, so that no thread waits for storage that hangs.
     threads = concurrent.futures.ThreadPoolExecutor(num_threads)
-    with threads, contextlib.closing(reader):
+    with contextlib.ExitStack() as stack:
+        stack.callback(threads.shutdown, cancel_futures=True)
+        stack.callback(reader.close)  # first, so that no thread waits for storage that hangs
         step = 4 * num_threads * CHUNK
         for start in range(0, len(ids), step):
             some = ids[start : start + step]
             chunks = [some[i : i + CHUNK] for i in range(0, len(some), CHUNK)]
-            with contextlib.closing(threads.map(work, chunks)) as parts:
-                for part in parts:
-                    yield from part
+            for part in threads.map(work, chunks):
+                yield from part
 
 
 def _stored(
@@ -219,7 +221,7 @@ def _stored(
         name, label = record.name, record.label
     except UnreadableImageError:  # of a source that knows; it keeps its place
         data, how, name, label = b"", "unreadable", name_of(split.source, i), -1
-    example = tf_example_pb2.Example()
+    example = _PROTO.Example()
     texts = {"image": data, "file_name": name.encode("utf-8", "surrogateescape")}
     for key, value in texts.items():
         example.features.feature[key].bytes_list.value.append(value)

@@ -83,11 +83,12 @@ def survey(
     chunks = [ids[i : i + CHUNK] for i in range(0, len(ids), CHUNK)]
     see = lambda chunk: reader.run(lambda: _see_all(reader, dataset, source, chunk))
     found = []
-    # The reader is closed first, so that no thread waits for storage that hangs.
     threads = concurrent.futures.ThreadPoolExecutor(joblib.cpu_count())
-    with threads, contextlib.closing(reader), contextlib.closing(threads.map(see, chunks)) as parts:
+    with contextlib.ExitStack() as stack:
+        stack.callback(threads.shutdown, cancel_futures=True)
+        stack.callback(reader.close)  # first, so that no thread waits for storage that hangs
         num_outages = 0
-        for chunk, part in zip(chunks, parts, strict=True):
+        for chunk, part in zip(chunks, threads.map(see, chunks), strict=True):
             found.append(part)
             num_outages += len(part.outages)
             if num_outages > max_outages:
