@@ -18,7 +18,6 @@ import functools
 import hashlib
 import io
 import json
-import logging
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,7 +38,6 @@ from simclr_jax.data.decode import Rendering, UnreadableImageError, decode, open
 from simclr_jax.data.reading import Reader
 from simclr_jax.data.records import Record, Source, digest, name_of
 
-log = logging.getLogger(__name__)
 VERSION = "1.0.0"
 CHUNK = 16  # images that a thread takes at a time
 JPEG_QUALITY = 95
@@ -100,38 +98,42 @@ def convert(
         features["label"] = tfds.features.ClassLabel(names=list(class_names))
     tfds.features.FeaturesDict(features).save_config(str(output))
     progress = Progress("Images converted", sum(len(split.source) for split in splits))
-    indices: dict[str, list[_Index]] = {}
+    done: dict[str, list[_Summary]] = {}
     for split in splits:
-        num_shards = -(-len(split.source) // images_per_shard)
         store = functools.partial(_stored, split, canvas, bool(class_names))
-        indices[split.name] = []
+        num_shards = -(-len(split.source) // images_per_shard)
+        done[split.name] = []
         for k in range(num_shards):
-            ids = np.arange(
-                k * images_per_shard, min((k + 1) * images_per_shard, len(split.source))
-            )
-            place = f"{k:05d}-of-{num_shards:05d}"
-            shard = _Shard(output, split.name, place)
-            index = shard.read_index() or shard.write(_in_threads(split, store, ids))
-            indices[split.name].append(index)
-            progress.add(len(ids))
-    _write_info(output, indices)
-    found = [index for of_split in indices.values() for index in of_split]
-    rows = [row for index in found for row in index.rows]
+            shard = _Shard(output, split.name, f"{k:05d}-of-{num_shards:05d}")
+            ids = np.arange(k * images_per_shard, (k + 1) * images_per_shard)
+            ids = ids[: len(split.source) - int(ids[0])]
+            summary = shard.summary()
+            if summary is None:
+                summary = shard.write(_in_threads(split, store, ids, progress))
+            else:
+                progress.add(summary.images)
+            done[split.name].append(summary)
+    _write_info(output, done)
+    shards = [summary for of_split in done.values() for summary in of_split]
     return Converted(
-        num_shards=len(found),
-        num_images=len(rows),
-        num_bytes=sum(index.num_bytes for index in found),
-        num_changed=sum(row["stored"] == "smaller" for row in rows),
-        num_unreadable=sum(row["stored"] == "unreadable" for row in rows),
+        num_shards=len(shards),
+        num_images=sum(shard.images for shard in shards),
+        num_bytes=sum(shard.bytes for shard in shards),
+        num_changed=sum(shard.smaller for shard in shards),
+        num_unreadable=sum(shard.unreadable for shard in shards),
     )
 
 
-class _Index(NamedTuple):
-    """What is kept of a shard: the SHA-256 and the bytes of its file, and a row for each image."""
+class _Summary(NamedTuple):
+    """The first line of an index: what is kept of a shard as a whole."""
 
+    file: str
+    bytes: int
     sha256: str
-    num_bytes: int
-    rows: list[dict[str, Any]]
+    images: int
+    image_bytes: int
+    smaller: int
+    unreadable: int
 
 
 class _Shard:
@@ -141,15 +143,16 @@ class _Shard:
         self._path = output / f"{split}.array_record-{place}"
         self._index = output / f"{split}.index-{place}.jsonl"
 
-    def read_index(self) -> _Index | None:
-        """Returns the index if the shard is whole."""
-        if not self._index.exists() or not self._path.exists():
+    def summary(self) -> _Summary | None:
+        """Returns what the index says, None if it or the shard is not whole."""
+        try:
+            with self._index.open() as file:
+                summary = _Summary(**json.loads(file.readline()))
+            return summary if self._path.stat().length == summary.bytes else None
+        except (FileNotFoundError, ValueError, TypeError):
             return None
-        first, *rows = map(json.loads, self._index.read_text().splitlines())
-        index = _Index(first["sha256"], first["bytes"], rows)
-        return index if self._path.stat().length == index.num_bytes else None
 
-    def write(self, records: Generator[tuple[bytes, dict[str, Any]], None, None]) -> _Index:
+    def write(self, records: Generator[tuple[bytes, dict[str, Any]], None, None]) -> _Summary:
         """Writes the shard and then its index."""
         rows = []
         with contextlib.closing(records), atomic_write(self._path) as unfinished:
@@ -159,10 +162,19 @@ class _Shard:
                     rows.append(row)
             with Path(unfinished).open("rb") as file:
                 sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-            index = _Index(sha256, unfinished.stat().length, rows)
-        head = {"file": self._path.name, "sha256": sha256, "bytes": index.num_bytes}
-        write_text(self._index, "".join(f"{json.dumps(row)}\n" for row in (head, *rows)))
-        return index
+            num_bytes = unfinished.stat().length
+        summary = _Summary(
+            file=self._path.name,
+            bytes=num_bytes,
+            sha256=sha256,
+            images=len(rows),
+            image_bytes=sum(row["bytes"] for row in rows),
+            smaller=sum(row["stored"] == "smaller" for row in rows),
+            unreadable=sum(row["stored"] == "unreadable" for row in rows),
+        )
+        lines = [json.dumps(line) for line in (summary._asdict(), *rows)]
+        write_text(self._index, "".join(f"{line}\n" for line in lines))
+        return summary
 
 
 @contextlib.contextmanager
@@ -193,7 +205,7 @@ def _as_os_error() -> Iterator[None]:
 
 
 def _in_threads(
-    split: Split, store: Any, ids: np.ndarray
+    split: Split, store: Any, ids: np.ndarray, progress: Progress
 ) -> Generator[tuple[bytes, dict[str, Any]], None, None]:
     """Yields what is stored of images, in their order, a few chunks ahead."""
     num_threads = joblib.cpu_count()
@@ -209,6 +221,7 @@ def _in_threads(
             chunks = [some[i : i + CHUNK] for i in range(0, len(some), CHUNK)]
             for part in threads.map(work, chunks):
                 yield from part
+                progress.add(len(part))
 
 
 def _stored(
@@ -304,10 +317,9 @@ def _require_class_names(names: Sequence[str]) -> None:
             )
 
 
-def _write_info(output: epath.Path, indices: Mapping[str, Sequence[_Index]]) -> None:
+def _write_info(output: epath.Path, done: Mapping[str, Sequence[_Summary]]) -> None:
     """Writes what makes the directory a data set; its name says what is in it."""
-    rows = [row for of_split in indices.values() for index in of_split for row in index.rows]
-    contents = digest(f"{row['name']}\n{row['label']}\n{row['sha256']}" for row in rows)
+    contents = digest(shard.sha256 for shards in done.values() for shard in shards)
     info = {
         "name": f"images_{contents[:16]}",
         "version": VERSION,
@@ -315,11 +327,11 @@ def _write_info(output: epath.Path, indices: Mapping[str, Sequence[_Index]]) -> 
         "splits": [
             {
                 "name": name,
-                "shardLengths": [str(len(index.rows)) for index in of_split],
-                "numBytes": str(sum(row["bytes"] for index in of_split for row in index.rows)),
+                "shardLengths": [str(shard.images) for shard in shards],
+                "numBytes": str(sum(shard.image_bytes for shard in shards)),
                 "filepathTemplate": "{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
             }
-            for name, of_split in indices.items()
+            for name, shards in done.items()
         ],
     }
     write_text(output / "dataset_info.json", json.dumps(info, indent=1))
