@@ -93,7 +93,9 @@ def convert(
     class_names = splits[0].source.class_names
     _require_class_names(class_names)
     _begin(splits, output, {"canvas": canvas, "images_per_shard": images_per_shard})
-    features = {"image": tfds.features.Image(), "file_name": tfds.features.Text()}
+    text = tfds.features.Text()
+    features = {"image": tfds.features.Image(), "file_name": text}
+    features["captions"] = tfds.features.Sequence(text)
     if class_names:
         features["label"] = tfds.features.ClassLabel(names=list(class_names))
     tfds.features.FeaturesDict(features).save_config(str(output))
@@ -231,13 +233,14 @@ def _stored(
     try:
         record = reader.record(i)
         data, how = _encoded(record, canvas, split.dataset.rendering)
-        name, label = record.name, record.label
+        name, label, captions = record.name, record.label, record.captions
     except UnreadableImageError:  # of a source that knows; it keeps its place
-        data, how, name, label = b"", "unreadable", name_of(split.source, i), -1
+        data, how, name, label, captions = b"", "unreadable", name_of(split.source, i), -1, ()
     example = _PROTO.Example()
-    texts = {"image": data, "file_name": name.encode("utf-8", "surrogateescape")}
-    for key, value in texts.items():
-        example.features.feature[key].bytes_list.value.append(value)
+    encoded = [text.encode("utf-8", "surrogateescape") for text in (name, *captions)]
+    texts = {"image": [data], "file_name": encoded[:1], "captions": encoded[1:]}
+    for key, values in texts.items():
+        example.features.feature[key].bytes_list.value.extend(values)
     if labelled:
         example.features.feature["label"].int64_list.value.append(label)
     sha256 = hashlib.sha256(data).hexdigest()

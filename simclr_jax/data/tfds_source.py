@@ -50,7 +50,8 @@ class Prepared:
     """One split of a data set as TFDS prepares it; images stay encoded until they are needed.
 
     Label and image are found by type: the feature called "image" ("label"), or else the only
-    one of its type. Without such a label every label is -1. A text called "file_name" names images.
+    one of its type. Without such a label every label is -1. A text called "file_name" names
+    images, and a sequence of texts called "captions" describes them.
     """
 
     def __init__(
@@ -83,7 +84,12 @@ class Prepared:
         labels = [key for key, f in features.items() if isinstance(f, tfds.features.ClassLabel)]
         self._label = _choose(labels, "label")
         self.class_names = tuple(features[self._label].names) if self._label else ()
-        self._file_name = _is_text(features, "file_name")
+        known = dict(features.items())
+        self._file_name = isinstance(known.get("file_name"), tfds.features.Text)
+        lists = known.get("captions")
+        self._captions = isinstance(lists, tfds.features.Sequence) and isinstance(
+            lists.feature, tfds.features.Text
+        )
         try:
             self._examples = _examples(builder, split, dict.fromkeys(images, _SKIP), directory)
         except ValueError as error:
@@ -99,8 +105,8 @@ class Prepared:
         self._data_set = builder.info.full_name
         self._shards = builder.info.splits[split].file_instructions
         version = str(builder.info.version)
-        known = f"{identity or self._data_set}/{split}"
-        self.fingerprint = digest([known, version, str(len(self._examples))])
+        listed = f"{identity or self._data_set}/{split}"
+        self.fingerprint = digest([listed, version, str(len(self._examples))])
 
     def __len__(self) -> int:
         return len(self._examples)
@@ -126,8 +132,13 @@ class Prepared:
         label = -1 if self._label is None else int(example[self._label])
         name = f"{self.name}/{index}"
         if self._file_name:
-            name = example["file_name"].decode("utf-8", "surrogateescape")
-        return Record(example[self._image], label, name)
+            name = _text(example["file_name"])
+        captions = tuple(map(_text, example["captions"])) if self._captions else ()
+        return Record(example[self._image], label, name, captions)
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "surrogateescape")
 
 
 _SKIP = tfds.decode.SkipDecoding()
@@ -153,10 +164,6 @@ def _examples(builder: Any, split: str, decoders: dict[str, Any], directory: epa
         f"--dataset_version_dir={shlex.quote(str(directory))} --out_file_format=array_record\n"
         f"{_NEEDS_TENSORFLOW}"
     )
-
-
-def _is_text(features: Any, key: str) -> bool:
-    return key in features and isinstance(features[key], tfds.features.Text)
 
 
 def _prepared_directory(data_dir: epath.Path, name: str) -> epath.Path:

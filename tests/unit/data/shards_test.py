@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import tarfile
 
 import numpy as np
 import pytest
@@ -186,3 +187,29 @@ def test_class_names_that_cannot_be_kept_are_refused(tmp_path, name):
     with pytest.raises(UserError, match="a name that TFDS cannot keep"):
         shards(tmp_path / "out", split_of(tmp_path / "images"))
     assert not any((tmp_path / "out").iterdir())
+
+
+def test_tars_keep_their_classes_and_captions(tmp_path):
+    (tmp_path / "tars").mkdir()
+    with tarfile.open(tmp_path / "tars/0.tar", "w") as tar:
+        for i in range(4):
+            file = io.BytesIO()
+            Image.fromarray(noise(i)).save(file, "PNG")
+            said = "" if i == 1 else f"noise \u00e9 {i}"
+            for kind, data in (("png", file.getvalue()), ("cls", b"%d" % (i % 2))):
+                add(tar, f"{i}.{kind}", data)
+            add(tar, f"{i}.txt", said.encode())
+    dataset = Dataset("webdataset", 1, 64, "all", path=str(tmp_path / "tars"))
+    before = dataset.open("all")
+    shards(tmp_path / "out", Split("train", dataset, before))
+    after = open_source("array_record", split="all", path=tmp_path / "out")
+    assert after.class_names == before.class_names
+    assert [after[i] for i in range(4)] == [before[i] for i in range(4)]
+    assert after[2].captions == ("noise \u00e9 2",)
+    assert after.__getitems__([3, 0]) == [before[3], before[0]]
+
+
+def add(tar, name, data):
+    member = tarfile.TarInfo(name)
+    member.size = len(data)
+    tar.addfile(member, io.BytesIO(data))
