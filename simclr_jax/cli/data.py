@@ -191,5 +191,5 @@ def _pictures(found: Audit, datasets: Sequence[Dataset]) -> Pictures:
     for member in shown_members(found):
         record = readers[member.part].record(int(found.parts[member.part].rows["id"][member.row]))
         rendering = datasets[member.part].rendering
-        pictures[member] = decode(record.image, canvas=TILE_PX, rendering=rendering)
+        pictures[member] = decode(record.image, canvas=TILE_PX, rendering=rendering).pixels
     return pictures

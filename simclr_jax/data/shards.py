@@ -252,7 +252,7 @@ def _stored(
 def _encoded(record: Record, canvas: int | None, rendering: Rendering) -> tuple[bytes, str]:
     """Returns the bytes that are stored of an image, and whether they are what was there."""
     if isinstance(record.image, np.ndarray):
-        pixels = record.image if canvas is None else decode(record.image, canvas=canvas)
+        pixels = record.image if canvas is None else decode(record.image, canvas=canvas).pixels
         how = "as it was" if pixels.shape[:2] == record.image.shape[:2] else "smaller"
         return _file(pixels, "PNG"), how
     if canvas is None:
@@ -261,7 +261,7 @@ def _encoded(record: Record, canvas: int | None, rendering: Rendering) -> tuple[
         image = open_image(record.image)
         if max(image.size) <= canvas:
             return record.image, "as it was"
-        pixels = decode(record.image, canvas=canvas, rendering=rendering)
+        pixels = decode(record.image, canvas=canvas, rendering=rendering).pixels
     except UnreadableImageError:  # a run that meets it says why
         return record.image, "unreadable"
     return _file(pixels, "JPEG" if image.format == "JPEG" else "PNG"), "smaller"

@@ -30,7 +30,7 @@ ROW = np.dtype(
     [
         ("id", np.int64),
         ("label", np.int32),
-        ("size", np.int32, 2),  # height and width in pixels, before any rotation
+        ("size", np.int32, 2),  # height and width in pixels, upright
         ("format", "S8"),  # Pillow's name, "array" if nothing is encoded
         ("mode", "S8"),  # Pillow's name: channels and their depth
         ("deep_max", np.float32),  # largest value of more than 8 bits a channel; NaN of others
@@ -128,18 +128,18 @@ def _see_all(reader: Reader, dataset: Dataset, source: Source, ids: Int[np.ndarr
 
 def _see(record: Record, dataset: Dataset) -> tuple[Any, ...]:
     """Returns a row without its id."""
-    pixels = decode(record.image, canvas=CANVAS_PX, rendering=dataset.rendering)
+    pixels, size = decode(record.image, canvas=CANVAS_PX, rendering=dataset.rendering)
     grey = Image.fromarray(pixels).convert("L")
     thumbnail = grey.resize((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.BILINEAR)
     deep_max = np.nan
     if isinstance(record.image, bytes):
         image = open_image(record.image)
-        size, kind, mode = (image.height, image.width), str(image.format), image.mode
+        kind, mode = str(image.format), image.mode
         stored = record.image
         if is_deep(image):
             deep_max = float(np.nanmax(np.asarray(image)))
     else:
-        size, kind = record.image.shape[:2], "array"
+        kind = "array"
         mode = "RGB" if record.image.ndim == 3 and record.image.shape[2] == 3 else "L"
         stored = repr(record.image.shape).encode() + record.image.tobytes()
     seen = repr(pixels.shape).encode() + pixels.tobytes()

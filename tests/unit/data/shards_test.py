@@ -84,7 +84,7 @@ def test_a_canvas_changes_only_what_does_not_fit(folder, tmp_path):
         kind = "PNG" if before[i].name.endswith(".png") else "JPEG"
         assert (small.size, small.format) == ((15, 10), kind)
         if small.format == "PNG":
-            np.testing.assert_array_equal(small, decode(before[i].image, canvas=15))
+            np.testing.assert_array_equal(small, decode(before[i].image, canvas=15).pixels)
 
 
 def test_arrays_become_files_without_loss(tmp_path):
@@ -94,7 +94,7 @@ def test_arrays_become_files_without_loss(tmp_path):
     after = open_source("array_record", split="test", path=tmp_path / "out")
     for i in (0, 999):
         np.testing.assert_array_equal(
-            decode(after[i].image, canvas=28), decode(before[i].image, canvas=28)
+            decode(after[i].image, canvas=28).pixels, decode(before[i].image, canvas=28).pixels
         )
         assert (after[i].label, after[i].name) == (before[i].label, before[i].name)
 
