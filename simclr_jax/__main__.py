@@ -12,6 +12,7 @@ from simclr_jax.core.errors import did_you_mean
 
 VERBS = {
     "train": "pretrains or fine-tunes, by a recipe; resumes a run that was stopped",
+    "data": "audits images before a run, or converts them to shards",
     "plan": "says what a recipe takes on a TPU slice: memory, time, cost",
     "evaluate": "judges the encoder of a run: kNN, linear probe, label efficiency",
     "embed": "writes the features of any images",

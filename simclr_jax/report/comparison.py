@@ -18,7 +18,7 @@ from simclr_jax.evals.results import CURE, FILE, IMAGES, Row, by_images, read_re
 from simclr_jax.report import markup, training
 from simclr_jax.report.page import duration
 from simclr_jax.report.results import PROTOCOLS, accuracy_text, column, column_name, in_order
-from simclr_jax.report.tables import Table, table_section
+from simclr_jax.report.tables import Table, printable, table_section
 from simclr_jax.train.metrics import read_metrics
 from simclr_jax.train.workdir import load_config
 
@@ -59,7 +59,7 @@ def read_runs(workdirs: Sequence[str]) -> list[Run]:
     parts = [workdir.rstrip("/").split("/") for workdir in workdirs]
     above = zip(*(part[:-1] for part in parts), strict=False)
     shared = len([*itertools.takewhile(lambda names: len(set(names)) == 1, above)])
-    names = [_printable("/".join(part[shared:])) for part in parts]
+    names = [printable("/".join(part[shared:])) for part in parts]
     return [*map(_read_run, workdirs, names)]
 
 
@@ -128,7 +128,7 @@ def missing(runs: Sequence[Run]) -> list[str]:
     commands += [(run, []) for run in runs if not run.results and run not in named]
     program = ["python", "-m", "simclr_jax", "evaluate"]
     lines = (shlex.join([*program, f"--workdir={run.workdir}", *how]) for run, how in commands)
-    return [_printable(line) for line in lines]
+    return [printable(line) for line in lines]
 
 
 def write_comparison(
@@ -193,7 +193,7 @@ def _fact_rows(runs: Sequence[Run], shown: Mapping[str, Callable[[Any], str]]) -
     for run in runs:
         said = facts(run)
         cells = [DASH if said[key] is None else show(said[key]) for key, show in shown.items()]
-        rows.append([run.name, *map(_printable, cells)])
+        rows.append([run.name, *map(printable, cells)])
     return rows
 
 
@@ -261,16 +261,16 @@ def _accuracy_table(runs: Sequence[Run], group: Sequence[Row]) -> Table:
             told = {name: own[judged].get(key) for name, own in cells.items() if judged in own}
             if len(set(told.values())) > 1:
                 values = ", ".join(f"{value} in {name}" for name, value in told.items())
-                notes.append(_printable(f"Not alike, {head}: {key} is {values}."))
+                notes.append(printable(f"Not alike, {head}: {key} is {values}."))
     rows = []
     for name, own in cells.items():
         if not own and not {*columns} >= EXPECTED:
             continue  # no command judges it on a classifier's labels
         steps = sorted({str(row["step"]) for row in own.values()})
         figures = [accuracy_text(own[key]) if key in own else DASH for key in columns]
-        rows.append([name, _printable(", ".join(steps)) or DASH, *figures])
+        rows.append([name, printable(", ".join(steps)) or DASH, *figures])
     title = f"Fitted on {group[0]['train_data']}, judged on {group[0]['test_data']}"
-    return Table(_printable(title), ["run", "step", *heads], rows, 1, notes)
+    return Table(printable(title), ["run", "step", *heads], rows, 1, notes)
 
 
 def _settings_table(runs: Sequence[Run]) -> Table:
@@ -278,7 +278,7 @@ def _settings_table(runs: Sequence[Run]) -> Table:
     for key, values in settings_that_differ(runs).items():
         texts = [json.dumps(values[r.workdir]) if r.workdir in values else DASH for r in runs]
         short = [t if len(t) <= MAX_CHARACTERS else f"{t[: MAX_CHARACTERS - 3]}..." for t in texts]
-        rows.append([_printable(key), *short])
+        rows.append([printable(key), *short])
     heads = ["setting", *(run.name for run in runs)]
     return Table("Settings that differ", heads, rows, len(heads), [] if rows else ["None."])
 
@@ -290,8 +290,3 @@ def _image_flags(images: Row) -> list[str]:
     data, _, path = name.partition(" ")
     where = [f"--data={data}", *([f"--path={path}"] if path else [])]
     return [*where, f"--split={split}", f"--test_split={test.removeprefix(f'{name}/')}"]
-
-
-def _printable(text: str) -> str:
-    """Returns text that moves no cursor: a workdir may come from somebody else."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

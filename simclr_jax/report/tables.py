@@ -1,4 +1,4 @@
-"""Tables of plain text, for the terminal and for a page."""
+"""Tables of plain text, which a terminal and a page show alike."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -17,8 +17,13 @@ class Table:
     notes: Sequence[str]
 
 
+def printable(text: str) -> str:
+    """Returns text that moves no cursor: names of files may come from somebody else."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def table_section(anchor: str, table: Table) -> str:
-    """Returns a table as a section of a page."""
+    """Returns a table as a section of a page, in HTML."""
     kind = lambda i: "number" if i >= table.first_number else "text"
     cells = lambda tag, texts: "".join(
         f'<{tag} class="{kind(i)}">{markup.escape(text)}</{tag}>' for i, text in enumerate(texts)

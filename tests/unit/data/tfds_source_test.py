@@ -9,7 +9,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from simclr_jax.core.errors import UserError
-from simclr_jax.data.decode import decode
+from simclr_jax.data.decode import UnreadableImageError, decode
 from simclr_jax.data.records import count_shared
 from simclr_jax.data.sources import open_source
 from tests.tfds_directory import write_tfds
@@ -109,11 +109,69 @@ def test_missing_directory_is_not_made(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_tfrecord_directory_gives_the_command_that_converts_it(tmp_path):
-    prepare(tmp_path, file_format="tfrecord")
+def test_another_format_gives_the_command_that_converts_it(tmp_path):
+    prepare(tmp_path, file_format="riegeli")
     directory = tmp_path / "pets" / "1.0.0"
     command = f"convert_format --dataset_version_dir={directory} --out_file_format=array_record"
-    with pytest.raises(UserError, match=f"as tfrecord, (.|\n)*{command}"):
+    with pytest.raises(UserError, match=f"as riegeli, (.|\n)*{command}"):
+        open_source("tfds/pets", split="train", path=tmp_path)
+
+
+def crc32c(data):
+    """CRC-32C bit by bit (RFC 3720, appendix B.4), masked as TFRecord does it."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = (crc >> 1) ^ (0x82F63B78 if crc & 1 else 0)
+    crc ^= 0xFFFFFFFF
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8 & 0xFFFFFFFF).to_bytes(4, "little")
+
+
+def prepare_tfrecord(data_dir):
+    """Writes data_dir/pets as TFRecord; returns the file of its training split."""
+    prepare(data_dir, file_format="tfrecord")
+    serialize = tfds.features.FeaturesDict(FEATURES).serialize_example
+    for split, numbers in {"train": range(10), "test": range(10, 12)}.items():
+        data = b""
+        for record in map(serialize, map(example, numbers)):
+            length = len(record).to_bytes(8, "little")
+            data += length + crc32c(length) + record + crc32c(record)
+        (data_dir / f"pets/1.0.0/pets-{split}.tfrecord-00000-of-00001").write_bytes(data)
+    return data_dir / "pets/1.0.0/pets-train.tfrecord-00000-of-00001"
+
+
+def test_tfrecord_is_read_at_random(tmp_path):
+    prepare_tfrecord(tmp_path)
+    source = open_source("tfds/pets", split="train[3:]+test", path=tmp_path)
+    assert len(source) == 9
+    got = [decode(source[i].image, canvas=6).pixels for i in range(9)]
+    np.testing.assert_array_equal(got, [pixels(i) for i in range(3, 12)])
+    assert (source[1].label, source[1].name) == (0, "tfds/pets/train[3:]+test/1")
+    assert source.__getitems__([8, 0]) == [source[8], source[0]]
+    with pytest.raises(UserError, match="Did you mean 'train'"):
+        open_source("tfds/pets", split="trian", path=tmp_path)
+    assert "tensorflow" not in sys.modules
+
+
+def test_damage_to_tfrecord_is_told(tmp_path):
+    file = prepare_tfrecord(tmp_path)
+    whole = file.read_bytes()
+    file.write_bytes(whole[:40] + bytes([whole[40] ^ 1]) + whole[41:])
+    source = open_source("tfds/pets", split="train", path=tmp_path)
+    assert source[1].label == 1
+    with pytest.raises(UnreadableImageError, match=r"checksum in .* is wrong, at byte 0"):
+        source[0]
+    for data, message in (
+        (whole[:-1], "ends within a record"),
+        (whole[:5], "ends within a record"),
+        (b"\x1f\x8b" + whole, "is no TFRecord file from byte 0 on, or is compressed"),
+    ):
+        file.write_bytes(data)
+        with pytest.raises(UserError, match=message):
+            open_source("tfds/pets", split="train", path=tmp_path)
+    file.unlink()
+    with pytest.raises(UserError, match="cannot be read: No such file"):
         open_source("tfds/pets", split="train", path=tmp_path)
 
 
