@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from simclr_jax.core.errors import UserError, did_you_mean
 from simclr_jax.core.files import atomic_write
+from simclr_jax.core.optional import import_optional
 from simclr_jax.interop import (
     onnx_format,
     safetensors_format,
@@ -16,7 +17,6 @@ from simclr_jax.interop import (
     torchvision_format,
 )
 from simclr_jax.interop.encoder import OWN, Encode, TrainedEncoder
-from simclr_jax.interop.optional import import_optional
 from simclr_jax.interop.parity import Difference, difference, photographs
 
 MAX_DIFFERENCE = 1e-4

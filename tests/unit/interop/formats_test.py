@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from simclr_jax.core import optional
 from simclr_jax.core.errors import UserError
-from simclr_jax.interop import formats, optional
+from simclr_jax.interop import formats
 from simclr_jax.interop.encoder import TrainedEncoder
 from simclr_jax.interop.formats import FORMATS, Format, check_request, export
 from simclr_jax.interop.parity import photographs
