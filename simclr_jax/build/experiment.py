@@ -21,7 +21,8 @@ from simclr_jax.core.run_facts import RunFacts
 from simclr_jax.core.sections import build_section, config_errors_at, lookup
 from simclr_jax.core.state import TrainState
 from simclr_jax.core.tree import select
-from simclr_jax.core.types import Batch, Cuts, CutsBySize
+from simclr_jax.core.types import Batch, CutsBySize
+from simclr_jax.data.batch import empty_batch
 from simclr_jax.data.dataset import Dataset
 from simclr_jax.data.place import place_batches
 from simclr_jax.data.quarantine import Quarantine
@@ -119,7 +120,7 @@ def build_experiment(
         (*frozen, *method.frozen_params),
     )
 
-    batch = functools.partial(_empty_batch, dataset.batch_size, policy.cuts)
+    batch = functools.partial(_empty_batch, dataset.batch_size, policy.cuts, source)
 
     def init() -> TrainState:  # only the shapes of the batch matter
         return init_state(method, tx, jax.random.key(run.seed), batch())
@@ -187,22 +188,11 @@ def _check_views(cuts: CutsBySize, net: Network) -> None:
             jax.eval_shape(encode, net.shapes, images)
 
 
-def _empty_batch(batch_size: int, cuts: CutsBySize) -> dict[str, Any]:
-    """Returns a batch of unlabelled black images, in the shapes and types of a real one."""
-    b = batch_size
-
-    def black(cuts: Cuts) -> jax.Array:
-        return jnp.zeros((b, cuts.num_views, cuts.size, cuts.size, 3), jnp.uint8)
-
-    def full(cuts: Cuts) -> jax.Array:
-        return jnp.full((b, cuts.num_views, 2), cuts.size, jnp.int32)
-
-    return {
-        "image": jax.tree.map(black, cuts),
-        "size": jax.tree.map(full, cuts),
-        "label": jnp.full((b,), -1, jnp.int32),
-        "id": jnp.full((b,), -1, jnp.int32),
-    }
+def _empty_batch(batch_size: int, cuts: CutsBySize, source: Source) -> dict[str, Any]:
+    """Returns a batch of unlabelled black images, in the shapes and types of a placed one."""
+    # JAX has no int64 unless asked: ids are int32 on the device.
+    placed = lambda rows: jnp.asarray(rows.astype(np.int32) if rows.dtype == np.int64 else rows)
+    return jax.tree.map(placed, empty_batch(batch_size, cuts, source))
 
 
 def _check_batch(batch_size: int, source: Source, mesh: Mesh, method: Method) -> None:

