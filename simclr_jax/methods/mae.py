@@ -32,7 +32,8 @@ from simclr_jax.methods.base import (
     one_view,
 )
 from simclr_jax.models.ssl import SSLModel
-from simclr_jax.models.vit import EPSILON, XAVIER, Block, ViT, patchify, sincos_positions
+from simclr_jax.models.transformer import EPSILON, XAVIER, Block
+from simclr_jax.models.vit import ViT, patchify, sincos_positions
 
 
 class Decoder(nn.Module):
@@ -77,7 +78,7 @@ class Decoder(nn.Module):
         x = x + sincos_positions(grid, self.width, wide).reshape(1, t, -1)
         x = jnp.concatenate([before, x], axis=1).astype(self.dtype)
         for i in range(self.depth):
-            x = Block(self.num_heads, drop_path=0.0, dtype=self.dtype, name=f"block{i}")(x, True)
+            x = Block(self.num_heads, dtype=self.dtype, name=f"block{i}")(x, True)
         x = nn.LayerNorm(epsilon=EPSILON, dtype=wide, name="norm")(x)
         return nn.Dense(self.num_pixels, kernel_init=XAVIER, name="pixels")(x[:, num_before:])
 

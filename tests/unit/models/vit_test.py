@@ -13,6 +13,7 @@ from PIL import Image
 from simclr_jax.core.tree import path_name
 from simclr_jax.models import vit
 from simclr_jax.models.ssl import SSLModel
+from simclr_jax.models.transformer import Block
 from simclr_jax.models.vit import SIZES, ViT
 from simclr_jax.parallel.sharding import Layout, batch_sharding
 
@@ -233,7 +234,7 @@ def equations(jaxpr):
 
 def test_an_image_loses_a_branch_as_often_as_said_and_the_mean_stays():
     rate, n = 0.3, 4000
-    block = vit.Block(num_heads=1, drop_path=rate, dtype="float32")
+    block = Block(num_heads=1, drop_path=rate, dtype="float32")
     x = jnp.asarray(np.tile(images(1, 2, seed=3)[..., :1], (n, 1, 4)), jnp.float32)
     variables = jax.eval_shape(lambda: block.init(jax.random.key(0), x[:1], False))
     rng = np.random.default_rng(0)
