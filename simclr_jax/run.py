@@ -30,6 +30,7 @@ from simclr_jax.data.folder import quote
 from simclr_jax.data.look import look
 from simclr_jax.data.place import place_batches
 from simclr_jax.data.quarantine import Quarantine
+from simclr_jax.data.text import tokenizer_of
 from simclr_jax.evals.online import (
     Apply,
     EvaluationImages,
@@ -121,6 +122,7 @@ def open_run(config: Mapping[str, Any], workdir: str) -> Iterator[Run]:
         )
         _tell_unreadable(experiment, quarantine)
         stack.callback(_tell_unreadable, experiment, quarantine)
+        stack.callback(_tell_cut, experiment)
         host_batches = experiment.dataset.train_batches(
             experiment.source,
             experiment.policy.cuts,
@@ -205,6 +207,8 @@ def _claim(experiment: Experiment, workdir: str, *, is_primary: bool) -> None:
     claim(step=step)
     if listing:
         listings.write(workdir, kept or listing)
+    if (tokenizer := tokenizer_of(experiment.source)) is not None:
+        tokenizer.write(workdir)
     checkpoints.set_aside_after(step)
 
 
@@ -255,6 +259,15 @@ def _tell_unreadable(experiment: Experiment, quarantine: Quarantine) -> None:
         log.warning(
             "%d of %d images cannot be read: others stand in for them, and %s names them.",
             quarantine.count, len(experiment.source), quarantine.path,
+        )  # fmt: skip
+
+
+def _tell_cut(experiment: Experiment) -> None:
+    tokenizer = tokenizer_of(experiment.source)
+    if tokenizer is not None and tokenizer.num_cut:
+        log.warning(
+            "Captions were cut to %d tokens %d times; --config.data.captions.context=N keeps more.",
+            tokenizer.context, tokenizer.num_cut,
         )  # fmt: skip
 
 

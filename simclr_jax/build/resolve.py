@@ -12,8 +12,9 @@ from simclr_jax.core.errors import UserError
 from simclr_jax.core.files import absolute
 from simclr_jax.core.sections import build_section, settings_of
 from simclr_jax.data.dataset import Dataset
-from simclr_jax.data.records import Source
+from simclr_jax.data.records import Source, has_captions
 from simclr_jax.data.sources import suggest_sizes
+from simclr_jax.data.text import Captioned, tokenizer_of
 from simclr_jax.methods import METHODS
 from simclr_jax.methods.base import FrozenNetwork
 from simclr_jax.train.workdir import load_config
@@ -50,6 +51,7 @@ def resolve(
         data["class_names"] = data["class_names"] or method[key]["class_names"]
     dataset, source = _open(data, resolved["augment"], train_source)
     _settle_classes(resolved["heads"], method, source)
+    source = _with_tokens(data, resolved["heads"], dataset, source)
     return resolved, dataset, source
 
 
@@ -140,6 +142,32 @@ def _open(
     data["class_names"] = source.class_names or dataset.class_names
     settled = {name: data[name] for name in ("canvas", "batch_size", "class_names")}
     return dataclasses.replace(dataset, **settled), source
+
+
+def _with_tokens(
+    data: dict[str, Any], heads: dict[str, Any], dataset: Dataset, source: Source
+) -> Source:
+    """Gives the captions of a source out as tokens, and the text tower as many as there are."""
+    captions = dataset.captions
+    if captions is None:
+        if heads["text"] is not None:
+            raise UserError(
+                "config.heads.text reads captions, and config.data.captions is off. "
+                f"--config.data.captions.context=20 turns it on; {source.name} "
+                + ("has captions." if has_captions(source) else "has none: digits do.")
+            )
+        return source
+    tokenizer = tokenizer_of(source)  # of captions that are not there, one is assumed
+    if tokenizer is None:
+        tokenizer = captions.tokenizer_for(source)
+        source = Captioned(source, tokenizer)
+    file = data["captions"]["tokenizer"]
+    settled = {"tokenizer": file and absolute(file), "tokenizer_sha256": tokenizer.sha256}
+    data["captions"] = {**data["captions"], **settled}
+    if heads["text"] is not None:
+        sizes = {"num_tokens": tokenizer.vocab_size, "context": tokenizer.context}
+        heads["text"] = {**heads["text"], **sizes}
+    return source
 
 
 def network_of_run(key: str, workdir: str) -> dict[str, Any]:

@@ -70,9 +70,9 @@ class Captions:
         """
         if not has_captions(source):
             raise UserError(
-                f"config.data.captions is on, and {source.name} has no captions. The built-in "
-                "digits have some (config.data.name='digits'); --config.data.captions=None and a "
-                "method without text, such as config.method.name='simclr', train on images alone."
+                f"config.data.captions is on, and {source.name} has no captions. Name images that "
+                "have some, such as --config.data.name=digits, or train on images alone, such as "
+                "with the recipe simclr_folder."
             )
         json = _train(source, self.vocab_size) if self.tokenizer is None else _read(self.tokenizer)
         made = Tokenizer(json, self.context, self.tokenizer or f"the captions of {source.name}")

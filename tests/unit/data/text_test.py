@@ -145,7 +145,7 @@ def test_a_share_of_the_labels_keeps_its_captions():
 
 def test_a_source_without_captions_is_an_error_that_says_what_has_some():
     source = Colours({i: () for i in range(12)})
-    with pytest.raises(UserError, match=r"colours has no captions\. The built-in digits have some"):
+    with pytest.raises(UserError, match=r"colours has no captions\. Name images that have"):
         Captions().tokenizer_for(source)
 
 
