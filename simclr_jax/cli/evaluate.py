@@ -2,6 +2,7 @@
 
 python -m simclr_jax evaluate --workdir=runs/digits
 python -m simclr_jax evaluate --workdir=runs/cifar --protocol=knn --fractions=1 --features=encoder
+python -m simclr_jax evaluate --workdir=runs/clip --protocol=zero_shot,retrieval
 python -m simclr_jax evaluate --workdir=runs/imported --data=tfds/imagenet2012 --path=DIR
 """
 
@@ -34,6 +35,11 @@ TEMPERATURE = flags.DEFINE_float("knn_temperature", 0.1, "Of the votes of neighb
 DATA = flags.DEFINE_string("data", None, "digits, folder or tfds/NAME; the run's own if left out.")
 PATH = flags.DEFINE_string("path", None, "The folder, or the directory of prepared data sets.")
 SPLIT = flags.DEFINE_string("split", None, "Of --data, the images with labels to fit on.")
+TEMPLATES = flags.DEFINE_multi_string(
+    "template",
+    None,
+    "For zero_shot, a caption with {} in place of a class's name; may be given several times.",
+)
 TEST_SPLIT = flags.DEFINE_string("test_split", None, "Of --data, the images to judge on.")
 JSON = flags.DEFINE_bool("json", False, "Prints one JSON object instead of a table.")
 
@@ -57,6 +63,7 @@ def _evaluate() -> None:
         path=PATH.value,
         split=SPLIT.value,
         test_split=TEST_SPLIT.value,
+        templates=TEMPLATES.value,
     )
     if JSON.value:
         step = rows[0]["step"]
@@ -82,7 +89,7 @@ def _table(rows: Sequence[Row]) -> Table:
     )
     table.add_column("features")
     table.add_column("protocol")
-    for column in ("labels", "top-1", "top-5", "std", "draws"):
+    for column in ("labels", "top-1", "top-5", "std", "draws", "chance"):
         table.add_column(column, justify="right")
     for row in rows:
         table.add_row(
@@ -93,5 +100,6 @@ def _table(rows: Sequence[Row]) -> Table:
             f"{row['top5']:.3f}" if "top5" in row else "",
             f"{row['top1_std']:.3f}" if "top1_std" in row else "",
             str(row["draws"]) if "draws" in row else "",
+            f"{row['top1_chance']:.3f}" if "top1_chance" in row else "",
         )
     return table

@@ -1,0 +1,70 @@
+"""CLIP on the digits from the config to its figures, and what it refuses."""
+
+import json
+
+import pytest
+
+from simclr_jax.build.resolve import resolve
+from simclr_jax.core.errors import UserError
+from simclr_jax.run import train
+from simclr_jax.trained.evaluate import evaluate
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def clip_config(tiny_config):
+    """Two small towers on the captions of the digits."""
+    projector = {"num_layers": 1, "output_dim": 16, "last_norm": "none", "kernel_init": "lecun"}
+    tiny_config["data"] |= {"captions": {"context": 10, "vocab_size": 400}, "batch_size": 32}
+    tiny_config["run"] |= {"epochs": 4}
+    tiny_config["augment"] = {"name": "finetune", "size": 28, "min_area": 0.8, "flip": False}
+    tiny_config["heads"] = {
+        "projector": projector,
+        "text": {"width": 16, "depth": 1, "num_heads": 2},
+        "text_projector": projector,
+    }
+    return tiny_config | {"method": {"name": "clip"}, "evals": {}}
+
+
+def test_clip_names_digits_that_it_has_not_seen_and_goes_on_where_it_was(clip_config, tmp_path):
+    workdir = str(tmp_path)
+    train(clip_config, workdir)
+    stored = json.loads((tmp_path / "config.json").read_text())
+    assert stored["heads"]["text"]["context"] == 10
+    assert len(stored["data"]["captions"]["tokenizer_sha256"]) == 64
+    last = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["loss"] < last["loss_chance"] - 0.3
+    assert 1 <= last["scale"] <= 100
+
+    judged = evaluate(workdir, protocol=["zero_shot", "retrieval", "knn"], features=["encoder"])
+    rows = {row["protocol"]: row for row in judged}
+    assert rows["zero_shot"]["top1"] > 3 * rows["zero_shot"]["top1_chance"] == pytest.approx(0.3)
+    assert rows["zero_shot"]["num_test"] == 1000
+    assert rows["knn"]["top1"] > 0.3
+    assert {"image_to_text", "text_to_image"} <= rows.keys()
+
+    other = {**clip_config, "run": {**clip_config["run"], "epochs": 5}}
+    other["data"] = {**other["data"], "captions": {"context": 10, "vocab_size": 300}}
+    with pytest.raises(UserError, match="holds a run with another config") as refused:
+        train(other, workdir)
+    assert "data.captions.tokenizer_sha256" in str(refused.value)
+
+    (tmp_path / "tokenizer.json").unlink()
+    with pytest.raises(UserError, match=r"tokenizer\.json is not there"):
+        evaluate(workdir, protocol=["zero_shot"])
+
+
+def test_a_text_tower_without_captions_is_told_how_to_get_some(clip_config):
+    clip_config["data"]["captions"] = None
+    with pytest.raises(
+        UserError, match=r"config\.heads\.text reads captions, and config\.data\.capt"
+    ):
+        resolve(clip_config)
+
+
+def test_images_alone_have_no_words_to_compare(tiny_config, tmp_path):
+    tiny_config["run"]["epochs"] = 1
+    train(tiny_config | {"evals": {}}, str(tmp_path))
+    with pytest.raises(UserError, match="needs a text tower"):
+        evaluate(str(tmp_path), protocol=["zero_shot"])
