@@ -18,7 +18,7 @@ from simclr_jax.build.experiment import (
     evaluated_variables,
     train_step,
 )
-from simclr_jax.build.resolve import require_same_encoder
+from simclr_jax.build.resolve import require_same_encoder, require_same_tokens
 from simclr_jax.build.schema import complete
 from simclr_jax.core.compile import jit_once
 from simclr_jax.core.errors import UserError, did_you_mean
@@ -230,6 +230,7 @@ def _initial_state(experiment: Experiment, checkpoints: Checkpoints, first_step:
         return state
     # Before the first compilation, so that a wrong checkpoint costs no wait.
     require_same_encoder(experiment.config)
+    require_same_tokens(experiment.config)
     restored = [start.restore(experiment.abstract_state) for start in experiment.warm_starts]
     params = experiment.abstract_state.params
     log.info(parameter_overview.get_parameter_overview(params, include_stats=False))

@@ -14,6 +14,7 @@ from simclr_jax.core.sections import build_section, settings_of
 from simclr_jax.data.dataset import Dataset
 from simclr_jax.data.records import Source, has_captions
 from simclr_jax.data.sources import suggest_sizes
+from simclr_jax.data.text import FILE as TOKENIZER
 from simclr_jax.data.text import Captioned, tokenizer_of
 from simclr_jax.methods import METHODS
 from simclr_jax.methods.base import FrozenNetwork
@@ -119,6 +120,29 @@ def require_same_encoder(config: Mapping[str, Any]) -> None:
         raise UserError(
             f"The encoder of {start} has other settings than config.encoder, which its weights do "
             f"not tell but need: add {' '.join(flags)}"
+        )
+
+
+def require_same_tokens(config: Mapping[str, Any]) -> None:
+    """Makes sure that a text tower that a warm start brings sees the tokens that it knows.
+
+    Args:
+      config: resolved.
+
+    Raises:
+      UserError: if its tokenizer was another one; if there is no such checkpoint.
+    """
+    start, trees = config["warm_start"]["checkpoint"], config["warm_start"]["trees"]
+    if not any(tree.split("/")[:2] == ["params", "text"] for tree in trees or ()):
+        return
+    hashes = [
+        of["data"]["captions"] and of["data"]["captions"]["tokenizer_sha256"]
+        for of in (config, complete(load_config(start)))
+    ]
+    if hashes[0] != hashes[1]:
+        raise UserError(
+            f"The text tower of {start} knows the tokens of another tokenizer than that of "
+            f"config.data.captions: add --config.data.captions.tokenizer={start}/{TOKENIZER}"
         )
 
 
