@@ -20,7 +20,7 @@ from simclr_jax.data.dataset import Dataset
 from simclr_jax.data.place import place_batches
 from simclr_jax.data.quarantine import Quarantine
 from simclr_jax.data.records import Source, count_shared
-from simclr_jax.data.text import read_tokenizer
+from simclr_jax.data.text import Captions, read_tokenizer
 from simclr_jax.evals.random_features import random_features
 from simclr_jax.interop.encoder import TrainedEncoder
 from simclr_jax.models.ssl import SSLModel
@@ -119,18 +119,26 @@ class Restored:
         """Returns the projections [b, d] of a placed batch."""
         return self.network.project(self.variables, batch)
 
+    def require_text(self) -> Captions:
+        """Returns how captions became the tokens of the text tower.
+
+        Raises:
+          UserError: if there is none.
+        """
+        if self.model.text is None or self.dataset.captions is None:
+            raise UserError(
+                f"{self.workdir} has no text tower: config.heads.text of that run is off. "
+                "--config=configs/clip.py:digits trains one."
+            )
+        return self.dataset.captions
+
     def embed_captions(self, captions: Sequence[str]) -> Float[np.ndarray, "n d"]:
         """Returns the rows of captions, to be compared with projections of images.
 
         Raises:
           UserError: if the run has no text tower, or its tokenizer is not there.
         """
-        if self.model.text is None or self.dataset.captions is None:
-            raise UserError(
-                f"{self.workdir} has no text tower: config.heads.text of that run is off. "
-                "configs/clip.py:digits trains one."
-            )
-        tokenizer = read_tokenizer(self.workdir, self.dataset.captions)
+        tokenizer = read_tokenizer(self.workdir, self.require_text())
         rows = []
         for start in range(0, len(captions), CAPTIONS_AT_ONCE):
             part = captions[start : start + CAPTIONS_AT_ONCE]

@@ -35,11 +35,7 @@ def evaluate_towers(
     Raises:
       UserError: if the run has no text tower, or the images lack what a protocol needs.
     """
-    if run.model.text is None:
-        raise UserError(
-            f"--protocol={','.join(protocols)} needs a text tower, and config.heads.text of this "
-            "run is off: train one with --config=configs/clip.py:digits."
-        )
+    run.require_text()
     test = dataset.open_test(None)
     if test is None:
         raise UserError(f"{dataset.name} has no test_split: say which images, --test_split=test.")

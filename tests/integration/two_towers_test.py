@@ -2,10 +2,13 @@
 
 import json
 
+import numpy as np
 import pytest
 
+import simclr_jax
 from simclr_jax.build.resolve import resolve
 from simclr_jax.core.errors import UserError
+from simclr_jax.data.sources import open_source
 from simclr_jax.run import train
 from simclr_jax.trained.evaluate import evaluate
 
@@ -44,6 +47,14 @@ def test_clip_names_digits_that_it_has_not_seen_and_goes_on_where_it_was(clip_co
     assert rows["knn"]["top1"] > 0.3
     assert {"image_to_text", "text_to_image"} <= rows.keys()
 
+    encoder = simclr_jax.load(workdir)
+    digits = open_source("digits", split="test")
+    images = encoder.project([digits[i].image for i in range(0, 1000, 5)])
+    words = encoder.embed_text([f"the digit {digit}" for digit in range(10)])
+    unit = lambda rows: rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    right = (unit(images) @ unit(words).T).argmax(axis=1) == np.repeat(np.arange(10), 20)
+    assert right.mean() == pytest.approx(rows["zero_shot"]["top1"], abs=0.08)
+
     other = {**clip_config, "run": {**clip_config["run"], "epochs": 5}}
     other["data"] = {**other["data"], "captions": {"context": 10, "vocab_size": 300}}
     with pytest.raises(UserError, match="holds a run with another config") as refused:
@@ -66,5 +77,5 @@ def test_a_text_tower_without_captions_is_told_how_to_get_some(clip_config):
 def test_images_alone_have_no_words_to_compare(tiny_config, tmp_path):
     tiny_config["run"]["epochs"] = 1
     train(tiny_config | {"evals": {}}, str(tmp_path))
-    with pytest.raises(UserError, match="needs a text tower"):
+    with pytest.raises(UserError, match="has no text tower"):
         evaluate(str(tmp_path), protocol=["zero_shot"])
