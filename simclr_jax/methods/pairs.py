@@ -1,5 +1,6 @@
 """Methods of two towers: an image and a caption of it are a pair, mapped to where they meet."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
@@ -72,6 +73,7 @@ def from_pairs(
     check_grad_cache_chunks(grad_cache_chunks)
 
     def init(key: PRNGKey, views: Views) -> Variables:
+        _check_one_view(views, name)
         variables = init_model(model, key, views)
         start = {key: jnp.asarray(value, jnp.float32) for key, value in scalars.items()}
         return variables._replace(params={**variables.params, **start})
@@ -82,26 +84,14 @@ def from_pairs(
         towers = {name: tree for name, tree in params.items() if name not in scalars}
         if lock_images:
             towers = stop_gradient_at(ENCODER, towers)
+        embed = functools.partial(
+            apply_model, model, towers, state.batch_stats, grad_cache_chunks=grad_cache_chunks
+        )
         image_key, text_key = jax.random.split(key)
-        out, batch_stats = apply_model(
-            model,
-            towers,
-            state.batch_stats,
-            _only_view(views, name),
-            key=image_key,
-            train=not lock_images,
-            grad_cache_chunks=grad_cache_chunks,
-        )
-        texts, _ = apply_model(
-            model,
-            towers,
-            state.batch_stats,
-            {"text": batch["text"][:, None], "length": batch["text_length"][:, None]},
-            key=text_key,
-            output="embed_text",
-            grad_cache_chunks=grad_cache_chunks,
-        )
+        out, batch_stats = embed(one_view(views, 0), key=image_key, train=not lock_images)
         images = out["projection"]
+        captions = {"text": batch["text"][:, None], "length": batch["text_length"][:, None]}
+        texts, _ = embed(captions, key=text_key, output="embed_text")
         value, metrics = loss(params, images, texts, batch)
         metrics = {
             "loss": value,
@@ -125,11 +115,10 @@ def from_pairs(
     )
 
 
-def _only_view(views: Views, name: str) -> Views:
+def _check_one_view(views: Views, name: str) -> None:
     num_views = sum(x.shape[1] for x in jax.tree.leaves(views))
     if num_views != 1:
         raise ValueError(
             f"method {name} takes one view of each image, and config.augment makes {num_views}; "
             "use config.augment.name='finetune', crops and mirror, or 'single', with colours, too."
         )
-    return one_view(views, 0)
