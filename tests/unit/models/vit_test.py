@@ -95,7 +95,7 @@ def bicubic(positions, rows, columns):
     return np.stack([np.asarray(resize(x)) for x in np.moveaxis(positions, -1, 0)], -1)
 
 
-def forward(p, image, *, patch, heads=HEADS, pre_norm=False, keep=None):
+def forward(p, image, *, patch, heads=HEADS, pre_norm=False, keep=None, pool=None):
     rows, columns = image.shape[0] // patch, image.shape[1] // patch
     tokens = []
     for r in range(rows):
@@ -112,7 +112,32 @@ def forward(p, image, *, patch, heads=HEADS, pre_norm=False, keep=None):
         y = gelu(linear(layer_norm(x, block["norm2"]), block["fc1"]))
         x = x + linear(y, block["fc2"])
     x = layer_norm(x, p["norm"])
+    if pool is not None:
+        return x, pool(x, p["pooling"], heads)
     return x, x[0] if "class_token" in p else x.mean(0)
+
+
+def seen_by(query, tokens, p, heads):
+    """What one query sees among tokens, and the last product."""
+    width, out = WIDTH // heads, []
+    q, (k, v) = linear(query, p["q"]), np.split(linear(tokens, p["kv"]), 2, axis=-1)
+    for h in range(heads):
+        part = slice(h * width, (h + 1) * width)
+        e = np.exp(k[:, part] @ q[part] / math.sqrt(width))
+        out.append(e / e.sum() @ v[:, part])
+    return linear(np.concatenate(out), p["out"])
+
+
+def probed(tokens, p, heads):
+    """Pooling of SigLIP's image tower: a probe, then a perceptron (big_vision, MAPHead)."""
+    x = seen_by(p["probe"][0], tokens, p["attention"], heads)
+    return x + linear(gelu(linear(layer_norm(x, p["norm"]), p["fc1"])), p["fc2"])
+
+
+def seen_by_the_mean(tokens, p, heads):
+    """Radford et al. 2021, Section 2.4: the mean as a query, among itself and the others."""
+    mean = tokens.mean(0)
+    return seen_by(mean, np.stack([mean, *tokens]), p["attention"], heads)
 
 
 @pytest.mark.parametrize(
@@ -121,6 +146,8 @@ def forward(p, image, *, patch, heads=HEADS, pre_norm=False, keep=None):
         ({}, {}),
         ({"pool": "mean", "learned_positions": 12, "num_heads": 4}, {"heads": 4}),
         ({"pre_norm": True, "remat": "blocks"}, {"pre_norm": True}),
+        ({"pool": "probe"}, {"pool": probed}),
+        ({"pool": "mean_query"}, {"pool": seen_by_the_mean}),
     ],
 )
 def test_representation_and_gradient_are_those_of_the_paper(settings, options):
