@@ -20,9 +20,9 @@ AUGMENT = POLICIES["finetune"](size=12).augment
 
 @pytest.fixture
 def model(tiny_encoder):
-    projector = MLP(num_layers=1, output_dim=4, last_norm="none", kernel_init="lecun")
+    head = lambda: MLP(num_layers=1, output_dim=4, last_norm="none", kernel_init="lecun")
     text = TextTransformer(num_tokens=20, context=6, width=8, depth=1, num_heads=2)
-    return SSLModel(tiny_encoder, projector=projector, text=text, text_projector=projector)
+    return SSLModel(tiny_encoder, projector=head(), text=text, text_projector=head())
 
 
 def example():
