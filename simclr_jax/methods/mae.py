@@ -110,8 +110,8 @@ def mae(
       decoder_heads: heads of its attention.
 
     Raises:
-      ValueError: if the encoder is no ViT, the model has heads, or widths don't fit; `init` and
-        `loss` raise one if no patch would be seen.
+      ValueError: if the encoder is no ViT or pooled by attention, the model has heads, or widths
+        don't fit; `init` and `loss` raise one if no patch would be seen.
     """
     del facts
     check_heads(model, "mae")
@@ -120,6 +120,11 @@ def mae(
         raise ValueError(
             f"method mae hides patches of a vision transformer, and {type(encoder).__name__} is "
             "none; use config.encoder.name='vit'."
+        )
+    if encoder.pool not in ("token", "mean"):
+        raise ValueError(
+            f"method mae trains no pooling by attention, encoder.pool={encoder.pool!r}; use "
+            "config.encoder.pool='token' or 'mean'."
         )
     if decoder_width % 4 or decoder_width % decoder_heads:
         raise ValueError(
