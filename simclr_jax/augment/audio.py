@@ -89,7 +89,7 @@ def random_masks(
       spectrogram: decibels.
       axis: 1 for time, 2 for pitch.
       share: longest mask, in [0, 1].
-      num_masks: how many, which may overlap.
+      num_masks: number of masks, which may overlap.
 
     Source: Park et al. 2019, https://arxiv.org/abs/1904.08779, Section 2 (SpecAugment), where
       spectrograms have the mean 0 and masks are zeros.

@@ -97,7 +97,7 @@ def take_over_network(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def require_same_encoder(config: Mapping[str, Any]) -> None:
-    """Makes sure that a warm start finds the encoder as it was, in what its arrays don't tell.
+    """Checks that a warm start has the same encoder in settings that the arrays don't show.
 
     Raises:
       UserError: if a setting of `UNTOLD` is another one there; if there is no such checkpoint.

@@ -33,10 +33,10 @@ class Dataset:
       path: the folder, or the directory that holds prepared TFDS data sets.
       labels_from_folders: whether class subfolders of a folder are its labels; None: if every
         image is in one.
-      class_names: the classes in the order of their labels; those of the training images if None.
+      class_names: the classes in the order of their labels; the training images' if None.
       fraction: share of the training labels to use, in (0, 1]: a class-balanced draw that is
         the same on every machine.
-      fraction_seed: which draw.
+      fraction_seed: number of the draw.
       keep_unlabelled: train on the other images too, without their labels; or not at all.
       ground: grey level behind transparent pixels, from 0 to 255.
       value_range: which values are black and white in files with more than 8 bits a channel:
@@ -101,7 +101,7 @@ class Dataset:
         """Opens the images to judge on, None if there are none.
 
         Args:
-          train: those that the judged was, or will be, fitted on; None if nobody knows.
+          train: images that the judged network was, or will be, fitted on; None if nobody knows.
 
         Raises:
           UserError: if they are not there, have other classes, or some are training images.

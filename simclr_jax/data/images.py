@@ -41,7 +41,7 @@ class Images:
         """Returns image i, or why it cannot be read.
 
         Args:
-          i: its index in the source.
+          i: index of the image in the source.
           record: what the source holds there, if that has been read already.
         """
         if i in self._unreadable:

@@ -33,7 +33,7 @@ class Listing:
 
     Attributes:
       names: names of the files, below the folder.
-      sizes: in bytes.
+      sizes: sizes of the files in bytes.
       hashes: SHA-256 of what they hold, in hexadecimal; empty if not asked for.
       accepted: for each time that the list changed and the run went on all the same, its step, the
         digest before and the digest after.
@@ -85,8 +85,8 @@ def continued(workdir: str, now: Listing, *, step: int, accept: str) -> Listing 
 
     Args:
       workdir: directory of the run.
-      now: its images.
-      step: that it goes on from.
+      now: images of the run as they are now.
+      step: step that it goes on from.
       accept: digest of a list that may differ from the one kept; see `config.data.accept_images`.
 
     Returns:

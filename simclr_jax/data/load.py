@@ -151,7 +151,7 @@ def eval_batches(
 
     Raises:
       UserError: at the end, if not one image could be read.
-      OutageError: as of `train_batches`.
+      OutageError: as for `train_batches`.
     """
     ids = np.arange(len(source)) if indices is None else np.asarray(indices, np.int64)
     if ids.size and not 0 <= ids.min() <= ids.max() < len(source):

@@ -37,10 +37,10 @@ class Seen(NamedTuple):
 
     Attributes:
       name: name of the image.
-      size: its (height, width) in pixels.
+      size: (height, width) of the image in pixels.
       bright: grey level that one pixel in a hundred is above.
       is_constant: whether all pixels are alike.
-      pixels: its pixels, small, as bytes.
+      pixels: pixels of the image made small, as bytes.
       deep_max: largest value of a file of more than 8 bits a channel; None of others.
     """
 
@@ -56,7 +56,7 @@ def look(dataset: Dataset, source: Source, *, view_size: int) -> list[str]:
     """Returns what is worth a warning in images spread evenly over a data set.
 
     Args:
-      dataset: how they are read.
+      dataset: settings by which images are read.
       source: the data set.
       view_size: side of a view in pixels.
     """

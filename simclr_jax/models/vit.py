@@ -27,7 +27,7 @@ from simclr_jax.models.transformer import (
 
 
 class Size(NamedTuple):
-    """What is meant by a size such as "s"."""
+    """Width, depth and heads of a size such as "s"."""
 
     width: int
     depth: int
@@ -51,7 +51,7 @@ class ViT(nn.Module):
     Attributes:
       size: width, depth and heads, a key of `SIZES`.
       patch: side of the square patches in px; images must be multiples of it.
-      num_heads: heads of the attention; None for those of the size. MoCo v3's "s" has 12.
+      num_heads: heads of the attention; None for as many as the size has. MoCo v3's "s" has 12.
       learned_positions: side in px of the images that learned positions are stored for, usually
         that of the views; other images get them by bicubic interpolation. None for fixed sines
         and cosines of row and column.

@@ -121,7 +121,7 @@ def check_hosts_agree() -> Iterator[dict[str, str]]:
 
 
 def code_version() -> str:
-    """Returns a hash of this package's source and of the versions of what it computes with."""
+    """Returns a hash of this package's source and of the versions of JAX and its like."""
     root = Path(__file__).parents[1]
     sha256 = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
@@ -133,7 +133,7 @@ def code_version() -> str:
 
 
 def flatten(config: Any, prefix: str = "config") -> dict[str, str]:
-    """Returns the values of a nested config as text, by name, for `agreement`."""
+    """Returns the values of a nested config as text, by name, for `check_hosts_agree`."""
     if not isinstance(config, Mapping):
         return {prefix: repr(config)}
     return {k: v for key in config for k, v in flatten(config[key], f"{prefix}.{key}").items()}

@@ -46,7 +46,7 @@ class StopOnSignal:
     The signals are SIGTERM, Ctrl-C (a second one ends the process at once) and SIGHUP, which a
     terminal sends when it is closed. One that was ignored before stays so, as under nohup.
 
-    Of several processes, all stop after the same step if any of them gets a signal: JAX catches
+    With several processes, all stop after the same step if any of them gets a signal: JAX catches
     SIGTERM, and finds a step that none has passed.
     """
 
@@ -125,7 +125,7 @@ class Waits:
 class SaveAtEarlyEnd:
     """Hook and context: where no batch comes after a step, saves that step.
 
-    Of several processes only one knows, and none can save alone: they end without a checkpoint.
+    With several processes only one knows, and none can save alone: they end without a checkpoint.
     """
 
     def __init__(self, save_checkpoint: SaveCheckpoint) -> None:

@@ -1,6 +1,6 @@
 """Whether a run learns, in words: what its metrics say, what they rest on, and what to try.
 
-Of the loss, a verdict waits until the warm-up and a tenth of the run are over.
+A verdict on the loss waits until the warm-up and a tenth of the run are over.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,16 +20,16 @@ NEAR_CHANCE = 0.98
 # Rows that point everywhere deviate by 1 / sqrt(d) in each of d dimensions, collapsed ones by 0
 # (SimSiam, https://arxiv.org/abs/2011.10566, Section 4.1 and Figure 2); this is a share of that.
 COLLAPSED = 0.1
-# Of what was gained on chance. Less is lost where a target or a queue begins to move.
+# Share of what was gained on chance. Less is lost where a target or a queue begins to move.
 GIVEN_BACK = 0.5
 GRADIENT_GROWTH = 100.0  # LARS and AdamW hide its scale, but a loss that goes well has no such jump
-# Of the length of all parameters, by one step: recipes that train stay at a hundredth or below,
-# but for small networks with AdamW.
+# Length of one step as a share of that of all parameters: recipes that train stay at a hundredth
+# or below, but for small networks with AdamW.
 LONG_STEP = 0.1
 # The same, of all steps together. Kernels must turn from where they were drawn to learn anything.
 SHORT_WAY = 0.1
-# Of the time between two lines. Images that come in time are there before they are asked for, and
-# the share is next to 0; where they don't, it is soon the larger part.
+# Share of the time between two lines. Images that come in time are there before they are asked for,
+# and the share is next to 0; where they don't, it is soon the larger part.
 STARVED = 0.25
 LONG_WARMUP = 0.5  # of the run; published recipes take a tenth or less
 # Adam's second moment is a mean over a thousand steps, the smallest recipe takes 1,500 steps and
@@ -41,8 +41,8 @@ class Finding(NamedTuple):
     """Something that is wrong with a run.
 
     Attributes:
-      what: is wrong, a sentence.
-      figures: that it rests on.
+      what: what is wrong, in a sentence.
+      figures: figures that it rests on.
       advice: what to try, in settings.
     """
 
@@ -82,7 +82,7 @@ def judge(rows: Rows, config: Mapping[str, Any]) -> Verdict | None:
       config: the complete config of the run.
 
     Returns:
-      None if no row says of which step and epoch it is.
+      None if no row has a step and an epoch.
     """
     rows = [
         row for row in rows if row["step"] > 0 and _is_number(row, "epoch") and row["epoch"] > 0

@@ -21,8 +21,8 @@ def choose_images(
 ) -> Dataset:
     """Returns the run's data set with what the flags of a verb say in its place.
 
-    Splits and classes of the run are those of its own data set alone, which may lie elsewhere
-    now if it is one of TFDS. Another folder is other images.
+    The run's splits and classes hold for its own data set alone. One of TFDS may lie elsewhere
+    now; another folder is other images.
 
     Args:
       own: images of the run.

@@ -228,5 +228,5 @@ def test_a_tile_reaches_the_loss_which_knows_that_its_mesh_has_one_device():
 
 
 def test_a_negative_tile_is_refused():
-    with pytest.raises(ValueError, match="loss_tile=-1; it must be at least 1"):
-        simclr(MODEL, augment, FACTS, loss_tile=-1)
+    with pytest.raises(UserError, match=r"config.method.loss_tile=-1 must be at least 0"):
+        method(loss_tile=-1)
