@@ -9,18 +9,19 @@ Definitions are those of librosa, https://librosa.org (McFee et al. 2015), with 
 import dataclasses
 import functools
 import math
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int16
 
 from simclr_jax.core.ranges import Count, NonNegative, Positive
 
 _LEAST_POWER = 1e-10  # -100 dB
 # Slaney's scale: linear up to 1 kHz, 15 mel, then 27 steps for a factor of 6.4.
 _HZ_PER_MEL, _BEND_HZ, _LOG_STEP = 200 / 3, 1000.0, math.log(6.4) / 27
-INT16 = 2**15
+Waveform: TypeAlias = Float[Array, "b samples"] | Int16[Array, "b samples"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,9 +63,7 @@ class LogMel:
         """Returns how many frames a waveform has: one in the middle of each hop's first sample."""
         return 1 + num_samples // self.hop
 
-    def __call__(
-        self, waveform: Float[Array, "b samples"] | Int[Array, "b samples"]
-    ) -> Float[Array, "b frames mels"]:
+    def __call__(self, waveform: Waveform) -> Float[Array, "b frames mels"]:
         """Returns the power in each band in decibels, at least -100.
 
         Frames are centred on multiples of the hop, with the waveform mirrored at its ends, and
@@ -81,10 +80,7 @@ class LogMel:
                 f"{waveform.shape[1]} samples are too few for frames of num_fft={self.num_fft}; "
                 f"{self.num_fft // 2 + 1} are needed."
             )
-        if jnp.issubdtype(waveform.dtype, jnp.integer):
-            waveform = waveform / INT16
-        waveform = waveform.astype(jnp.promote_types(waveform.dtype, jnp.float32))
-        frames = self._frames(waveform)
+        frames = self._frames(as_floats(waveform))
         product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
         real, imaginary = (product(frames, jnp.asarray(x, frames.dtype)) for x in self._waves())
         power = real**2 + imaginary**2  # [b, frames, bins]
@@ -119,6 +115,13 @@ class LogMel:
         low, middle, high = corners[:-2, None], corners[1:-1, None], corners[2:, None]
         rising, falling = (hz - low) / (middle - low), (high - hz) / (high - middle)
         return np.maximum(0, np.minimum(rising, falling)) * 2 / (high - low)
+
+
+def as_floats(waveform: Waveform) -> Float[Array, "b samples"]:
+    """Returns samples in [-1, 1], at least float32; those of 16 bits are scaled."""
+    if jnp.issubdtype(waveform.dtype, jnp.integer):
+        return waveform.astype(jnp.float32) / 2**15
+    return waveform.astype(jnp.promote_types(waveform.dtype, jnp.float32))
 
 
 def _mel_of_hz(hz: float) -> float:

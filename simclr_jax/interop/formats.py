@@ -18,6 +18,7 @@ from simclr_jax.interop import (
 )
 from simclr_jax.interop.encoder import OWN, Encode, TrainedEncoder
 from simclr_jax.interop.parity import Difference, difference, photographs
+from simclr_jax.models.vit import ViT
 
 MAX_DIFFERENCE = 1e-4
 _TWO_GIB = 2**31
@@ -153,11 +154,13 @@ def export(
 
 
 def _check_fits(encoder: TrainedEncoder, format_name: str, max_bytes: int | None) -> None:
-    if encoder.kind == OWN and "torch" in FORMATS[format_name].packages:
+    unknown = type(encoder.network).__name__ if encoder.kind == OWN else ""
+    if isinstance(encoder.network, ViT) and encoder.network.pool not in ("token", "mean"):
+        unknown = f"ViT with pool={encoder.network.pool!r}"
+    if unknown and "torch" in FORMATS[format_name].packages:
         raise UserError(
-            f"--format={format_name} builds the network again in PyTorch, which has no "
-            f"{type(encoder.network).__name__}. Use --format=stablehlo or --format=saved_model, "
-            "which take any encoder."
+            f"--format={format_name} builds the network again in PyTorch, which has no {unknown}. "
+            "Use --format=stablehlo or --format=saved_model, which take any encoder."
         )
     num_bytes = sum(x.nbytes for x in encoder.tensors().values())
     if max_bytes is not None and num_bytes >= max_bytes:

@@ -58,9 +58,9 @@ def symmetric_info_nce(
       log_scale: logarithm of what multiplies the cosines; ln(1 / 0.07) at the start of CLIP.
       ids: equal numbers mark pairs that mean the same, as those with one caption do; None if no
         two do.
-      duplicates: what a row's duplicates in the other tower are: left out ("ignore"); positives
-        with equal shares ("multi_positive"), which is no cure where their rows are equal, too;
-        or negatives ("plain").
+      duplicates: part that a row's duplicates in the other tower play: they are left out
+        ("ignore"); positives with equal shares ("multi_positive"), which is no cure where their
+        rows are equal, too; or negatives ("plain").
       tile: rows compared at a time, which takes memory in proportion to n * (d + tile) and not
         to n^2; the same value and gradients but for rounding. None: a good size.
 
@@ -111,8 +111,8 @@ def sigmoid_pairs(
       bias: added to each logit; -10 at the start in the paper. -log(n - 1) is the logarithm of
         the odds in a batch of n, from which a small batch learns at once.
       ids: equal numbers mark rows that are pairs, too; None if none are but i and i.
-      exchange: how devices see the second rows of the others: "ring", each passes them on to the
-        next until all have seen them, or "gather", all at once. The value is the same.
+      exchange: way in which devices see the second rows of the others: "ring", each passes them
+        on to the next until all have seen them, or "gather", all at once. The value is the same.
       tile: rows compared at a time; None: a good size.
 
     Returns:

@@ -110,8 +110,8 @@ def mae(
       decoder_heads: heads of the decoder's attention.
 
     Raises:
-      ValueError: if the encoder is no ViT, the model has heads, or widths don't fit; `init` and
-        `loss` raise one if no patch would be seen.
+      ValueError: if the encoder is no ViT or pooled by attention, the model has heads, or widths
+        don't fit; `init` and `loss` raise one if no patch would be seen.
     """
     del facts
     check_heads(model, "mae")
@@ -170,6 +170,11 @@ def _vision_transformer(model: SSLModel) -> ViT:
         raise ValueError(
             f"method mae hides patches of a vision transformer, and {type(model.encoder).__name__} "
             "is none; use config.encoder.name='vit'."
+        )
+    if model.encoder.pool not in ("token", "mean"):
+        raise ValueError(
+            f"method mae trains no pooling by attention, encoder.pool={model.encoder.pool!r}; use "
+            "config.encoder.pool='token' or 'mean'."
         )
     return model.encoder
 

@@ -166,7 +166,7 @@ def attend(
       q: queries, with heads side by side.
       k: keys, likewise.
       v: values, likewise.
-      num_heads: how many.
+      num_heads: number of heads.
       mask: [n or 1, q or 1, t], keys that a query sees, at least one; None: all.
     """
     n, num_queries, d = q.shape
