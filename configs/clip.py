@@ -38,8 +38,14 @@ def get_config(variant: str = "vit_b16") -> ConfigDict:
     config.schedule = dict(base_lr=5e-4, scaling="none", warmup_epochs=0.16)
     if variant == "digits":  # which are grey and must not be mirrored
         config.run.update(epochs=20, log_every=25, checkpoint_every=500)
-        config.data = dict(name="digits", split="train", test_split="test", batch_size=128)
-        config.data.update(canvas=28, captions=dict(context=12, vocab_size=400))
+        config.data = dict(
+            name="digits",
+            split="train",
+            test_split="test",
+            batch_size=128,
+            canvas=28,
+            captions=dict(context=12, vocab_size=400),
+        )
         config.augment = dict(name="finetune", size=28, min_area=0.6, flip=False)
         config.encoder = dict(name="resnet", depth=18, width=0.25)
         projector.update(output_dim=64)
@@ -49,8 +55,14 @@ def get_config(variant: str = "vit_b16") -> ConfigDict:
         config.evals = dict(knn=dict(every_epochs=10.0))
     if variant == "openmoji":  # whose names tell left from right
         config.run.update(epochs=45, log_every=10, checkpoint_every=200)
-        config.data = dict(name="openmoji", split="train", test_split="test", batch_size=256)
-        config.data.update(canvas=40, captions=dict(context=20, vocab_size=2000))
+        config.data = dict(
+            name="openmoji",
+            split="train",
+            test_split="test",
+            batch_size=256,
+            canvas=40,
+            captions=dict(context=20, vocab_size=2000),
+        )
         config.augment = dict(name="finetune", size=32, min_area=0.6, flip=False)
         config.encoder = dict(name="resnet", depth=18, width=0.25, stem="cifar")
         projector.update(output_dim=128)

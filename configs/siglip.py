@@ -26,8 +26,13 @@ def get_config(variant: str = "b16") -> ConfigDict:
         raise ValueError(f"Unknown variant {variant!r}; this recipe knows {', '.join(VARIANTS)}.")
     config = ConfigDict()
     config.run = dict(epochs=1, checkpoint_every=2000)
-    config.data = dict(name="folder", split="all", batch_size=32768, canvas=8192)
-    config.data.update(captions=dict(context=64, vocab_size=32000))
+    config.data = dict(
+        name="folder",
+        split="all",
+        batch_size=32768,
+        canvas=8192,
+        captions=dict(context=64, vocab_size=32000),
+    )
     config.augment = dict(name="finetune", size=224, min_area=0.9)
     config.encoder = dict(name="vit", size="b", patch=16, learned_positions=224, pool="probe")
     config.encoder.update(dtype="bfloat16")
@@ -38,8 +43,14 @@ def get_config(variant: str = "b16") -> ConfigDict:
     config.schedule = dict(base_lr=1e-3, scaling="none", warmup_epochs=0.05)
     if variant == "digits":  # which are grey and must not be mirrored
         config.run.update(epochs=20, log_every=25, checkpoint_every=500)
-        config.data = dict(name="digits", split="train", test_split="test", batch_size=128)
-        config.data.update(canvas=28, captions=dict(context=12, vocab_size=400))
+        config.data = dict(
+            name="digits",
+            split="train",
+            test_split="test",
+            batch_size=128,
+            canvas=28,
+            captions=dict(context=12, vocab_size=400),
+        )
         config.augment = dict(name="finetune", size=28, min_area=0.6, flip=False)
         config.encoder = dict(name="resnet", depth=18, width=0.25)
         projector.update(output_dim=64)

@@ -65,12 +65,12 @@ def _zero_shot(
             f"--protocol=zero_shot asks for classes by their names, and {test.name} has none; "
             "--protocol=retrieval needs captions alone."
         )
-    templates = templates or getattr(test, "templates", TEMPLATES)
-    if wrong := [template for template in templates if "{}" not in template]:
+    said: Sequence[str] = templates or getattr(test, "templates", TEMPLATES)
+    if wrong := [template for template in said if "{}" not in template]:
         raise UserError(f"--template={wrong[0]!r} has no {{}} in place of the name of a class.")
-    captions = [template.replace("{}", name) for name in names for template in templates]
+    captions = [template.replace("{}", name) for name in names for template in said]
     rows = run.embed_captions(captions)
-    classes = class_rows(rows.reshape(len(names), len(templates), -1))
+    classes = class_rows(rows.reshape(len(names), len(said), -1))
     with config_errors_at(f"--protocol=zero_shot on {test.name}"):
         labels = check_labels(images.labels, len(names))
     found = predict(images.features, classes)
@@ -81,7 +81,7 @@ def _zero_shot(
         "top5": float(right[:, :5].any(axis=1).mean()),
         "top1_chance": 1 / len(names),
         "num_classes": len(names),
-        "templates": list(templates),
+        "templates": list(said),
     }
 
 
