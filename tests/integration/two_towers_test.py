@@ -40,12 +40,11 @@ def test_clip_names_digits_that_it_has_not_seen_and_goes_on_where_it_was(clip_co
     assert last["loss"] < last["loss_chance"] - 0.1
     assert 1 <= last["scale"] <= 100
 
-    judged = evaluate(workdir, protocol=["zero_shot", "retrieval", "knn"], features=["encoder"])
+    judged = evaluate(workdir, protocol=["zero_shot", "retrieval"])
     rows = {row["protocol"]: row for row in judged}
     assert rows["zero_shot"]["top1_chance"] == 0.1
     assert rows["zero_shot"]["top1"] > 0.25
     assert rows["zero_shot"]["num_test"] == 1000
-    assert rows["knn"]["top1"] > 0.3
     assert {"image_to_text", "text_to_image"} <= rows.keys()
 
     encoder = simclr_jax.load(workdir)
@@ -73,10 +72,3 @@ def test_a_text_tower_without_captions_is_told_how_to_get_some(clip_config):
         UserError, match=r"config\.heads\.text reads captions, and config\.data\.capt"
     ):
         resolve(clip_config)
-
-
-def test_images_alone_have_no_words_to_compare(tiny_config, tmp_path):
-    tiny_config["run"]["epochs"] = 1
-    train(tiny_config | {"evals": {}}, str(tmp_path))
-    with pytest.raises(UserError, match="has no text tower"):
-        evaluate(str(tmp_path), protocol=["zero_shot"])
