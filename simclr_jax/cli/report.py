@@ -119,7 +119,7 @@ def _embedding(
     for i in features.ids:
         record = reader.record(int(i))
         names.append(record.name)
-        small.append(decode(record.image, canvas=THUMBNAIL_PX, rendering=rendering))
+        small.append(decode(record.image, canvas=THUMBNAIL_PX, rendering=rendering).pixels)
     shown = Embedding(
         features=features.features,
         labels=features.labels,

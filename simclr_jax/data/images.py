@@ -54,7 +54,7 @@ class Images:
             record = self._reader.record(i) if record is None else record
             if self._needs_captions and (problem := problem_with(record.captions)):
                 raise UnreadableImageError(problem, record.name)
-            pixels = self._decode(record.image)
+            pixels = self._decode(record.image).pixels
         except UnreadableImageError as error:
             name = error.name or (record.name if record else name_of(source, i))
             self._unreadable[i] = Unreadable(i, name, error.reason)

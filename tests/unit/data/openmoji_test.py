@@ -42,7 +42,7 @@ def test_no_name_that_is_held_out_was_trained_on_in_another_skin_tone(splits):
 
 def test_a_record_is_a_drawing_on_nothing_with_its_name(splits):
     record = splits["train"][names(splits["train"]).index("red heart")]
-    pixels = decode(record.image, canvas=40)
+    pixels = decode(record.image, canvas=40).pixels
     assert record.captions == ("red heart",)
     assert pixels.shape == (40, 40, 3)
     np.testing.assert_array_equal(pixels[0, 0], 255)
