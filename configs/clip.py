@@ -27,7 +27,9 @@ def get_config(variant: str = "vit_b16") -> ConfigDict:
         raise ValueError(f"Unknown variant {variant!r}; this recipe knows {', '.join(VARIANTS)}.")
     config = ConfigDict()
     config.run = dict(epochs=32, checkpoint_every=2000)
-    config.data = dict(name="folder", split="all", batch_size=32768, canvas=8192, captions=dict())
+    config.data = dict(
+        name="webdataset", split="all", batch_size=32768, canvas=8192, captions=dict()
+    )
     config.augment = dict(name="finetune", size=224, min_area=0.9, flip=False)
     config.encoder = dict(name="vit", size="b", patch=16, pre_norm=True, learned_positions=224)
     config.encoder.update(dtype="bfloat16")

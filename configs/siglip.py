@@ -27,7 +27,7 @@ def get_config(variant: str = "b16") -> ConfigDict:
     config = ConfigDict()
     config.run = dict(epochs=1, checkpoint_every=2000)
     config.data = dict(
-        name="folder",
+        name="webdataset",
         split="all",
         batch_size=32768,
         canvas=8192,

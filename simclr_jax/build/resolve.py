@@ -13,10 +13,10 @@ from simclr_jax.core.files import absolute
 from simclr_jax.core.sections import build_section, settings_of
 from simclr_jax.data.dataset import Dataset
 from simclr_jax.data.files import absolute_paths
-from simclr_jax.data.records import Source, has_captions
+from simclr_jax.data.records import Source
 from simclr_jax.data.sources import suggest_sizes
 from simclr_jax.data.text import FILE as TOKENIZER
-from simclr_jax.data.text import Captioned, tokenizer_of
+from simclr_jax.data.text import Captioned, has_captions, tokenizer_of
 from simclr_jax.methods import METHODS
 from simclr_jax.methods.base import FrozenNetwork
 from simclr_jax.train.workdir import load_config

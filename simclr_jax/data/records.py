@@ -8,8 +8,6 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Int
 
-LOOKED_AT = 8  # records, to see whether there are captions
-
 
 @dataclasses.dataclass(frozen=True)
 class Record:
@@ -85,11 +83,6 @@ def name_of(source: Source, i: int) -> str:
     """Returns what to call record i, without reading it."""
     name = getattr(source, "name_of", None)
     return f"{source.name}/{i}" if name is None else name(i)
-
-
-def has_captions(source: Source) -> bool:
-    """Whether any of the first records of a source has a caption."""
-    return any(captions_of(source, i) for i in range(min(len(source), LOOKED_AT)))
 
 
 def captions_of(source: Source, i: int) -> tuple[str, ...]:

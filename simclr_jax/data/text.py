@@ -21,13 +21,15 @@ from simclr_jax.core.errors import UserError
 from simclr_jax.core.files import absolute, write_text
 from simclr_jax.core.optional import import_optional
 from simclr_jax.core.ranges import Range
-from simclr_jax.data.records import Record, Source, captions_of, has_captions
+from simclr_jax.data.decode import UnreadableImageError
+from simclr_jax.data.records import Record, Source, captions_of
 
 log = logging.getLogger(__name__)
 FILE = "tokenizer.json"  # in a workdir
 # The tokens before and after a caption, as different vocabularies of CLIP spell them.
 EDGES = (("<start_of_text>", "<end_of_text>"), ("<|startoftext|>", "<|endoftext|>"))
 TELL_EVERY = 100_000  # captions
+LOOKED_AT = 8  # records, to see whether there are captions
 MIN_VOCABULARY = 258  # 256 bytes and both edges
 
 
@@ -210,6 +212,18 @@ def read_tokenizer(workdir: str, captions: Captions) -> Tokenizer:
     return tokenizer
 
 
+def has_captions(source: Source) -> bool:
+    """Whether any of the first records of a source has a caption."""
+    return any(_readable_captions(source, i) for i in range(min(len(source), LOOKED_AT)))
+
+
+def _readable_captions(source: Source, i: int) -> tuple[str, ...]:
+    try:
+        return captions_of(source, i)
+    except UnreadableImageError:  # it goes to quarantine when it is trained on
+        return ()
+
+
 def _read(path: str) -> str:
     where = Path(absolute(path))
     try:
@@ -248,7 +262,7 @@ def _train(source: Source, vocab_size: int) -> str:
 def _all_captions(source: Source) -> Iterator[str]:
     count = 0
     for i in range(len(source)):
-        for caption in captions_of(source, i):
+        for caption in _readable_captions(source, i):
             count += 1
             if count % TELL_EVERY == 0:
                 log.info("The tokenizer has read %d captions of %s.", count, source.name)
