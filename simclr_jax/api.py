@@ -12,10 +12,11 @@ by the logger "simclr_jax", at level INFO.
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Float
 
@@ -23,6 +24,7 @@ from simclr_jax import run, sweeps
 from simclr_jax.build import recipe as recipes
 from simclr_jax.core.errors import UserError
 from simclr_jax.core.files import expand_workdir
+from simclr_jax.core.types import Batch
 from simclr_jax.data.given import Given, GivenImage
 from simclr_jax.data.quarantine import Quarantine
 from simclr_jax.evals.features import extract_features
@@ -135,13 +137,38 @@ class Encoder:
         Raises:
           UserError: if one of them cannot be read, naming it.
         """
+        return self._rows(images, self.run.encode)
+
+    def project(self, images: Sequence[GivenImage] | np.ndarray) -> Float[np.ndarray, "n d"]:
+        """Returns the rows of images that are compared with those of captions, by cosine.
+
+        Args:
+          images: as for a call.
+
+        Raises:
+          UserError: as of a call, or if the run has no text tower.
+        """
+        self.run.require_text()
+        return self._rows(images, self.run.project)
+
+    def embed_text(self, captions: Sequence[str]) -> Float[np.ndarray, "n d"]:
+        """Returns the rows of captions that are compared with those of images, by cosine.
+
+        Raises:
+          UserError: if the run has no text tower.
+        """
+        return self.run.embed_captions(captions)
+
+    def _rows(
+        self, images: Sequence[GivenImage] | np.ndarray, apply: Callable[[Batch], jax.Array]
+    ) -> Float[np.ndarray, "n d"]:
         source, unreadable = Given(images, self.run.dataset.rendering), Quarantine()
         rows = min(self.run.dataset.batch_size, 1 << (len(source) - 1).bit_length())
         devices = self.run.mesh.size  # which share a batch evenly
         dataset = dataclasses.replace(self.run.dataset, batch_size=-(-rows // devices) * devices)
         cuts = self.run.network.evaluation.cuts
         batches = dataset.eval_batches(source, cuts, quarantine=unreadable)
-        features = extract_features(self.run.encode, batches, self.run.mesh).features
+        features = extract_features(apply, batches, self.run.mesh).features
         for entry in unreadable.entries.values():
             raise UserError(
                 f"{unreadable.count} of {len(source)} images cannot be read; {entry.name}: "

@@ -12,6 +12,7 @@ from clu import parameter_overview
 from etils import epath
 
 from simclr_jax.build.announce import (
+    announce_cut_captions,
     announce_grad_cache,
     announce_images,
     announce_resume,
@@ -22,7 +23,7 @@ from simclr_jax.build.claim import claim
 from simclr_jax.build.experiment import Experiment, build_experiment, train_step
 from simclr_jax.build.online import online_evaluation
 from simclr_jax.build.preview import augmented_views
-from simclr_jax.build.resolve import require_same_encoder
+from simclr_jax.build.resolve import require_same_encoder, require_same_tokens
 from simclr_jax.core.compile import jit_once
 from simclr_jax.core.state import TrainState
 from simclr_jax.core.types import Batch
@@ -182,6 +183,7 @@ def _open_batches(
     )
     announce_unreadable(experiment, quarantine)
     stack.callback(announce_unreadable, experiment, quarantine)
+    stack.callback(announce_cut_captions, experiment.source)
     host_batches = experiment.dataset.train_batches(
         experiment.source,
         experiment.policy.cuts,
@@ -240,6 +242,7 @@ def _initial_state(experiment: Experiment, checkpoints: Checkpoints, first_step:
         return state
     # Before the first compilation, so that a wrong checkpoint costs no wait.
     require_same_encoder(experiment.config)
+    require_same_tokens(experiment.config)
     restored = [start.restore(experiment.abstract_state) for start in experiment.warm_starts]
     params = experiment.abstract_state.params
     log.info(parameter_overview.get_parameter_overview(params, include_stats=False))

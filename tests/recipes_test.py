@@ -26,6 +26,7 @@ from simclr_jax.models.published import NETWORKS
 from simclr_jax.models.resnet import ResNet
 from simclr_jax.models.ssl import ENCODERS
 from simclr_jax.parallel.sharding import PRESETS
+from simclr_jax.plan.dataset_spec import open_or_describe
 from simclr_jax.train.metrics import MetricsWriter
 
 ROOT = Path(__file__).parents[1]
@@ -391,6 +392,17 @@ def test_the_table_shows_what_was_measured(monkeypatch):
     row = next(r for r in results_table.section().splitlines() if r.startswith("| `v2_r50_1x` |"))
     cells = [cell.strip() for cell in row.split("|")[2:-1]]
     assert cells == ["-", "57.9 / 57.5", "68.4 / not run", "76.3 / not run", "-", "-", "-"]
+
+
+def test_clip_has_the_published_size_batch_and_rate():
+    config = recipe("clip").get_config("vit_b16").to_dict()
+    source, _ = open_or_describe(config, 400_000_000)  # which nobody has
+    experiment = build_experiment(config, jax.devices()[:4], train_source=source)
+    # The released model has 149,620,737, with a position for the class token, which ours lacks.
+    assert sum(x.size for x in jax.tree.leaves(experiment.abstract_state.params)) == 149_619_969
+    assert experiment.abstract_batch["text"].shape == (32768, 77)
+    rates = [float(experiment.schedule(step)) for step in range(0, 390_000, 200)]
+    np.testing.assert_allclose(max(rates), 5e-4, rtol=1e-3)
 
 
 def test_sizes_that_are_left_open_come_from_the_images():

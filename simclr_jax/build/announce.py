@@ -8,6 +8,8 @@ from simclr_jax.build.experiment import Experiment
 from simclr_jax.data.classes import quote
 from simclr_jax.data.look import look
 from simclr_jax.data.quarantine import Quarantine
+from simclr_jax.data.records import Source
+from simclr_jax.data.text import tokenizer_of
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +34,16 @@ def announce_unreadable(experiment: Experiment, quarantine: Quarantine) -> None:
         log.warning(
             "%d of %d images cannot be read: others stand in for them, and %s names them.",
             quarantine.count, len(experiment.source), quarantine.path,
+        )  # fmt: skip
+
+
+def announce_cut_captions(source: Source) -> None:
+    """Says how many captions were longer than the context; nothing if none was."""
+    tokenizer = tokenizer_of(source)
+    if tokenizer is not None and tokenizer.num_cut:
+        log.warning(
+            "Captions were cut to %d tokens %d times; --config.data.captions.context=N keeps more.",
+            tokenizer.context, tokenizer.num_cut,
         )  # fmt: skip
 
 

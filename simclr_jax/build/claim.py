@@ -6,6 +6,7 @@ import functools
 from simclr_jax.build.experiment import Experiment
 from simclr_jax.build.schema import complete
 from simclr_jax.data import listing as listings
+from simclr_jax.data.text import tokenizer_of
 from simclr_jax.parallel import hosts
 from simclr_jax.train import workdir as workdirs
 from simclr_jax.train.checkpoint import Checkpoints
@@ -58,4 +59,6 @@ def _claim(experiment: Experiment, workdir: str, *, is_primary: bool) -> None:
     claim(step=step)
     if listing:
         listings.write(workdir, kept or listing)
+    if (tokenizer := tokenizer_of(experiment.source)) is not None:
+        tokenizer.write(workdir)
     checkpoints.set_aside_after(step)

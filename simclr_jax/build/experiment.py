@@ -17,7 +17,8 @@ from simclr_jax.build.resolve import frozen_networks, resolve
 from simclr_jax.core.run_facts import RunFacts
 from simclr_jax.core.sections import build_section, config_errors_at, lookup
 from simclr_jax.core.state import TrainState
-from simclr_jax.core.types import Cuts, CutsBySize
+from simclr_jax.core.types import CutsBySize
+from simclr_jax.data.batch import empty_batch
 from simclr_jax.data.dataset import Dataset
 from simclr_jax.data.records import Source
 from simclr_jax.methods import METHODS
@@ -112,7 +113,7 @@ def build_experiment(
         (*frozen, *method.frozen_params),
     )
 
-    batch = functools.partial(_empty_batch, dataset.batch_size, policy.cuts)
+    batch = functools.partial(_empty_batch, dataset.batch_size, policy.cuts, source)
 
     def init() -> TrainState:  # only the shapes of the batch matter
         return init_state(method, tx, jax.random.key(run.seed), batch())
@@ -171,22 +172,11 @@ def _method(
     return built, tuple(starts)
 
 
-def _empty_batch(batch_size: int, cuts: CutsBySize) -> dict[str, Any]:
-    """Returns a batch of unlabelled black images, in the shapes and types of a real one."""
-    b = batch_size
-
-    def black(cuts: Cuts) -> jax.Array:
-        return jnp.zeros((b, cuts.num_views, cuts.size, cuts.size, 3), jnp.uint8)
-
-    def full(cuts: Cuts) -> jax.Array:
-        return jnp.full((b, cuts.num_views, 2), cuts.size, jnp.int32)
-
-    return {
-        "image": jax.tree.map(black, cuts),
-        "size": jax.tree.map(full, cuts),
-        "label": jnp.full((b,), -1, jnp.int32),
-        "id": jnp.full((b,), -1, jnp.int32),
-    }
+def _empty_batch(batch_size: int, cuts: CutsBySize, source: Source) -> dict[str, Any]:
+    """Returns a batch of unlabelled black images, in the shapes and types of a placed one."""
+    # JAX has no int64 unless asked: ids are int32 on the device.
+    placed = lambda rows: jnp.asarray(rows.astype("int32") if rows.dtype == "int64" else rows)
+    return jax.tree.map(placed, empty_batch(batch_size, cuts, source))
 
 
 def _frozen_network(

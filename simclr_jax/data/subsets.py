@@ -12,6 +12,7 @@ from simclr_jax.data.order import permutation
 from simclr_jax.data.records import (
     Record,
     Source,
+    captions_of,
     digest,
     file_of,
     image_keys,
@@ -87,6 +88,10 @@ class LabelSubset:
     def name_of(self, index: int) -> str:
         """Returns what the source calls an example."""
         return name_of(self._source, int(self._ids[index]))
+
+    def captions_of(self, index: int) -> tuple[str, ...]:
+        """Returns the captions of an example."""
+        return captions_of(self._source, int(self._ids[index]))
 
     def image_keys(self) -> Int[np.ndarray, " n"] | None:
         """Returns one number for each image; see `records.Source`."""

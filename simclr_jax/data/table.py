@@ -164,6 +164,10 @@ class Table:
             raise UnreadableImageError(f"{self.file_of(index)} does not exist", name) from error
         return Record(image, self.labels[index], name, self._captions[index])
 
+    def captions_of(self, index: int) -> tuple[str, ...]:
+        """Returns the captions of an image."""
+        return self._captions[index]
+
     def file_of(self, index: int) -> str:
         """Returns the path of an image."""
         return os.path.join(self._tables[self._lines[index][0]][0], self._images[index])

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from simclr_jax.core.errors import UserError, did_you_mean
 from simclr_jax.core.files import atomic_write
+from simclr_jax.core.optional import import_optional
 from simclr_jax.interop import (
     onnx_format,
     safetensors_format,
@@ -16,8 +17,8 @@ from simclr_jax.interop import (
     torchvision_format,
 )
 from simclr_jax.interop.encoder import OWN, Encode, TrainedEncoder
-from simclr_jax.interop.optional import import_optional
 from simclr_jax.interop.parity import Difference, difference, photographs
+from simclr_jax.models.vit import ViT
 
 MAX_DIFFERENCE = 1e-4
 _TWO_GIB = 2**31
@@ -153,11 +154,13 @@ def export(
 
 
 def _check_fits(encoder: TrainedEncoder, format_name: str, max_bytes: int | None) -> None:
-    if encoder.kind == OWN and "torch" in FORMATS[format_name].packages:
+    unknown = type(encoder.network).__name__ if encoder.kind == OWN else ""
+    if isinstance(encoder.network, ViT) and encoder.network.pool not in ("token", "mean"):
+        unknown = f"ViT with pool={encoder.network.pool!r}"
+    if unknown and "torch" in FORMATS[format_name].packages:
         raise UserError(
-            f"--format={format_name} builds the network again in PyTorch, which has no "
-            f"{type(encoder.network).__name__}. Use --format=stablehlo or --format=saved_model, "
-            "which take any encoder."
+            f"--format={format_name} builds the network again in PyTorch, which has no {unknown}. "
+            "Use --format=stablehlo or --format=saved_model, which take any encoder."
         )
     num_bytes = sum(x.nbytes for x in encoder.tensors().values())
     if max_bytes is not None and num_bytes >= max_bytes:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from simclr_jax.core.optional import import_optional
 from simclr_jax.interop.encoder import Encode, TrainedEncoder
-from simclr_jax.interop.optional import import_optional
 from simclr_jax.interop.torch_bridge import torch_module
 
 OPSET = 18  # what the exporter emits without a conversion afterwards, and old runtimes know

@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
+from simclr_jax.core.optional import import_optional
 from simclr_jax.interop.encoder import Encode, TrainedEncoder
-from simclr_jax.interop.optional import import_optional
 from simclr_jax.interop.torch_bridge import encode_with
 
 FORMAT_VERSION = "1"

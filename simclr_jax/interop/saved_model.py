@@ -5,8 +5,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from simclr_jax.core.optional import import_optional
 from simclr_jax.interop.encoder import Encode, TrainedEncoder
-from simclr_jax.interop.optional import import_optional
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 

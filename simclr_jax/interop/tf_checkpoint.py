@@ -19,9 +19,9 @@ import numpy as np
 from etils import epath
 
 from simclr_jax.core.errors import UserError
+from simclr_jax.core.optional import import_optional
 from simclr_jax.core.sections import config_errors_at
 from simclr_jax.interop.names import tf1_name
-from simclr_jax.interop.optional import import_optional
 from simclr_jax.interop.recognition import Imported, recognise
 
 log = logging.getLogger(__name__)

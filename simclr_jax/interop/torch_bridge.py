@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
+from simclr_jax.core.optional import import_optional
 from simclr_jax.interop.encoder import Encode, TrainedEncoder
-from simclr_jax.interop.optional import import_optional
 
 
 def torch_module(encoder: TrainedEncoder) -> Any:

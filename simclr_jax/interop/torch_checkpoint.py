@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from simclr_jax.core.errors import UserError
+from simclr_jax.core.optional import import_optional
 from simclr_jax.core.sections import config_errors_at
-from simclr_jax.interop.optional import import_optional
 from simclr_jax.interop.recognition import Imported, Recognised
 from simclr_jax.interop.torch_recognition import recognise, to_jax_layout
 from simclr_jax.models.resnet import ResNet

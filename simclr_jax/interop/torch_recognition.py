@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from simclr_jax.interop.optional import import_optional
+from simclr_jax.core.optional import import_optional
 from simclr_jax.interop.recognition import (
     Recognised,
     Shapes,

@@ -3,6 +3,7 @@
 van den Oord et al. 2018, https://arxiv.org/abs/1807.03748 (InfoNCE)
 He et al. 2019, https://arxiv.org/abs/1911.05722 (MoCo)
 Chen et al. 2021, https://arxiv.org/abs/2104.02057 (MoCo v3)
+Gao et al. 2021, https://arxiv.org/abs/2104.08821 (SimCSE: sentences with dropout as views)
 """
 
 import jax
@@ -26,6 +27,7 @@ def info_nce(
     queue: Float[Array, "k d"] | None = None,
     in_batch: bool = True,
     own_negatives: Float[Array, "n m d"] | None = None,
+    hard_negatives: Float[Array, "h d"] | None = None,
     tile: int | None = None,
 ) -> Scalar:
     """Cross entropy of each query's own key among the candidates, in one direction.
@@ -39,17 +41,20 @@ def info_nce(
         reaches them.
       in_batch: whether the keys of other images are negatives. In MoCo they are not.
       own_negatives: m negatives of each query alone, of unit length. No gradient reaches them.
+      hard_negatives: more negatives of every query, any scale, such as sentences that contradict
+        those of the batch.
       tile: candidates at a time, as for `log_sum_exp`.
 
     Returns:
       Mean in nats; log of the number of candidates when all similarities are equal: n and k in
-      batch, 1 and k otherwise, and m. Its gradient reaches query and key: stop it at keys that are
-      targets.
+      batch, 1 and k otherwise, m and h. Its gradient reaches query, key and hard negatives: stop
+      it at keys that are targets.
 
     Raises:
       ValueError: if there is one image and no queue, no negative at all, or the tile is below 1.
 
-    Source: van den Oord et al., Equation 4; He et al., Equation 1.
+    Source: van den Oord et al., Equation 4; He et al., Equation 1; hard negatives: Gao et al.,
+      Equation 5.
     """
     if queue is None:
         if not in_batch:
@@ -68,6 +73,8 @@ def info_nce(
         rows = jax.lax.stop_gradient(own_negatives)
         own = jnp.einsum("nd,nmd->nm", query, rows, precision=jax.lax.Precision.HIGHEST)
         sums = jnp.logaddexp(sums, jax.nn.logsumexp(own / temperature, axis=-1))
+    if hard_negatives is not None:
+        sums = jnp.logaddexp(sums, log_sum_exp(query, unit_rows(hard_negatives), **settings))
     return (sums - positives).mean()
 
 

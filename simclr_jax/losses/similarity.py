@@ -6,7 +6,7 @@ along the batch and XLA gathers the one [n, d] operand that every row must see.
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from simclr_jax.core.types import Scalar
 from simclr_jax.losses.tiled import TILE, log_sum_exp_against, log_sum_exp_within
@@ -35,6 +35,12 @@ def similarities(z: Float[Array, "n d"], candidates: Float[Array, "k d"]) -> Flo
 def at_least_float32(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """Returns x in float32, or as it is if that is more precise."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def numbered(labels: Int[Array, " b"]) -> Int[Array, " b"]:
+    """Numbers the labels of this batch from 0, so that there are at most b of them."""
+    _, numbers = jnp.unique(labels, size=labels.shape[0], return_inverse=True)
+    return numbers
 
 
 def unit_std(z: Float[Array, "*b d"]) -> Scalar:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from simclr_jax.core.types import Labels, Scalar
-from simclr_jax.losses.similarity import log_sum_exp, unit_rows
+from simclr_jax.losses.similarity import log_sum_exp, numbered, unit_rows
 
 
 def supcon(
@@ -50,7 +50,7 @@ def supcon(
     """
     num_views = z.shape[1]
     u = unit_rows(z)  # [n, d]
-    classes = jnp.repeat(_class_in_batch(labels), num_views)
+    classes = jnp.repeat(numbered(labels), num_views)
     known = jnp.repeat(labels >= 0, num_views)
     members = jnp.where(known[:, None], u, 0.0)
     class_sums = jax.ops.segment_sum(members, classes, num_segments=labels.shape[0])
@@ -74,12 +74,6 @@ def mean_num_positives(labels: Labels, num_views: int) -> Scalar:
 
 def _num_positives(labels: Labels, num_views: int) -> Int[Array, " b"]:
     """Returns how many positives each view of an image has; 0 without a label."""
-    classes = _class_in_batch(labels)
+    classes = numbered(labels)
     images = jax.ops.segment_sum(jnp.ones_like(labels), classes, num_segments=labels.shape[0])
     return jnp.where(labels >= 0, num_views * images[classes] - 1, 0)
-
-
-def _class_in_batch(labels: Labels) -> Int[Array, " b"]:
-    """Numbers the classes of this batch from 0, so that there are at most b of them."""
-    _, numbers = jnp.unique(labels, size=labels.shape[0], return_inverse=True)
-    return numbers

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from simclr_jax.core.placement import replicate, shard_batch
 from simclr_jax.core.types import Scalar
@@ -163,8 +163,8 @@ class _Column(NamedTuple):
 
 def _columns(candidates: Array, mask: Array | None, loop: _Loop) -> _Column:
     tile = min(loop.tile, candidates.shape[0])
-    rows = _tiles(replicate(candidates), tile)
-    mask = None if mask is None else _tiles(replicate(mask), tile)
+    rows = split_tiles(replicate(candidates), tile)
+    mask = None if mask is None else split_tiles(replicate(mask), tile)
     return _Column(rows, tile * jnp.arange(len(rows)), mask)
 
 
@@ -252,7 +252,7 @@ def _sums_by_blocks(z: Array, mask: Array | None, loop: _Loop) -> Array:
     """Returns the log-sum-exp [n] of each row over the others."""
     n = z.shape[0]
     used = jnp.ones_like(z[:, 0]) if mask is None else mask.astype(z.dtype)
-    z, used = _tiles(z, loop.tile), _tiles(used, loop.tile)  # [m, tile, d], [m, tile]
+    z, used = split_tiles(z, loop.tile), split_tiles(used, loop.tile)  # [m, tile, d], [m, tile]
 
     def add_row(i: Array, sums: Array) -> Array:
         def add(j: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -273,9 +273,9 @@ def _gradient_by_blocks(z: Array, sums: _Sums, loop: _Loop) -> Array:
     n, d = z.shape
     # Padded rows get no gradient, and being zero they give none. The largest scale is
     # exp(2 / temperature), again a normal float32.
-    scale = _tiles(sums.grad * jnp.exp(1 / loop.temperature - sums.values), loop.tile)
-    used = None if sums.candidate_mask is None else _tiles(sums.candidate_mask, loop.tile)
-    z = _tiles(z, loop.tile)
+    scale = split_tiles(sums.grad * jnp.exp(1 / loop.temperature - sums.values), loop.tile)
+    used = None if sums.candidate_mask is None else split_tiles(sums.candidate_mask, loop.tile)
+    z = split_tiles(z, loop.tile)
 
     def add_row(i: Array, total: Array) -> Array:
         def weights(j: Array) -> Array:
@@ -312,7 +312,7 @@ def _groups(indices: Array, loop: _Loop) -> Array:
     return jax.lax.div(indices, loop.mask_group)  # of indices >= 0, and free for groups of one
 
 
-def _tiles(x: Array, tile: int) -> Array:
+def split_tiles(x: Shaped[Array, "n ..."], tile: int) -> Shaped[Array, "m tile ..."]:
     """Splits [n, ...] into [m, tile, ...], the last tile filled up with zeros."""
     pad = [(0, -x.shape[0] % tile)] + [(0, 0)] * (x.ndim - 1)
     return jnp.pad(x, pad).reshape(-1, tile, *x.shape[1:])

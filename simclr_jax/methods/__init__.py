@@ -2,6 +2,7 @@
 
 from simclr_jax.methods.barlow_twins import barlow_twins
 from simclr_jax.methods.byol import byol
+from simclr_jax.methods.clip import clip
 from simclr_jax.methods.colorization import colorization
 from simclr_jax.methods.cpc import cpc
 from simclr_jax.methods.dcl import dcl
@@ -19,6 +20,7 @@ from simclr_jax.methods.moco_v2 import moco_v2
 from simclr_jax.methods.moco_v3 import moco_v3
 from simclr_jax.methods.nnclr import nnclr
 from simclr_jax.methods.rotation import rotation
+from simclr_jax.methods.siglip import siglip
 from simclr_jax.methods.simclr import simclr
 from simclr_jax.methods.simsiam import simsiam
 from simclr_jax.methods.supcon import supcon
@@ -52,6 +54,8 @@ METHODS = {
     "colorization": colorization,
     "cpc": cpc,
     "mae": mae,
+    "clip": clip,
+    "siglip": siglip,
     "supervised": supervised,
     "distill": distill,
 }

@@ -26,6 +26,7 @@ from simclr_jax.core.types import (
     PRNGKey,
     Projections,
     Scalar,
+    Texts,
     ViewArray,
     Views,
 )
@@ -136,7 +137,7 @@ def apply_model(
     model: nn.Module,
     params: Params,
     batch_stats: Collection,
-    views: Views,
+    views: Views | Texts,
     *,
     key: PRNGKey | None,
     train: bool = True,
@@ -157,7 +158,7 @@ def apply_model(
       model: takes (images [n, h, w, c], train); views of several sizes need an `SSLModel`.
       params: parameters; they may be split over the devices, and are gathered here.
       batch_stats: running statistics.
-      views: augmented images, one array or a tuple of one for each size.
+      views: augmented images, one array or a tuple of one for each size; or captions.
       key: random key for what the network draws, such as which paths it drops; None if it draws
         nothing.
       train: normalise with the statistics of the images and move the running ones.
@@ -165,7 +166,7 @@ def apply_model(
         normalises each with its own statistics; all at once otherwise, as in SimCLR. Views of
         several sizes go through the encoder by size and through the heads at once.
       output: name of the function of the network that is applied to all views of one size at
-        once, such as "maps".
+        once, such as "maps", or "embed_text" for captions.
       grad_cache_chunks: parts of the batch, a divisor of b; with c of them, part i has the images
         i, i + c, and so on, of which every device has equally many.
 
@@ -175,7 +176,7 @@ def apply_model(
     """
     params, batch_stats = jax.tree.map(replicate, (params, batch_stats))
 
-    def apply(views: Views, key: PRNGKey | None) -> tuple[Any, Collection]:
+    def apply(views: Views | Texts, key: PRNGKey | None) -> tuple[Any, Collection]:
         variables = {"params": params, "batch_stats": batch_stats}
         forward = nn.apply(_forward, model, mutable=["batch_stats"])
         rngs = {} if key is None else {"dropout": key}
@@ -207,11 +208,11 @@ def apply_model(
     return out, jax.tree.map(lambda x: x.mean(axis=0), stats)
 
 
-def _forward(model: Any, views: Views, *, train: bool, apart: bool, output: str) -> Any:
+def _forward(model: Any, views: Any, *, train: bool, apart: bool, output: str) -> Any:
     """Applies the encoder to the views of each size, and the heads once to the rows of all."""
     if not isinstance(views, tuple):
         if not apart:
-            return getattr(model, output)(_rows(views), train=train)
+            return getattr(model, output)(jax.tree.map(_rows, views), train=train)
         by_view = [model(views[:, i], train=train) for i in range(views.shape[1])]
         join = lambda *rows: jnp.stack(rows, axis=1).reshape(-1, *rows[0].shape[1:])
         return jax.tree.map(join, *by_view)
@@ -222,7 +223,7 @@ def _forward(model: Any, views: Views, *, train: bool, apart: bool, output: str)
     return model.apply_heads(joined.reshape(-1, joined.shape[-1]), train=train)
 
 
-def _rows(views: ViewArray) -> Float[Array, "n h w c"]:
+def _rows(views: Array) -> Array:
     return views.reshape(-1, *views.shape[2:])  # batch-major: no communication
 
 
@@ -249,7 +250,7 @@ def check_heads(model: SSLModel, name: str, *wanted: str) -> None:
     Raises:
       ValueError: if others are there, or one is missing.
     """
-    known = ("projector", "predictor", "prototypes", "classifier")
+    known = ("projector", "predictor", "prototypes", "classifier", "text", "text_projector")
     given = [head for head in known if getattr(model, head) is not None]
     if sorted(given) != sorted(wanted):
         needed = f"heads with a {' and a '.join(wanted)}, and no others" if wanted else "no heads"

@@ -32,7 +32,8 @@ from simclr_jax.methods.base import (
     one_view,
 )
 from simclr_jax.models.ssl import SSLModel
-from simclr_jax.models.vit import EPSILON, XAVIER, Block, ViT, patchify, sincos_positions
+from simclr_jax.models.transformer import EPSILON, XAVIER, Block
+from simclr_jax.models.vit import ViT, patchify, sincos_positions
 
 
 class Decoder(nn.Module):
@@ -77,7 +78,7 @@ class Decoder(nn.Module):
         x = x + sincos_positions(grid, self.width, wide).reshape(1, t, -1)
         x = jnp.concatenate([before, x], axis=1).astype(self.dtype)
         for i in range(self.depth):
-            x = Block(self.num_heads, drop_path=0.0, dtype=self.dtype, name=f"block{i}")(x, True)
+            x = Block(self.num_heads, dtype=self.dtype, name=f"block{i}")(x, True)
         x = nn.LayerNorm(epsilon=EPSILON, dtype=wide, name="norm")(x)
         return nn.Dense(self.num_pixels, kernel_init=XAVIER, name="pixels")(x[:, num_before:])
 
@@ -109,8 +110,8 @@ def mae(
       decoder_heads: heads of the decoder's attention.
 
     Raises:
-      ValueError: if the encoder is no ViT, the model has heads, or widths don't fit; `init` and
-        `loss` raise one if no patch would be seen.
+      ValueError: if the encoder is no ViT or pooled by attention, the model has heads, or widths
+        don't fit; `init` and `loss` raise one if no patch would be seen.
     """
     del facts
     check_heads(model, "mae")
@@ -169,6 +170,11 @@ def _vision_transformer(model: SSLModel) -> ViT:
         raise ValueError(
             f"method mae hides patches of a vision transformer, and {type(model.encoder).__name__} "
             "is none; use config.encoder.name='vit'."
+        )
+    if model.encoder.pool not in ("token", "mean"):
+        raise ValueError(
+            f"method mae trains no pooling by attention, encoder.pool={model.encoder.pool!r}; use "
+            "config.encoder.pool='token' or 'mean'."
         )
     return model.encoder
 

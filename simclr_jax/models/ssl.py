@@ -1,17 +1,21 @@
 """The model that every method trains: an encoder, and heads where they are used.
 
 The names are the contract: variables live at params/encoder, params/projector, params/predictor,
-params/prototypes, params/classifier and the same below batch_stats, whatever the method.
+params/prototypes, params/classifier, params/text, params/text_projector and the same below
+batch_stats, whatever the method.
 """
 
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 import flax.linen as nn
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from simclr_jax.core.types import Texts
 from simclr_jax.models.heads import MLP, Prototypes
 from simclr_jax.models.resnet import ResNet
+from simclr_jax.models.text import TextTransformer
 from simclr_jax.models.vit import ViT
 
 
@@ -51,6 +55,8 @@ class SSLModel(nn.Module):
         fine-tunes from 1 with few labels, and from 0 with all of them.
       predictor: maps projections to predictions of another view's; None to have none.
       prototypes: compares projections with learned directions; None to have none.
+      text: maps captions to vectors; None to have images alone.
+      text_projector: maps these to where the projector maps images.
     """
 
     encoder: Encoder
@@ -59,6 +65,8 @@ class SSLModel(nn.Module):
     select: int = 0
     predictor: MLP | None = None
     prototypes: Prototypes | None = None
+    text: TextTransformer | None = None
+    text_projector: MLP | None = None
 
     def __post_init__(self):
         num_layers = self.projector.num_layers if self.projector is not None else 0
@@ -72,6 +80,11 @@ class SSLModel(nn.Module):
             raise ValueError(
                 "a predictor and prototypes see projections: they need a projector, and no "
                 "classifier."
+            )
+        if (self.text is None) != (self.text_projector is None):
+            raise ValueError(
+                "text and text_projector go together: a text tower, and what maps its vectors to "
+                "where images are projected."
             )
         super().__post_init__()
 
@@ -92,6 +105,9 @@ class SSLModel(nn.Module):
         Returns:
           As `apply_heads`.
         """
+        if self.text is not None and self.is_initializing():
+            one = jnp.ones((1,), jnp.int32)
+            self.embed_text({"text": one[:, None], "length": one}, train=train)
         representation = self.encoder(images, train=train)
         if representation.ndim != 2 or len(representation) != len(images):
             raise ValueError(
@@ -133,6 +149,22 @@ class SSLModel(nn.Module):
     ) -> Float[Array, "n d"]:
         """Returns representations, for evaluation unless `train`; see `__call__`."""
         return self.encoder(images, train=train)
+
+    def project(self, images: Float[Array, "n h w c"]) -> Float[Array, "n d"]:
+        """Returns projections for evaluation; see `__call__`."""
+        return self(images, train=False)["projection"]
+
+    def embed_text(self, texts: Texts, *, train: bool = False) -> Float[Array, "n d"]:
+        """Returns projections of captions, for evaluation unless `train`.
+
+        Args:
+          texts: {"text": tokens [n, t], "length": how many of each are no padding [n]}.
+          train: drop numbers at random, if the text tower does.
+        """
+        assert self.text is not None  # who asks has checked
+        assert self.text_projector is not None
+        features = self.text(texts["text"], texts["length"], train=train)
+        return self.text_projector(features, train=train)[-1]
 
     def maps(
         self, images: Float[Array, "n h w c"], *, train: bool

@@ -7,7 +7,6 @@ several sizes (DINO, https://arxiv.org/abs/2104.14294), a subset of the patches 
 https://arxiv.org/abs/2111.06377), a normalised input (CLIP, https://arxiv.org/abs/2103.00020).
 """
 
-import functools
 from typing import Annotated, NamedTuple
 
 import flax.linen as nn
@@ -18,6 +17,13 @@ from jaxtyping import Array, Float, Int
 
 from simclr_jax.core.ranges import Count, Range
 from simclr_jax.models.convolution import at_least_float32
+from simclr_jax.models.transformer import (
+    Block,
+    MeanQueryPool,
+    ProbePool,
+    dense_layer,
+    layer_norm,
+)
 
 
 class Size(NamedTuple):
@@ -35,10 +41,8 @@ SIZES = {
     "b": Size(768, 12, 12),
     "l": Size(1024, 24, 16),
 }
-POOLS = ("token", "mean")
+POOLS = ("token", "mean", "probe", "mean_query")
 REMATS = ("none", "blocks")
-EPSILON = 1e-6  # of LayerNorm
-XAVIER = nn.initializers.xavier_uniform()
 
 
 class ViT(nn.Module):
@@ -51,8 +55,10 @@ class ViT(nn.Module):
       learned_positions: side in px of the images that learned positions are stored for, usually
         that of the views; other images get them by bicubic interpolation. None for fixed sines
         and cosines of row and column.
-      pool: "token", a class token that attends to the patches; or "mean", the mean of the
-        patches, without such a token. Either is taken after the last LayerNorm.
+      pool: "token", a class token that attends to the patches; "mean", the mean of the patches,
+        without such a token; "probe", what a learned probe sees of them, as in SigLIP; or
+        "mean_query", what their mean sees of them, as in CLIP's ResNets. Each is taken after
+        the last LayerNorm.
       pre_norm: normalise the tokens before the first block and project patches without a bias,
         as CLIP does.
       drop_path: probability that the last block leaves out one of its branches for an image;
@@ -111,6 +117,14 @@ class ViT(nn.Module):
         """Regular expression for the paths of its parameters that no optimizer may change."""
         return "patches/.*" if self.freeze_patches else ""
 
+    def setup(self):
+        """Makes the pooling that has parameters; `tokens` makes all else."""
+        heads = {"num_heads": self.num_heads or SIZES[self.size].num_heads, "dtype": self.dtype}
+        if self.pool == "probe":
+            self.pooling = ProbePool(**heads)
+        elif self.pool == "mean_query":
+            self.pooling = MeanQueryPool(**heads)
+
     def __call__(self, images: Float[Array, "n h w c"], *, train: bool) -> Float[Array, "n d"]:
         """Returns the representation of each image.
 
@@ -122,7 +136,9 @@ class ViT(nn.Module):
           ValueError: if the images cannot be cut into patches.
         """
         tokens = self.tokens(images, train=train)
-        return tokens[:, 0] if self.pool == "token" else tokens.mean(axis=1)
+        if self.pool in ("token", "mean"):
+            return tokens[:, 0] if self.pool == "token" else tokens.mean(axis=1)
+        return self.pooling(tokens)
 
     @nn.compact
     def tokens(
@@ -143,7 +159,7 @@ class ViT(nn.Module):
         d, depth, num_heads = SIZES[self.size]
         wide = at_least_float32(self.dtype)
         x, grid = patchify(images, self.patch)
-        x = _dense(d, self.dtype, name="patches", use_bias=not self.pre_norm)(x)
+        x = dense_layer(d, self.dtype, name="patches", use_bias=not self.pre_norm)(x)
         if self.freeze_patches:
             x = jax.lax.stop_gradient(x)
         x = x.astype(wide) + self._positions(grid).reshape(1, -1, d).astype(wide)
@@ -154,7 +170,7 @@ class ViT(nn.Module):
             token = jnp.broadcast_to(jnp.asarray(token, wide), (x.shape[0], 1, d))
             x = jnp.concatenate([token, x], axis=1)
         if self.pre_norm:
-            x = _layer_norm(wide, "norm_pre")(x)
+            x = layer_norm(wide, "norm_pre")(x)
         x = x.astype(self.dtype)
         block = Block
         if train and self.remat == "blocks":  # without a backward pass there is nothing to keep
@@ -166,7 +182,7 @@ class ViT(nn.Module):
                 dtype=self.dtype,
                 name=f"block{i}",
             )(x, train)
-        return _layer_norm(wide, "norm")(x)
+        return layer_norm(wide, "norm")(x)
 
     def _positions(self, grid: tuple[int, int]) -> Float[Array, "rows columns d"]:
         if self.learned_positions is None:
@@ -175,39 +191,6 @@ class ViT(nn.Module):
         start = nn.initializers.truncated_normal(0.02)
         positions = jnp.asarray(self.param("positions", start, (side, side, self.width)))
         return resize_positions(positions, grid)
-
-
-class Block(nn.Module):
-    """Attention and a perceptron, each normalised before and added to its input.
-
-    Attributes:
-      num_heads: heads of the attention.
-      drop_path: probability that an image goes without one of the two, see `ViT`.
-      dtype: see `ViT`.
-    """
-
-    num_heads: int
-    drop_path: float
-    dtype: DTypeLike
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "n t d"], train: bool) -> Float[Array, "n t d"]:
-        """Returns the tokens with both branches added."""
-        dense = functools.partial(_dense, dtype=self.dtype)
-        d = x.shape[-1]
-        # The three parts of qkv are initialised as matrices of their own, hence "fan_in".
-        start = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
-        y = _layer_norm(self.dtype, "norm1")(x)
-        y = attention(dense(3 * d, name="qkv", kernel_init=start)(y), self.num_heads)
-        x = x + self._dropped(dense(d, name="out")(y), train)
-        y = _layer_norm(self.dtype, "norm2")(x)
-        y = nn.gelu(dense(4 * d, name="fc1")(y), approximate=False)
-        return x + self._dropped(dense(d, name="fc2")(y), train)
-
-    def _dropped(self, branch: Array, train: bool) -> Array:
-        """Leaves the branch out for some images, and makes up for it in the others."""
-        active = train and self.has_rng("dropout")
-        return nn.Dropout(self.drop_path, broadcast_dims=(1, 2))(branch, deterministic=not active)
 
 
 def patchify(
@@ -235,20 +218,6 @@ def patchify(
         )
     x = images.reshape(n, rows, patch, columns, patch, c).swapaxes(2, 3)
     return x.reshape(n, rows * columns, patch * patch * c), (rows, columns)
-
-
-def attention(qkv: Float[Array, "n t three_d"], num_heads: int) -> Float[Array, "n t d"]:
-    """Returns softmax(q k^T / sqrt(width of a head)) v for each head, with logits in float32.
-
-    Args:
-      qkv: queries, keys and values side by side, each with its heads side by side.
-      num_heads: number of heads.
-    """
-    n, t, _ = qkv.shape
-    q, k, v = jnp.moveaxis(qkv.reshape(n, t, 3, num_heads, -1), 2, 0)  # [n, t, heads, width]
-    logits = jnp.einsum("nqhd,nkhd->nhqk", q, k, preferred_element_type=at_least_float32(q.dtype))
-    weights = nn.softmax(logits * q.shape[-1] ** -0.5).astype(v.dtype)
-    return jnp.einsum("nhqk,nkhd->nqhd", weights, v).reshape(n, t, -1)
 
 
 def sincos_positions(
@@ -280,17 +249,3 @@ def resize_positions(
     if positions.shape[:2] == grid:
         return positions
     return jax.image.resize(positions, (*grid, positions.shape[-1]), "cubic")
-
-
-def _dense(
-    features: int,
-    dtype: DTypeLike,
-    name: str,
-    use_bias: bool = True,
-    kernel_init: nn.initializers.Initializer = XAVIER,
-) -> nn.Dense:
-    return nn.Dense(features, use_bias=use_bias, dtype=dtype, kernel_init=kernel_init, name=name)
-
-
-def _layer_norm(dtype: DTypeLike, name: str) -> nn.LayerNorm:
-    return nn.LayerNorm(epsilon=EPSILON, dtype=dtype, name=name)

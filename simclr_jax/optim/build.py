@@ -16,8 +16,9 @@ from simclr_jax.optim.schedules import RunSchedule
 NORM = r".*[nN]orm[^/]*/(scale|bias)"
 # The official code takes biases and BatchNorm out of both weight decay and LARS, and the
 # classifier out of LARS only: its L2 term is in the loss (google-research/simclr, tf2/model.py).
-# A ViT's LayerNorms, tokens of its own and learned positions are treated alike, as timm does.
-NO_DECAY = rf"{NORM}|.*/(bias|class_token|mask_token|positions)"
+# A ViT's LayerNorms, tokens of its own and learned positions are treated alike, as timm does, and
+# so are the scale and the bias of the logits of two towers, as in open_clip.
+NO_DECAY = rf"{NORM}|.*/(bias|class_token|mask_token|positions)|log_scale|logit_bias"
 NO_LARS = rf"{NO_DECAY}|.*classifier/.*"
 NOTHING = r"(?!)"
 # Pairs (pattern, factor): the learning rate of the parameters whose whole path matches the

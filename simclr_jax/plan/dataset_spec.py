@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from simclr_jax.build.resolve import frozen_networks, network_to_assume, num_classes_of
 from simclr_jax.build.schema import complete
@@ -10,6 +10,7 @@ from simclr_jax.core.errors import UserError
 from simclr_jax.core.sections import build_section
 from simclr_jax.data.dataset import Dataset
 from simclr_jax.data.records import Record, Source
+from simclr_jax.data.text import Captions
 
 # Data set -> (training images, test images, classes), as TFDS's catalogue has them:
 # https://www.tensorflow.org/datasets/catalog/overview
@@ -23,6 +24,14 @@ KNOWN = {
 TEST_SPLITS = ("validation", "test")
 
 
+class AssumedVocabulary(NamedTuple):
+    """A vocabulary of which only the size is known; see `data.text.Tokenizer`."""
+
+    vocab_size: int
+    context: int
+    sha256: None = None
+
+
 @dataclasses.dataclass
 class DatasetSpec:
     """A data set of which only the size is known; see `data.records.Source`."""
@@ -30,6 +39,7 @@ class DatasetSpec:
     name: str
     size: int
     class_names: tuple[str, ...]
+    tokenizer: AssumedVocabulary | None
     fingerprint: str = "stand-in"
 
     def __len__(self) -> int:
@@ -62,7 +72,9 @@ def open_or_describe(config: Mapping[str, Any], num_images: int | None) -> tuple
         if num_images < 2:
             raise UserError(f"--num_images={num_images} must be 2 or more.")
         classes = _num_classes(dataset.name, config["heads"])
-        return _spec(name, num_images, classes), "as many as --num_images says; none is opened"
+        return _spec(
+            name, num_images, classes, dataset.captions
+        ), "as many as --num_images says; none is opened"
     try:
         return dataset.open_train(), "opened here, none is read"
     except UserError as error:
@@ -73,7 +85,7 @@ def open_or_describe(config: Mapping[str, Any], num_images: int | None) -> tuple
     if not dataset.keep_unlabelled:
         size = round(size * dataset.fraction)
     classes = _num_classes(dataset.name, config["heads"])
-    return _spec(name, size, classes), "not here, but their number is known"
+    return _spec(name, size, classes, dataset.captions), "not here, but their number is known"
 
 
 def _num_classes(name: str, heads: Mapping[str, Any]) -> int:
@@ -91,8 +103,10 @@ def _num_classes(name: str, heads: Mapping[str, Any]) -> int:
     return known
 
 
-def _spec(name: str, size: int, num_classes: int) -> DatasetSpec:
-    return DatasetSpec(name, size, tuple(f"class {i}" for i in range(num_classes)))
+def _spec(name: str, size: int, num_classes: int, captions: Captions | None) -> DatasetSpec:
+    classes = tuple(f"class {i}" for i in range(num_classes))
+    assumed = captions and AssumedVocabulary(captions.vocab_size, captions.context)
+    return DatasetSpec(name, size, classes, assumed)
 
 
 def without_checkpoints(config: Mapping[str, Any], source: Source) -> tuple[dict[str, Any], str]:

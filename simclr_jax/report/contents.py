@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
+from simclr_jax.report.towers import Pairs
 from simclr_jax.train.verdict import Verdict
 
 
@@ -50,6 +51,7 @@ class ReportContents:
       groups: what groups.json holds, None if no groups were judged.
       class_names: names by label, empty if the data has none.
       embedding: features of test images, None if not computed.
+      pairs: these images and their captions, None without a text tower.
       views: augmented views of m training images, two of each in contrastive methods.
     """
 
@@ -71,4 +73,5 @@ class ReportContents:
     groups: Mapping[str, Any] | None = None
     class_names: Sequence[str] = ()
     embedding: Embedding | None = None
+    pairs: Pairs | None = None
     views: UInt8[np.ndarray, "m v h w 3"] | None = None

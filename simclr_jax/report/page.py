@@ -1,5 +1,6 @@
 """The report of one run: a single HTML file that loads nothing and runs nothing."""
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -15,6 +16,7 @@ from simclr_jax.report.contents import Embedding, ReportContents
 from simclr_jax.report.embedding import map_section, neighbors_section
 from simclr_jax.report.groups import groups_table
 from simclr_jax.report.tables import table_section
+from simclr_jax.report.towers import PROTOCOLS, towers_section
 
 __all__ = ["Embedding", "ReportContents", "render", "write_report"]
 
@@ -32,11 +34,13 @@ def write_report(contents: ReportContents, path: epath.PathLike) -> None:
 
 def render(contents: ReportContents) -> str:
     """Returns the report as one HTML document."""
+    in_words, contents = contents.results, _of_labels(contents)
     body = "\n".join(
         (
             _header(contents),
             results.results_section(contents.results),
             *([table_section("groups", groups_table(contents.groups))] if contents.groups else []),
+            towers_section(in_words, contents.metrics, contents.pairs),
             training.training_section(contents.metrics, contents.verdict),
             map_section(contents.embedding, contents.class_names),
             neighbors_section(contents.embedding, contents.class_names),
@@ -45,6 +49,12 @@ def render(contents: ReportContents) -> str:
         )
     )
     return markup.document(contents.title, body)
+
+
+def _of_labels(contents: ReportContents) -> ReportContents:
+    """Returns the contents without rows of what was told in words: they have no labels."""
+    rows = [row for row in contents.results if row["protocol"] not in PROTOCOLS]
+    return dataclasses.replace(contents, results=rows)
 
 
 def config_text(config: Mapping[str, Any], indent: str = "") -> str:

@@ -22,6 +22,7 @@ FREE_TO_CHANGE = (
     "data.max_unreadable",
     "data.outage_seconds",
     "data.read_timeout",
+    "data.captions.tokenizer",
     "run.log_every",
     "run.checkpoint_every",
     "run.keep_checkpoints",

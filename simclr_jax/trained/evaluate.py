@@ -21,12 +21,12 @@ from simclr_jax.evals.features import extract_features
 from simclr_jax.evals.label_efficiency import label_efficiency
 from simclr_jax.evals.representation import effective_rank
 from simclr_jax.evals.results import FILE, add_results
-from simclr_jax.trained import restored
+from simclr_jax.trained import restored, towers
 from simclr_jax.trained.images import choose_images
 from simclr_jax.trained.restored import Restored
 
 log = logging.getLogger(__name__)
-PROTOCOLS = ("classifier", "knn", "linear")
+PROTOCOLS = ("classifier", "knn", "linear", *towers.PROTOCOLS)
 FEATURES = ("pixels", "random_features", "encoder")
 FRACTIONS = (0.01, 0.1, 1.0)
 
@@ -45,6 +45,7 @@ def evaluate(
     path: str | Sequence[str] | None = None,
     split: str | None = None,
     test_split: str | None = None,
+    templates: Sequence[str] | None = None,
 ) -> list[dict[str, Any]]:
     """Judges a checkpoint of a workdir, and adds the figures to D/results.json.
 
@@ -61,6 +62,8 @@ def evaluate(
       path: the folder or file, or the directory of prepared data sets.
       split: split of `data`, the images with labels to fit on.
       test_split: split of `data`, the images to judge on.
+      templates: for zero_shot, captions with {} in place of the name of a class; those of the data
+        set if None.
 
     Returns:
       A row for each figure: "protocol", "features", "top1" in [0, 1], "train_data", "test_data",
@@ -81,7 +84,8 @@ def evaluate(
     require_writable(epath.Path(workdir) / FILE, "--workdir")
     default = ["knn", "linear"] if run.model.classifier is None else ["classifier"]
     protocols = _known("protocol", protocol or default, PROTOCOLS)
-    of_features = [name for name in protocols if name != "classifier"]
+    of_features = [name for name in protocols if name in ("knn", "linear")]
+    of_towers = [name for name in protocols if name in towers.PROTOCOLS]
     dataset = choose_images(
         run.dataset,
         data=data,
@@ -94,6 +98,8 @@ def evaluate(
     rows = _evaluate_classifier(workdir, run, dataset) if "classifier" in protocols else []
     if of_features:
         rows += _evaluate_features(run, dataset, kinds, protocols=of_features, **settings)
+    if of_towers:
+        rows += towers.evaluate_towers(run, dataset, of_towers, templates)
     rows = [{**row, "step": run.step} for row in rows]
     add_results(workdir, rows)
     return rows

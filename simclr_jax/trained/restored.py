@@ -2,11 +2,13 @@
 
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Float
 
 from simclr_jax.build.network import Network, network
 from simclr_jax.core.compile import jit_once
@@ -18,6 +20,7 @@ from simclr_jax.data.dataset import Dataset
 from simclr_jax.data.place import place_batches
 from simclr_jax.data.quarantine import Quarantine
 from simclr_jax.data.records import Source, count_shared
+from simclr_jax.data.text import Captions, read_tokenizer
 from simclr_jax.evals.random_features import random_features
 from simclr_jax.interop.encoder import TrainedEncoder
 from simclr_jax.models.ssl import SSLModel
@@ -27,6 +30,7 @@ from simclr_jax.train.checkpoint import Checkpoints
 from simclr_jax.train.loop import RunConfig
 from simclr_jax.train.workdir import load_config
 
+CAPTIONS_AT_ONCE = 256
 _STATISTICS_BATCHES = 5  # of BatchNorm, for random features
 log = logging.getLogger(__name__)
 SECTIONS = ("data", "augment", "encoder", "heads")  # of a run and of an import
@@ -42,6 +46,7 @@ class Restored:
       network: encoder and heads, and how to apply them.
       variables: params and batch_stats of the network.
       step: optimizer steps that they have seen.
+      workdir: where they were read from.
     """
 
     config: dict[str, Any]
@@ -50,6 +55,7 @@ class Restored:
     network: Network
     variables: Mapping[str, Any]
     step: int
+    workdir: str
 
     @property
     def model(self) -> SSLModel:
@@ -110,6 +116,45 @@ class Restored:
     def encode(self, batch: Batch) -> jax.Array:
         """Returns the representations [b, d] of a placed batch."""
         return self.network.encode(self.variables, batch)
+
+    def project(self, batch: Batch) -> jax.Array:
+        """Returns the projections [b, d] of a placed batch."""
+        return self.network.project(self.variables, batch)
+
+    def require_text(self) -> Captions:
+        """Returns how captions became the tokens of the text tower.
+
+        Raises:
+          UserError: if there is none.
+        """
+        if self.model.text is None or self.dataset.captions is None:
+            raise UserError(
+                f"{self.workdir} has no text tower: config.heads.text of that run is off. "
+                "--config=configs/clip.py:digits trains one."
+            )
+        return self.dataset.captions
+
+    def embed_captions(self, captions: Sequence[str]) -> Float[np.ndarray, "n d"]:
+        """Returns the rows of captions, to be compared with projections of images.
+
+        Raises:
+          UserError: if the run has no text tower, or its tokenizer is not there.
+        """
+        tokenizer = read_tokenizer(self.workdir, self.require_text())
+        rows = []
+        for start in range(0, len(captions), CAPTIONS_AT_ONCE):
+            part = captions[start : start + CAPTIONS_AT_ONCE]
+            # One shape, so that it is compiled once.
+            filled = [*part, *[part[0]] * (CAPTIONS_AT_ONCE - len(part))]
+            tokens = [tokenizer(caption) for caption in filled]
+            texts = {
+                "text": np.stack([one.ids for one in tokens]),
+                "length": np.array([one.length for one in tokens], np.int32),
+            }
+            placed = jax.device_put(texts, replicated(self.mesh))
+            out = jax.device_get(self.network.embed_text(self.variables, placed))
+            rows.append(np.asarray(out, np.float32)[: len(part)])
+        return np.concatenate(rows)
 
     def classify(self, batch: Batch) -> jax.Array:
         """Returns the logits [b, k] of a placed batch."""
@@ -174,7 +219,7 @@ def load(workdir: str, step: int | None = None) -> Restored:
     step = checkpoints.find(step)
     variables = _evaluated_variables(checkpoints, step, jax.tree.map(place, net.shapes))
     dataset = build_section("config.data", Dataset, config["data"])
-    return Restored(config, mesh, dataset, net, variables, step)
+    return Restored(config, mesh, dataset, net, variables, step, workdir)
 
 
 def _evaluated_variables(

@@ -95,7 +95,7 @@ def _comparisons(shrunk: Shrunk, num_devices: int, num_steps: int) -> list[Compa
     optimize = jax.jit(functools.partial(_optimize, reference_experiment))
     num_images = num_steps * reference_experiment.dataset.batch_size
     images = reference_experiment.dataset.eval_batches(
-        shrunk.source, reference_experiment.policy.cuts, indices=range(num_images)
+        reference_experiment.source, reference_experiment.policy.cuts, indices=range(num_images)
     )
     like = reference_experiment.abstract_batch
     as_placed = lambda batch: {name: batch[name] for name in like}

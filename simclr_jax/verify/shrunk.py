@@ -31,6 +31,7 @@ from simclr_jax.optim.schedules import peak_rate
 MAX_VIEWS = {"size": 33, "local_size": 25}  # settings of the augmentation
 MAX_CANVAS = 48
 MAX_WIDTH, SMALL_WIDTH = 0.25, 0.125
+SMALL_TEXT = {"width": 64, "depth": 2, "num_heads": 2}
 MAX_BATCH = 32
 MAX_DEPTH = 50  # deeper ones have the same kinds of blocks, and compile for minutes
 # Classes of the recipes' data sets; others count as having this many classes, too.
@@ -54,7 +55,10 @@ class Shrunk(NamedTuple):
 
 
 class RandomImages:
-    """Blocks of random colours in random sizes, with random labels: a `records.Source`."""
+    """Blocks of random colours in random sizes, with random labels: a `records.Source`.
+
+    Each has a caption of its own.
+    """
 
     name = "random images"
     fingerprint = "random images"
@@ -72,7 +76,12 @@ class RandomImages:
         block = -(-self._canvas // 5)
         height, width = rng.integers(self._canvas * 2 // 3, self._canvas + 1, 2)
         pixels = tiles.repeat(block, axis=0).repeat(block, axis=1)[:height, :width]
-        return Record(pixels, int(rng.integers(len(self.class_names))), f"random/{index}")
+        label = int(rng.integers(len(self.class_names)))
+        return Record(pixels, label, f"random/{index}", self.captions_of(index))
+
+    def captions_of(self, index: int) -> tuple[str, ...]:
+        """Returns what is said of an image."""
+        return (f"random image {index}",)
 
 
 def shrink(config: Mapping[str, Any], *, multiple: int, num_steps: int) -> Shrunk:
@@ -120,6 +129,8 @@ def shrink(config: Mapping[str, Any], *, multiple: int, num_steps: int) -> Shrun
         changes.append(f"method.{key} {name} -> {whose} network with random weights")
         _shrink_network(f"method.{key}.", method[key], change)
     _shrink_network("", small, change)
+    if data["captions"] and data["captions"]["tokenizer"]:
+        change("data.captions", data["captions"], "tokenizer", None, "trained on random captions")
     _shrink_rings("method", method, data["batch_size"], change)
     prototypes = small["heads"]["prototypes"]
     if prototypes and prototypes["num_prototypes"] > data["batch_size"]:
@@ -191,6 +202,10 @@ def _shrink_network(where: str, network: dict[str, Any], change: Any) -> None:
         if encoder["drop_path"]:
             why = "parts of a batch draw for themselves"
             change(f"{where}encoder", encoder, "drop_path", 0.0, why)
+    if text := {"text": None, **heads}["text"]:
+        for key, small in SMALL_TEXT.items():
+            if text[key] > small:
+                change(f"{where}heads.text", text, key, small)
     if "dtype" in encoder:
         encoder["dtype"] = "float64"
     for head, settings in heads.items():

@@ -9,16 +9,14 @@ python tests/benchmarks/tiled_nt_xent.py [--pairs=8192] [--lightly_python=.venv/
 
 import json
 import os
-import resource
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from absl import app, flags
+from measuring import has_modules, timed
 
 PAIRS = flags.DEFINE_integer("pairs", 8192, "Images, each with two views.")
 TILE = flags.DEFINE_integer("tile", None, "Rows of a tile; by default the library's.")
@@ -76,44 +74,13 @@ def lightly_loss() -> tuple[Callable[[], Any], None]:
     return run, None
 
 
-def resident_bytes() -> int:
-    """Returns what the process has in memory now."""
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * resource.getpagesize()
-
-
 def measure(name: str) -> dict[str, Any]:
     """Returns value, norm of the gradient, best seconds, and bytes above inputs at the peak."""
     run, temporaries = lightly_loss() if name == "lightly" else jax_loss(name)
-    before, peak, done = resident_bytes(), 0, threading.Event()
-
-    def watch() -> None:
-        nonlocal peak
-        while not done.wait(0.002):
-            peak = max(peak, resident_bytes())
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    seconds = []
-    for _ in range(REPEATS if PAIRS.value <= MAX_COMPARED else 1):
-        start = time.perf_counter()
-        value, grad = run()
-        seconds.append(time.perf_counter() - start)
-    done.set()
-    watcher.join()
-    return {
-        "value": float(value),
-        "grad": float(np.linalg.norm(np.asarray(grad))),
-        "seconds": min(seconds),
-        "growth": max(peak, resident_bytes()) - before,
-        "temporaries": temporaries,
-    }
-
-
-def has_lightly(python: str) -> bool:
-    """Whether that interpreter can import it."""
-    command = [python, "-c", "import lightly.loss, absl.flags"]
-    return subprocess.run(command, stderr=subprocess.DEVNULL).returncode == 0
+    repeats = REPEATS if PAIRS.value <= MAX_COMPARED else 1
+    (value, grad), taken = timed(run, repeats)
+    norm = float(np.linalg.norm(np.asarray(grad)))
+    return {"value": float(value), "grad": norm, "temporaries": temporaries, **taken}
 
 
 def main(argv: Sequence[str]) -> None:
@@ -127,7 +94,7 @@ def main(argv: Sequence[str]) -> None:
     print(f"{'':8s}{'loss':>10s}{'|grad|':>12s}{'s':>9s}{'memory MB':>11s}{'compiled MB':>13s}")
     for name in ("tiled", "columns", "dense", "lightly") if compared else ("tiled",):
         python = LIGHTLY_PYTHON.value if name == "lightly" else sys.executable
-        if name == "lightly" and not has_lightly(python):
+        if name == "lightly" and not has_modules(python, "lightly.loss, absl.flags"):
             print("lightly  left out: it is not installed (pip install lightly)")
             continue
         arguments = [f"--pairs={PAIRS.value}", f"--only={name}"]

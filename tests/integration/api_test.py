@@ -53,6 +53,13 @@ def test_what_is_trained_can_be_loaded_judged_and_asked(workdir, tmp_path, tiny_
     rows = simclr_jax.evaluate(workdir, protocol=["knn"], fractions=[1], features=["encoder"])
     assert [(row["protocol"], row["num_train"]) for row in rows] == [("knn", 4000)]
     assert json.loads((workdir / "results.json").read_text()) == rows
+    for ask in (
+        lambda: encoder.project(images),
+        lambda: encoder.embed_text(["a digit"]),
+        lambda: simclr_jax.evaluate(workdir, protocol=["zero_shot"]),
+    ):
+        with pytest.raises(simclr_jax.UserError, match="has no text tower"):
+            ask()
 
     (tmp_path / "broken.jpg").write_bytes(b"<html>")
     with pytest.raises(simclr_jax.UserError, match=r"1 of 2 images .*image 1 \(.*broken.jpg\)"):

@@ -27,12 +27,27 @@ from simclr_jax.verify.variants import Comparison, Variant, fsdp_size, num_chunk
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.integration
 CLASSES = {"classifier": {"num_classes": None, "zero_init": True}}
+LINEAR = {"num_layers": 1, "output_dim": 8, "last_norm": "none"}
+TEXT = {"width": 16, "depth": 1, "num_heads": 2}
+PAIRS = {
+    "data": {
+        "name": "digits",
+        "split": "train",
+        "batch_size": 16,
+        "canvas": 28,
+        "captions": {"context": 12, "vocab_size": 400},
+    },
+    "augment": {"name": "finetune", "size": 12},
+    "heads": {"projector": LINEAR, "text": TEXT, "text_projector": LINEAR},
+}
 METHODS = {
     "simclr": {},
     "memory": {"method": {"name": "simclr", "memory": {"size": 65536, "ema": 0.9}}},
     "probe": {"method": {"name": "supervised", "train_from": "classifier"}, "heads": CLASSES},
     "finetune": {"method": {"name": "supervised"}, "heads": CLASSES},
     "distill": {"method": {"name": "distill", "teacher": None, "alpha": 0.5}, "heads": CLASSES},
+    "clip": {"method": {"name": "clip"}, **PAIRS},
+    "siglip": {"method": {"name": "siglip"}, **PAIRS},
 }
 
 
@@ -53,7 +68,7 @@ def test_every_method_learns_the_same_in_every_layout(tiny_config, monkeypatch, 
     monkeypatch.setattr(verifying, "variants", few)  # the test of the exit code runs all
     comparisons = compare({**tiny_config, **METHODS[name]})
     assert failures(comparisons) == []
-    negatives = {"simclr": 30, "memory": 30 + 64}.get(name)
+    negatives = {"simclr": 30, "memory": 30 + 64, "clip": 15}.get(name)
     for one in comparisons:
         assert one.negatives is None if negatives is None else round(one.negatives) == negatives
         if one.variant.num_devices > 1:

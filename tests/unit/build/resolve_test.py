@@ -2,7 +2,7 @@
 
 import pytest
 
-from simclr_jax.build.resolve import require_same_encoder
+from simclr_jax.build.resolve import require_same_encoder, require_same_tokens
 from simclr_jax.build.schema import complete
 from simclr_jax.core.errors import UserError
 from simclr_jax.train.workdir import claim
@@ -42,3 +42,22 @@ def test_the_same_settings_and_those_that_weights_tell_are_let_through(start_fro
 def test_the_number_of_heads_must_be_that_of_the_checkpoint(start_from):
     with pytest.raises(UserError, match=r"add --config.encoder.num_heads='12'"):
         start_from({"name": "vit", "num_heads": 12}, {"name": "vit"})
+
+
+@pytest.mark.parametrize("tree", ["params/text", "params/text/block0"])
+def test_a_text_tower_is_refused_where_it_would_see_other_tokens(tmp_path, tiny_config, tree):
+    def captioned(sha256):
+        captions = {"context": 10, "tokenizer_sha256": sha256}
+        return {**tiny_config, "data": {**tiny_config["data"], "captions": captions}}
+
+    workdir = str(tmp_path / "there")
+    claim(workdir, captioned("a"))
+
+    def start(sha256, tree):
+        warm_start = {"checkpoint": workdir, "trees": {tree: tree}}
+        require_same_tokens(complete(captioned(sha256) | {"warm_start": warm_start}))
+
+    start("a", tree)
+    start("b", "params/text_projector")
+    with pytest.raises(UserError, match=r"captions\.tokenizer=.*there/tokenizer\.json"):
+        start("b", tree)

@@ -12,6 +12,7 @@ from simclr_jax.methods.base import FrozenNetwork
 from simclr_jax.models import heads
 from simclr_jax.models.resnet import ResNet
 from simclr_jax.models.ssl import SSLModel
+from simclr_jax.models.text import TextTransformer
 from simclr_jax.models.vit import ViT
 
 MODEL = SSLModel(ResNet(18), heads.MLP(), heads.classifier(num_classes=2))
@@ -20,6 +21,8 @@ PREDICTS = SSLModel(ResNet(18), heads.MLP(), predictor=heads.MLP())
 HEADLESS = SSLModel(ResNet(18))
 PATCHES = SSLModel(ViT("tiny"))
 CLUSTERS = SSLModel(ResNet(18), heads.MLP(), prototypes=heads.Prototypes(num_prototypes=8))
+TEXT = TextTransformer(num_tokens=8)
+TOWERS = SSLModel(ResNet(18), heads.MLP(), text=TEXT, text_projector=heads.MLP())
 FACTS = RunFacts(num_steps=100, num_images=6400, num_classes=2, batch_size=8)
 # What a callable is handed besides its section, by the section.
 GIVEN = {
@@ -46,7 +49,7 @@ NEEDED = {
 
 def fitting(fn, settings):
     """Returns the one of these models that a method takes."""
-    for model in (MODEL, PROJECTS, PREDICTS, HEADLESS, PATCHES, CLUSTERS):
+    for model in (MODEL, PROJECTS, PREDICTS, HEADLESS, PATCHES, CLUSTERS, TOWERS):
         given = (model, lambda key, batch: 0, FACTS)
         with contextlib.suppress(UserError):
             build_section("config.method", fn, settings, *given)

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from simclr_jax.core import optional
 from simclr_jax.core.errors import UserError
-from simclr_jax.interop import formats, optional
+from simclr_jax.interop import formats
 from simclr_jax.interop.encoder import TrainedEncoder
 from simclr_jax.interop.formats import FORMATS, Format, check_request, export
 from simclr_jax.interop.parity import photographs
@@ -127,3 +128,10 @@ def test_names_the_package_that_is_missing(monkeypatch, tmp_path):
     monkeypatch.setattr(optional.importlib, "import_module", missing)
     with pytest.raises(UserError, match=r"tensorflow is not .*-r requirements-interop.txt"):
         formats.check_request("saved_model", tmp_path / "x")
+
+
+def test_pytorch_has_no_pooling_by_attention(trained_vit, monkeypatch, tmp_path):
+    monkeypatch.setattr(formats, "import_optional", lambda package: None)  # refused before its use
+    with pytest.raises(UserError, match=r"has no ViT with pool='probe'. Use --format=stablehlo"):
+        export(trained_vit(pool="probe"), tmp_path / "out.safetensors", "safetensors")
+    assert not list(tmp_path.iterdir())

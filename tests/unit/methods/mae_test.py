@@ -104,6 +104,11 @@ def test_an_encoder_without_patches_is_refused(tiny_encoder):
         build(tiny_encoder)
 
 
+def test_a_pooling_that_it_would_not_train_is_refused():
+    with pytest.raises(UserError, match=r"pool='probe'; use config.encoder.pool='token' or 'mean'"):
+        build(ViT("tiny", patch=4, pool="probe"))
+
+
 def test_hiding_every_patch_is_refused():
     with pytest.raises(ValueError, match=r"of 4 patches a mask_ratio of 0.9 leaves none to see"):
         build(mask_ratio=0.9).init(jax.random.key(0), jnp.zeros((4, 1, 8, 8, 3)))

@@ -13,6 +13,7 @@ from PIL import Image
 from simclr_jax.core.tree import path_name
 from simclr_jax.models import vit
 from simclr_jax.models.ssl import SSLModel
+from simclr_jax.models.transformer import Block
 from simclr_jax.models.vit import SIZES, ViT
 from simclr_jax.parallel.sharding import Layout, batch_sharding
 
@@ -94,7 +95,7 @@ def bicubic(positions, rows, columns):
     return np.stack([np.asarray(resize(x)) for x in np.moveaxis(positions, -1, 0)], -1)
 
 
-def forward(p, image, *, patch, heads=HEADS, pre_norm=False, keep=None):
+def forward(p, image, *, patch, heads=HEADS, pre_norm=False, keep=None, pool=None):
     rows, columns = image.shape[0] // patch, image.shape[1] // patch
     tokens = []
     for r in range(rows):
@@ -111,7 +112,32 @@ def forward(p, image, *, patch, heads=HEADS, pre_norm=False, keep=None):
         y = gelu(linear(layer_norm(x, block["norm2"]), block["fc1"]))
         x = x + linear(y, block["fc2"])
     x = layer_norm(x, p["norm"])
+    if pool is not None:
+        return x, pool(x, p["pooling"], heads)
     return x, x[0] if "class_token" in p else x.mean(0)
+
+
+def seen_by(query, tokens, p, heads):
+    """What one query sees among tokens, and the last product."""
+    width, out = WIDTH // heads, []
+    q, (k, v) = linear(query, p["q"]), np.split(linear(tokens, p["kv"]), 2, axis=-1)
+    for h in range(heads):
+        part = slice(h * width, (h + 1) * width)
+        e = np.exp(k[:, part] @ q[part] / math.sqrt(width))
+        out.append(e / e.sum() @ v[:, part])
+    return linear(np.concatenate(out), p["out"])
+
+
+def probed(tokens, p, heads):
+    """Pooling of SigLIP's image tower: a probe, then a perceptron (big_vision, MAPHead)."""
+    x = seen_by(p["probe"][0], tokens, p["attention"], heads)
+    return x + linear(gelu(linear(layer_norm(x, p["norm"]), p["fc1"])), p["fc2"])
+
+
+def seen_by_the_mean(tokens, p, heads):
+    """Radford et al. 2021, Section 2.4: the mean as a query, among itself and the others."""
+    mean = tokens.mean(0)
+    return seen_by(mean, np.stack([mean, *tokens]), p["attention"], heads)
 
 
 @pytest.mark.parametrize(
@@ -120,6 +146,8 @@ def forward(p, image, *, patch, heads=HEADS, pre_norm=False, keep=None):
         ({}, {}),
         ({"pool": "mean", "learned_positions": 12, "num_heads": 4}, {"heads": 4}),
         ({"pre_norm": True, "remat": "blocks"}, {"pre_norm": True}),
+        ({"pool": "probe"}, {"pool": probed}),
+        ({"pool": "mean_query"}, {"pool": seen_by_the_mean}),
     ],
 )
 def test_representation_and_gradient_are_those_of_the_paper(settings, options):
@@ -233,7 +261,7 @@ def equations(jaxpr):
 
 def test_an_image_loses_a_branch_as_often_as_said_and_the_mean_stays():
     rate, n = 0.3, 4000
-    block = vit.Block(num_heads=1, drop_path=rate, dtype="float32")
+    block = Block(num_heads=1, drop_path=rate, dtype="float32")
     x = jnp.asarray(np.tile(images(1, 2, seed=3)[..., :1], (n, 1, 4)), jnp.float32)
     variables = jax.eval_shape(lambda: block.init(jax.random.key(0), x[:1], False))
     rng = np.random.default_rng(0)
@@ -311,7 +339,7 @@ def test_eight_devices_compute_what_one_does_dropped_paths_too():
         ({"patch": 0}, r"patch must be at least 1 px .* got 0"),
         ({"num_heads": 3}, r"num_heads must divide .* 16, got 3"),
         ({"learned_positions": 30}, r"multiple of patch=4, got 30"),
-        ({"pool": "max"}, r"pool must be one of \['token', 'mean'\], got 'max'"),
+        ({"pool": "max"}, r"pool must be one of \['token', 'mean', .*\], got 'max'"),
         ({"drop_path": 1.0}, r"drop_path must lie in \[0, 1\), got 1.0"),
         ({"remat": "convs"}, r"remat must be one of \['none', 'blocks'\], got 'convs'"),
     ],

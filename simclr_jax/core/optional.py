@@ -6,8 +6,12 @@ from typing import Any
 from simclr_jax.core.errors import UserError
 
 
-def import_optional(module: str) -> Any:
+def import_optional(module: str, extra: str = "interop") -> Any:
     """Returns a module such as "safetensors.numpy".
+
+    Args:
+      module: its whole name.
+      extra: what installs its package, in pyproject.toml and as requirements-EXTRA.txt.
 
     Raises:
       UserError: if its package, or one that it needs, is not installed.
@@ -17,6 +21,6 @@ def import_optional(module: str) -> Any:
     except ModuleNotFoundError as error:
         raise UserError(
             f"The Python package {(error.name or module).partition('.')[0]} is not installed. "
-            "It belongs to the extra interop: pip install 'simclr_jax[interop]', or in a checkout "
-            "pip install -r requirements-interop.txt"
+            f"It belongs to the extra {extra}: pip install 'simclr_jax[{extra}]', or in a checkout "
+            f"pip install -r requirements-{extra}.txt"
         ) from error

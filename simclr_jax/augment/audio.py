@@ -1,0 +1,105 @@
+"""Random changes of sounds: gain and shift of waveforms, masks on their spectrograms.
+
+Pitch stays as it is, because captions name notes and voices. Every clip of a batch has its own
+draw.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from simclr_jax.augment.log_mel import LogMel, Waveform, as_floats
+from simclr_jax.core.ranges import CountOrZero, NonNegative, Share
+from simclr_jax.core.types import PRNGKey
+
+
+@dataclasses.dataclass(frozen=True)
+class AudioAugment:
+    """Settings of random views of sounds; called, it draws them.
+
+    Attributes:
+      log_mel: makes spectrograms of waveforms.
+      gain_db: most decibels that a clip gets louder or softer by.
+      shift: most of a clip that it is moved by, either way; what leaves at one end comes in at
+        the other.
+      time_mask: most of the frames that one mask hides.
+      mel_mask: most of the bands that one mask hides.
+      num_masks: masks of either kind, which may overlap.
+    """
+
+    log_mel: LogMel
+    gain_db: NonNegative = 6.0
+    shift: Share = 0.1
+    time_mask: Share = 0.1
+    mel_mask: Share = 0.1
+    num_masks: CountOrZero = 2
+
+    def __call__(self, key: PRNGKey, waveform: Waveform) -> Float[Array, "b frames mels 1"]:
+        """Returns a spectrogram of each clip in decibels, as an image of one channel.
+
+        Args:
+          key: random key.
+          waveform: samples in [-1, 1], or int16.
+        """
+        keys = jax.random.split(key, 4)
+        waveform = random_shift(keys[0], as_floats(waveform), share=self.shift)
+        waveform = random_gain(keys[1], waveform, decibels=self.gain_db)
+        x = self.log_mel(waveform)
+        for key, axis, share in ((keys[2], 1, self.time_mask), (keys[3], 2, self.mel_mask)):
+            x = random_masks(key, x, axis=axis, share=share, num_masks=self.num_masks)
+        return x[..., None]
+
+
+def random_gain(
+    key: PRNGKey, waveform: Float[Array, "b samples"], *, decibels: float
+) -> Float[Array, "b samples"]:
+    """Makes each clip louder or softer, uniformly in decibels."""
+    shape = (waveform.shape[0], 1)
+    drawn = jax.random.uniform(key, shape, waveform.dtype, minval=-decibels, maxval=decibels)
+    return waveform * 10 ** (drawn / 20)
+
+
+def random_shift(
+    key: PRNGKey, waveform: Float[Array, "b samples"], *, share: float
+) -> Float[Array, "b samples"]:
+    """Moves each clip in a circle, by up to a share of it either way."""
+    b, num_samples = waveform.shape
+    most = round(share * num_samples)
+    moved_by = jax.random.randint(key, (b,), -most, most + 1)
+    return jax.vmap(jnp.roll)(waveform, moved_by)
+
+
+def random_masks(
+    key: PRNGKey,
+    spectrogram: Float[Array, "b frames mels"],
+    *,
+    axis: int,
+    share: float,
+    num_masks: int,
+) -> Float[Array, "b frames mels"]:
+    """Hides stretches of time or pitch behind the mean of each clip.
+
+    The length of a mask is uniform from 0 to a share of the axis, and its place is uniform among
+    those where all of it fits.
+
+    Args:
+      key: random key.
+      spectrogram: decibels.
+      axis: 1 for time, 2 for pitch.
+      share: longest mask, in [0, 1].
+      num_masks: number of masks, which may overlap.
+
+    Source: Park et al. 2019, https://arxiv.org/abs/1904.08779, Section 2 (SpecAugment), where
+      spectrograms have the mean 0 and masks are zeros.
+    """
+    b, size = spectrogram.shape[0], spectrogram.shape[axis]
+    of_length, of_place = jax.random.split(key)
+    shape = (b, num_masks, 1)
+    lengths = jax.random.randint(of_length, shape, 0, round(share * size) + 1)
+    first = jnp.floor(jax.random.uniform(of_place, shape) * (size - lengths + 1))
+    at = jnp.arange(size)[None, None]
+    hidden = ((at >= first) & (at < first + lengths)).any(axis=1)  # [b, size]
+    mean = spectrogram.mean(axis=(1, 2), keepdims=True)
+    return jnp.where(jnp.expand_dims(hidden, 3 - axis), mean, spectrogram)

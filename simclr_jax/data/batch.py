@@ -1,0 +1,48 @@
+"""What a batch holds: views of images, their labels, and tokens where its source has captions."""
+
+from typing import Any, TypeAlias
+
+import jax
+import numpy as np
+
+from simclr_jax.core.types import Cuts, CutsBySize
+from simclr_jax.data.records import Source
+from simclr_jax.data.text import tokenizer_of
+
+HostBatch: TypeAlias = dict[str, Any]
+
+
+def empty_batch(num_rows: int, cuts: CutsBySize, source: Source) -> HostBatch:
+    """Returns black images without labels and captions; what a source gives decides the entries.
+
+    Args:
+      num_rows: b.
+      cuts: how many views there are, and how large.
+      source: where the images will come from.
+
+    Returns:
+      {"image": uint8 [b, v, s, s, 3], "size": int32 [b, v, 2], "label": int32 [b], "id": int64
+      [b]}, and for a source of tokens "text": int32 [b, context], "text_length": int32 [b] and
+      "text_id": int32 [b]. For views of several sizes, the first two are tuples of such arrays.
+    """
+
+    def black(cuts: Cuts) -> np.ndarray:
+        return np.zeros((num_rows, cuts.num_views, cuts.size, cuts.size, 3), np.uint8)
+
+    def full(cuts: Cuts) -> np.ndarray:
+        return np.full((num_rows, cuts.num_views, 2), cuts.size, np.int32)
+
+    batch = {
+        "image": jax.tree.map(black, cuts),
+        "size": jax.tree.map(full, cuts),
+        "label": np.full(num_rows, -1, np.int32),
+        "id": np.full(num_rows, -1, np.int64),
+    }
+    tokenizer = tokenizer_of(source)
+    if tokenizer is None:
+        return batch
+    return batch | {
+        "text": np.zeros((num_rows, tokenizer.context), np.int32),
+        "text_length": np.zeros(num_rows, np.int32),
+        "text_id": np.zeros(num_rows, np.int32),
+    }

@@ -1,0 +1,85 @@
+"""CLIP: images and captions told to belong together among all pairs of the batch.
+
+Radford et al. 2021, https://arxiv.org/abs/2103.00020
+"""
+
+import dataclasses
+import math
+from typing import Annotated
+
+import jax.numpy as jnp
+
+from simclr_jax.augment.policies import Augment
+from simclr_jax.core.ranges import CountOrZero, Positive, Range
+from simclr_jax.core.run_facts import RunFacts
+from simclr_jax.core.types import Batch, Metrics, Params, Scalar
+from simclr_jax.losses.two_towers import DUPLICATES, symmetric_info_nce
+from simclr_jax.methods.base import Method
+from simclr_jax.methods.pairs import Rows, from_pairs
+from simclr_jax.models.ssl import SSLModel
+
+
+def clip(
+    model: SSLModel,
+    augment: Augment,
+    facts: RunFacts,
+    *,
+    temperature: Positive = 0.07,
+    max_scale: Annotated[float, Range(above=1)] = 100.0,
+    duplicates: str = "ignore",
+    lock_images: bool = False,
+    loss_tile: CountOrZero | None = None,
+    grad_cache_chunks: int = 1,
+) -> Method:
+    """Returns CLIP for `model`.
+
+    Args:
+      model: with a projector, a text tower and its projector, and no other head.
+      augment: (key, batch) -> one view of each image.
+      facts: facts of the run.
+      temperature: divides cosines at the start, > 0; it is learned.
+      max_scale: largest value that its inverse may reach, > 1. Released code puts a larger one
+        back after each update, and so do we.
+      duplicates: what other pairs with the same caption are: left out ("ignore"), positives, too
+        ("multi_positive"), or negatives ("plain"), as in the paper.
+      lock_images: whether the image encoder stays as it is, its BatchNorm too, as in LiT (Zhai et
+        al. 2022, https://arxiv.org/abs/2111.07991); it then comes from config.warm_start.
+      loss_tile: rows that the loss compares at a time; None or 0: a good size.
+      grad_cache_chunks: parts of the batch that go through each tower one after the other; see
+        `base.apply_model`.
+
+    Raises:
+      UserError: if a batch has one image.
+      ValueError: if the duplicates are unknown, the model has other heads, or the chunks are out
+        of range.
+    """
+    if duplicates not in DUPLICATES:
+        raise ValueError(f"duplicates={duplicates!r} must be one of {[*DUPLICATES]}.")
+
+    def loss(params: Params, images: Rows, texts: Rows, batch: Batch) -> tuple[Scalar, Metrics]:
+        both = symmetric_info_nce(
+            images,
+            texts,
+            log_scale=params["log_scale"],
+            ids=batch["text_id"],
+            duplicates=duplicates,
+            tile=loss_tile or None,
+        )
+        return both.loss, {
+            "loss_chance": jnp.log(float(images.shape[0])),
+            "loss_image_to_text": both.first_to_second,
+            "loss_text_to_image": both.second_to_first,
+        }
+
+    method = from_pairs(
+        "clip",
+        model,
+        augment,
+        facts,
+        loss,
+        scalars={"log_scale": -math.log(temperature)},
+        max_scale=max_scale,
+        lock_images=lock_images,
+        grad_cache_chunks=grad_cache_chunks,
+    )
+    return dataclasses.replace(method, negatives=facts.batch_size - 1)
