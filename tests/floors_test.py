@@ -47,9 +47,8 @@ def test_no_module_outgrows_400_lines(path):
 
 @pytest.mark.parametrize("path", CODE, ids=name_of)
 def test_no_function_outgrows_80_lines(path):
-    functions = ast.FunctionDef | ast.AsyncFunctionDef
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, functions):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             lines = (node.end_lineno or 0) - node.lineno + 1
             assert lines <= 80, f"{node.name} has {lines} lines"
 

@@ -5,7 +5,7 @@ import logging
 import jax
 
 from simclr_jax.build.experiment import Experiment
-from simclr_jax.data.folder import quote
+from simclr_jax.data.classes import quote
 from simclr_jax.data.look import look
 from simclr_jax.data.quarantine import Quarantine
 

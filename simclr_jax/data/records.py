@@ -17,11 +17,13 @@ class Record:
       image: the bytes of an encoded file, or uint8 pixels [h, w], [h, w, 1] or [h, w, 3].
       label: class index, -1 where unknown.
       name: name of the image, for people: unique within its data set, the same in every run.
+      captions: the texts of the image, none if the data set has none.
     """
 
     image: bytes | np.ndarray
     label: int
     name: str
+    captions: tuple[str, ...] = ()
 
 
 @runtime_checkable  # so that a type checker can be on in tests
