@@ -100,9 +100,14 @@ class TextTransformer(nn.Module):
         block = Block
         if train and self.remat == "blocks":
             block = nn.remat(Block, static_argnums=(2,))  # train
-        settings = {"dropout": self.dropout, "activation": self.activation, "dtype": self.dtype}
         for i in range(self.depth):
-            x = block(num_heads=self.num_heads, **settings, name=f"block{i}")(x, train, mask)
+            x = block(
+                num_heads=self.num_heads,
+                dtype=self.dtype,
+                dropout=self.dropout,
+                activation=self.activation,
+                name=f"block{i}",
+            )(x, train, mask)
         return self._pooled(layer_norm(wide, "norm")(x), valid)
 
     def _pooled(self, x: Float[Array, "n t d"], valid: Bool[Array, "n 1 t"]) -> Float[Array, "n d"]:

@@ -119,11 +119,11 @@ class ViT(nn.Module):
 
     def setup(self):
         """Makes the pooling that has parameters; `tokens` makes all else."""
-        heads = {"num_heads": self.num_heads or SIZES[self.size].num_heads, "dtype": self.dtype}
+        num_heads = self.num_heads or SIZES[self.size].num_heads
         if self.pool == "probe":
-            self.pooling = ProbePool(**heads)
+            self.pooling = ProbePool(num_heads, self.dtype)
         elif self.pool == "mean_query":
-            self.pooling = MeanQueryPool(**heads)
+            self.pooling = MeanQueryPool(num_heads, self.dtype)
 
     def __call__(self, images: Float[Array, "n h w c"], *, train: bool) -> Float[Array, "n d"]:
         """Returns the representation of each image.
