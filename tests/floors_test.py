@@ -19,6 +19,7 @@ FLOORS = (
     {"report"},
     {"build"},
     {"run", "trained", "verify", "plan"},
+    {"bench"},
     {"cli", "api"},
     {"__main__"},
 )
