@@ -58,7 +58,7 @@ def test_no_count_of_a_step_on_the_cpu_has_grown(step):
     assert [str(change) for change in changes if change.grew] == []
 
 
-@pytest.mark.integration
+@pytest.mark.thorough
 @pytest.mark.parametrize("step", counts.ON_TPU, ids=str)
 def test_no_count_of_a_step_on_a_tpu_has_grown(step):
     pytest.importorskip("libtpu", reason="requirements-tpu.txt is not installed")
