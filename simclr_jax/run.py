@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -58,8 +58,9 @@ EVALUATED = {"knn": ("knn_top1",), "classifier": ("test_top1", "test_top5")}
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A run that is ready to go: what `train.loop.fit` takes."""
+    """A run that is ready to go: what `train.loop.fit` takes, and what it was built from."""
 
+    experiment: Experiment
     state: TrainState
     step: TrainStep
     batches: Iterator[Batch]
@@ -67,8 +68,18 @@ class Run:
     hooks: list[Hook]
 
 
-def train(config: Mapping[str, Any], workdir: str) -> None:
+def train(
+    config: Mapping[str, Any],
+    workdir: str,
+    *,
+    watch: Callable[[Run], Sequence[Hook]] = lambda run: (),
+) -> None:
     """Trains what a config describes, to the end, or goes on with the run that `workdir` holds.
+
+    Args:
+      config: sections, see `build.schema`.
+      workdir: directory of the run.
+      watch: returns hooks that come after the run's own.
 
     Raises:
       UserError: as `open_run` does, or, after a checkpoint, if too many images are unreadable.
@@ -78,7 +89,8 @@ def train(config: Mapping[str, Any], workdir: str) -> None:
       Terminated: on a signal, after a checkpoint.
     """
     with open_run(config, workdir) as run:
-        fit(run.state, run.step, run.batches, num_steps=run.num_steps, hooks=run.hooks)
+        hooks = [*run.hooks, *watch(run)]
+        fit(run.state, run.step, run.batches, num_steps=run.num_steps, hooks=hooks)
 
 
 @contextlib.contextmanager
@@ -158,6 +170,7 @@ def open_run(config: Mapping[str, Any], workdir: str) -> Iterator[Run]:
         stack.enter_context(contextlib.closing(stop_on_signal))
         save_at_early_end = stack.enter_context(SaveAtEarlyEnd(save_checkpoint))
         yield Run(
+            experiment=experiment,
             state=state,
             step=train_step(experiment),
             batches=stop_on_signal.answering(waits),

@@ -56,13 +56,17 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def text(rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> str:
     """Returns the table for a terminal."""
-    lines = [list(COLUMNS), *map(cells, rows)]
+    return f"{aligned([COLUMNS, *map(cells, rows)])}\n{origin(facts)}\n"
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> str:
+    """Returns lines of cells in columns."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    padded = [
+    padded = (
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in lines
-    ]
-    return "\n".join([*padded, "", origin(facts), ""])
+    )
+    return "".join(f"{line}\n" for line in padded)
 
 
 def origin(facts: Mapping[str, Any]) -> str:
