@@ -163,8 +163,7 @@ def measure(row: Row, peer_python: str | None, samples: int) -> dict[str, Any]:
             errors = stack.enter_context(tempfile.TemporaryFile("w+"))
             sides[name] = Side(python, name, row, path, errors)
             stack.enter_context(contextlib.closing(sides[name]))
-        for side in sides.values():
-            side.ready()
+            sides[name].ready()
 
         def own_seconds() -> float:
             return time.process_time() + sum(side.cpu_seconds() for side in sides.values())
