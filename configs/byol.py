@@ -13,22 +13,17 @@ of 2 of the gradient stands for the sum, and pixels are in [0, 1].
 
 from ml_collections import ConfigDict
 
+from simclr_jax.build import shared
+
 VARIANTS = ("r50", "digits")
 
 
 def get_config(variant: str = "r50") -> ConfigDict:
     """Returns the recipe: "r50" as published, or "digits", minutes on two cores."""
-    if variant not in VARIANTS:
-        raise ValueError(f"Unknown variant {variant!r}; this recipe knows {', '.join(VARIANTS)}.")
+    shared.check_variant(variant, VARIANTS)
     config = ConfigDict()
     config.run = dict(epochs=1000, checkpoint_every=2000)
-    config.data = dict(
-        name="tfds/imagenet2012",
-        split="train",
-        test_split="validation",
-        batch_size=4096,
-        canvas=8192,
-    )
+    config.data = shared.imagenet(batch_size=4096)
     config.augment = dict(name="byol", size=224, dtype="bfloat16")
     config.encoder = dict(name="resnet", depth=50, dtype="bfloat16")
     head = dict(

@@ -14,22 +14,17 @@ AdamW at 2e-4 for a batch of 512. Of v2's augmentations of patches it has droppe
 
 from ml_collections import ConfigDict
 
+from simclr_jax.build import shared
+
 VARIANTS = ("r50", "digits")
 
 
 def get_config(variant: str = "r50") -> ConfigDict:
     """Returns the recipe of a variant; see above."""
-    if variant not in VARIANTS:
-        raise ValueError(f"Unknown variant {variant!r}; this recipe knows {', '.join(VARIANTS)}.")
+    shared.check_variant(variant, VARIANTS)
     config = ConfigDict()
     config.run = dict(epochs=200, checkpoint_every=2000)
-    config.data = dict(
-        name="tfds/imagenet2012",
-        split="train",
-        test_split="validation",
-        batch_size=512,
-        canvas=8192,
-    )
+    config.data = shared.imagenet(batch_size=512)
     config.augment = dict(name="finetune", size=260, min_area=0.3)
     config.encoder = dict(name="resnet", depth=50, norm="layer", remat="blocks", dtype="bfloat16")
     config.heads = dict()

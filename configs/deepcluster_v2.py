@@ -14,22 +14,17 @@ gradient and decay. Its rate begins at 0.3 and ends at a thousandth of the peak;
 
 from ml_collections import ConfigDict
 
+from simclr_jax.build import shared
+
 VARIANTS = ("r50", "digits")
 
 
 def get_config(variant: str = "r50") -> ConfigDict:
     """Returns the recipe of a variant; see above."""
-    if variant not in VARIANTS:
-        raise ValueError(f"Unknown variant {variant!r}; this recipe knows {', '.join(VARIANTS)}.")
+    shared.check_variant(variant, VARIANTS)
     config = ConfigDict()
     config.run = dict(epochs=401, checkpoint_every=2000)
-    config.data = dict(
-        name="tfds/imagenet2012",
-        split="train",
-        test_split="validation",
-        batch_size=4096,
-        canvas=8192,
-    )
+    config.data = shared.imagenet(batch_size=4096)
     config.augment = dict(name="multi_crop", size=160, local_size=96, num_local=4, dtype="bfloat16")
     config.encoder = dict(name="resnet", depth=50, dtype="bfloat16")
     projector = dict(

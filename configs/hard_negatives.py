@@ -12,13 +12,14 @@ part of Adam's gradient, ours is AdamW's.
 
 from ml_collections import ConfigDict
 
+from simclr_jax.build import shared
+
 VARIANTS = ("cifar10", "debiased", "digits")
 
 
 def get_config(variant: str = "cifar10") -> ConfigDict:
     """Returns the recipe of a variant; see above."""
-    if variant not in VARIANTS:
-        raise ValueError(f"Unknown variant {variant!r}; this recipe knows {', '.join(VARIANTS)}.")
+    shared.check_variant(variant, VARIANTS)
     config = ConfigDict()
     config.run = dict(epochs=400, checkpoint_every=2000)
     config.data = dict(

@@ -12,24 +12,17 @@ run here.
 
 from ml_collections import ConfigDict
 
+from simclr_jax.build import shared
+
 VARIANTS = ("r50", "digits")
 
 
 def get_config(variant: str = "r50") -> ConfigDict:
     """Returns the recipe of a variant; see above."""
-    if variant not in VARIANTS:
-        raise ValueError(f"Unknown variant {variant!r}; this recipe knows {', '.join(VARIANTS)}.")
+    shared.check_variant(variant, VARIANTS)
     config = ConfigDict()
     config.run = dict(epochs=800, checkpoint_every=2000)
-    config.data = dict(
-        name="tfds/imagenet2012",
-        split="train",
-        test_split="validation",
-        batch_size=4096,
-        canvas=8192,
-        fraction=0.1,
-        keep_unlabelled=True,
-    )
+    config.data = shared.imagenet(batch_size=4096) | dict(fraction=0.1, keep_unlabelled=True)
     config.augment = dict(name="simclr", size=224, dtype="bfloat16")
     config.encoder = dict(name="resnet", depth=50, dtype="bfloat16")
     config.heads = dict(projector=dict(num_layers=3, output_dim=128))

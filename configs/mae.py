@@ -12,22 +12,17 @@ here. It shows in fine-tuning: nearest neighbours reach 11.2 % after 100 epochs 
 
 from ml_collections import ConfigDict
 
+from simclr_jax.build import shared
+
 VARIANTS = ("vit_b", "vit_l", "digits")
 
 
 def get_config(variant: str = "vit_b") -> ConfigDict:
     """Returns the recipe of a variant; see above."""
-    if variant not in VARIANTS:
-        raise ValueError(f"Unknown variant {variant!r}; this recipe knows {', '.join(VARIANTS)}.")
+    shared.check_variant(variant, VARIANTS)
     config = ConfigDict()
     config.run = dict(epochs=800, checkpoint_every=2000)
-    config.data = dict(
-        name="tfds/imagenet2012",
-        split="train",
-        test_split="validation",
-        batch_size=4096,
-        canvas=8192,
-    )
+    config.data = shared.imagenet(batch_size=4096)
     config.augment = dict(name="finetune", size=224, min_area=0.2, crop_sampler="area")
     config.encoder = dict(name="vit", size="b", patch=16, dtype="bfloat16")
     if variant == "vit_l":

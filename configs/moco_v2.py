@@ -13,22 +13,17 @@ v2's views and half a cosine. The released code lowers the rate once an epoch, o
 
 from ml_collections import ConfigDict
 
+from simclr_jax.build import shared
+
 VARIANTS = ("r50", "v1", "digits")
 
 
 def get_config(variant: str = "r50") -> ConfigDict:
     """Returns the recipe of a variant; see above."""
-    if variant not in VARIANTS:
-        raise ValueError(f"Unknown variant {variant!r}; this recipe knows {', '.join(VARIANTS)}.")
+    shared.check_variant(variant, VARIANTS)
     config = ConfigDict()
     config.run = dict(epochs=200, checkpoint_every=2000)
-    config.data = dict(
-        name="tfds/imagenet2012",
-        split="train",
-        test_split="validation",
-        batch_size=256,
-        canvas=8192,
-    )
+    config.data = shared.imagenet(batch_size=256)
     config.augment = dict(
         name="simclr",
         size=224,

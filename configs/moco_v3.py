@@ -18,22 +18,17 @@ leaves out parameters; AdamW does not feel it. A ViT's patches stay as they were
 
 from ml_collections import ConfigDict
 
+from simclr_jax.build import shared
+
 VARIANTS = ("r50", "r50_100", "vit_s", "digits")
 
 
 def get_config(variant: str = "r50") -> ConfigDict:
     """Returns the recipe of a variant; see above."""
-    if variant not in VARIANTS:
-        raise ValueError(f"Unknown variant {variant!r}; this recipe knows {', '.join(VARIANTS)}.")
+    shared.check_variant(variant, VARIANTS)
     config = ConfigDict()
     config.run = dict(epochs=1000, checkpoint_every=2000)
-    config.data = dict(
-        name="tfds/imagenet2012",
-        split="train",
-        test_split="validation",
-        batch_size=4096,
-        canvas=8192,
-    )
+    config.data = shared.imagenet(batch_size=4096)
     config.augment = dict(name="byol", size=224, min_area=0.2, dtype="bfloat16")
     config.encoder = dict(name="resnet", depth=50, dtype="bfloat16")
     projector = dict(

@@ -15,22 +15,17 @@ epochs, on half a cosine instead of steps. There is no variant for digits: a 6 t
 
 from ml_collections import ConfigDict
 
+from simclr_jax.build import shared
+
 VARIANTS = ("r50", "cifar10")
 
 
 def get_config(variant: str = "r50") -> ConfigDict:
     """Returns the recipe of a variant; see above."""
-    if variant not in VARIANTS:
-        raise ValueError(f"Unknown variant {variant!r}; this recipe knows {', '.join(VARIANTS)}.")
+    shared.check_variant(variant, VARIANTS)
     config = ConfigDict()
     config.run = dict(epochs=105, checkpoint_every=2000)
-    config.data = dict(
-        name="tfds/imagenet2012",
-        split="train",
-        test_split="validation",
-        batch_size=256,
-        canvas=8192,
-    )
+    config.data = shared.imagenet(batch_size=256)
     config.augment = dict(name="finetune", size=224, min_area=0.08)
     config.encoder = dict(name="resnet", depth=50, dtype="bfloat16")
     config.heads = dict()

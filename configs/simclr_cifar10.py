@@ -20,13 +20,14 @@ CIFAR-10 must be prepared as ArrayRecord; --config.data.path is the directory of
 
 from ml_collections import ConfigDict
 
+from simclr_jax.build import shared
+
 VARIANTS = ("r18", "r50", "small")
 
 
 def get_config(variant: str = "r18") -> ConfigDict:
     """Returns variant "r18", "r50" (published) or "small" (40 minutes on two CPU cores)."""
-    if variant not in VARIANTS:
-        raise ValueError(f"Unknown variant {variant!r}; this recipe knows {', '.join(VARIANTS)}.")
+    shared.check_variant(variant, VARIANTS)
     config = ConfigDict()
     config.run = dict(epochs=1000)
     config.data = dict(

@@ -4,7 +4,7 @@ v1: Chen et al. 2020, https://arxiv.org/abs/2002.05709. Batch 4096, 1000 epochs,
 projector. v2: Chen et al. 2020, https://arxiv.org/abs/2006.10029. Batch 4096, 800 epochs,
 3-layer projector, ResNet-D stem and selective kernels in the _sk networks. The published v2
 networks also trained with a momentum memory, which the official code lacks: ",memory" adds it,
-see methods/memory.py. Without it, its author reports 71.1 instead of 71.7 for v2_r50_1x.
+see methods/momentum_memory.py. Without it, its author reports 71.1 instead of 71.7 for v2_r50_1x.
 
 Rates and weight decays are the official code's, which minimises the sum of the losses of an
 image's two views. method.gradient_scale=2 takes its gradient, with the memory, too; the loss
@@ -41,13 +41,7 @@ def get_config(variant: str = "v1_r50_1x") -> ConfigDict:
     v2 = name.startswith("v2")
     config: Any = ConfigDict(shared.network("v1_r50_1x" if name == "smoke" else name))
     config.run = dict(epochs=800 if v2 else 1000, checkpoint_every=2000)
-    config.data = dict(
-        name="tfds/imagenet2012",
-        split="train",
-        test_split="validation",
-        batch_size=4096,
-        canvas=8192,  # larger than any of its photographs: none is scaled before it is cut
-    )
+    config.data = shared.imagenet(batch_size=4096)
     config.augment = dict(name="simclr", size=224, color_strength=1.0, dtype="bfloat16")
     config.heads = dict(projector=dict(num_layers=3 if v2 else 2, output_dim=128))
     memory = dict(memory=dict(size=65536, ema=0.999)) if "memory" in options else {}

@@ -17,13 +17,14 @@ SimCLR's views, and the rate and decay are those of SimCLR.
 
 from ml_collections import ConfigDict
 
+from simclr_jax.build import shared
+
 VARIANTS = ("cifar10", "r50", "digits")
 
 
 def get_config(variant: str = "cifar10") -> ConfigDict:
     """Returns the recipe of a variant; see above."""
-    if variant not in VARIANTS:
-        raise ValueError(f"Unknown variant {variant!r}; this recipe knows {', '.join(VARIANTS)}.")
+    shared.check_variant(variant, VARIANTS)
     config = ConfigDict()
     config.run = dict(epochs=1000)
     config.data = dict(
@@ -51,8 +52,7 @@ def get_config(variant: str = "cifar10") -> ConfigDict:
     config.evals = dict(knn=dict(every_epochs=50.0))
     if variant == "r50":
         config.run.update(epochs=700, checkpoint_every=2000)
-        config.data.update(name="tfds/imagenet2012", test_split="validation")
-        config.data.update(batch_size=6144, canvas=8192)
+        config.data = shared.imagenet(batch_size=6144)
         config.augment = dict(name="simclr", size=224, dtype="bfloat16")
         config.encoder = dict(name="resnet", depth=50, dtype="bfloat16")
         config.method = dict(name="supcon", temperature=0.1)

@@ -33,14 +33,14 @@ OTHERS = {
     "colorization": "digits have no colour",
 }
 BASELINES = {"random features": "random_features", "raw pixels": "pixels"}
-SEED = 0
+TWICE = ("simclr", "supcon", "hybrid", "moco_v2", "moco_v3", "byol", "simsiam", "swav")
 BEFORE = """\
 The variant `digits` of each recipe: 4,000 images without labels (supcon, triplet and hybrid use
 some), the same ResNet-18 of a quarter of the width and 50 epochs where the page of the method says
 nothing else; a linear probe fitted with 40 labels, mean and deviation of 10 draws, and with 4,000;
-kNN (k = 200) with 4,000; and the effective rank of the representations of 1,000 test images. One
-seed. `python launch/methods_table.py --run` makes the rows, minutes each on two CPU cores, and
-`--write` this part of the page.
+kNN (k = 200) with 4,000; and the effective rank of the representations of 1,000 test images. Where
+a second number stands after a stroke, it is of a second seed. `python launch/methods_table.py
+--run` makes the rows, minutes each on two CPU cores, and `--write` this part of the page.
 
 | method | linear, 40 labels | linear, 4,000 | kNN | effective rank |
 |---|---|---|---|---|
@@ -58,32 +58,30 @@ def rows_of(workdir: Path, features: str) -> dict[str, Any]:
     return figures
 
 
-def judged(name: str, workdir: Path) -> dict[str, Any]:
+def judged(name: str, seed: int, workdir: Path) -> dict[str, Any]:
     """Trains a method and returns its figures."""
     recipe = "simclr_digits" if name == "simclr" else f"{name}:digits"
-    simclr_jax.train(recipe, workdir=workdir, run={"seed": SEED})
+    simclr_jax.train(recipe, workdir=workdir, run={"seed": seed})
     encoder = simclr_jax.load(workdir)
     test = encoder.run.dataset.open("test")
     features = encoder([np.asarray(test[i].image) for i in range(len(test))])
     return {**rows_of(workdir, "encoder"), "rank": float(effective_rank(features))}
 
 
-def section(rows: dict[str, Any]) -> str:
+def section(rows: dict[str, dict[str, Any]]) -> str:
     """Returns what stands between the two marks on the page."""
     lines = []
     for name in (*METHODS, *BASELINES):
         if name in OTHERS:
             continue
         label = f"`{name}`" if name in METHODS else name
-        if (row := rows.get(name)) is None:
-            lines.append(f"| {label} | not run | not run | not run | not run |\n")
-            continue
-        few, few_std = row["linear 40"]
-        rank = f"{row['rank']:.1f}" if "rank" in row else "-"
-        many, knn = row["linear 4000"][0], row["knn 4000"][0]
-        lines.append(
-            f"| {label} | {few:.3f} +/- {few_std:.3f} | {many:.3f} | {knn:.3f} | {rank} |\n"
-        )
+        seeds = [rows[name][seed] for seed in sorted(rows.get(name, ()))]
+        few = [f"{row['linear 40'][0]:.3f} +/- {row['linear 40'][1]:.3f}" for row in seeds]
+        many = [f"{row['linear 4000'][0]:.3f}" for row in seeds]
+        knn = [f"{row['knn 4000'][0]:.3f}" for row in seeds]
+        rank = [f"{row['rank']:.1f}" if "rank" in row else "-" for row in seeds]
+        cells = [" / ".join(column) or "not run" for column in (few, many, knn, rank)]
+        lines.append(f"| {label} | {' | '.join(cells)} |\n")
     left_out = "; ".join(f"`{name}`: {why}" for name, why in OTHERS.items())
     return f"{BEFORE}{''.join(lines)}\nNot in the table: {left_out}.\n"
 
@@ -97,16 +95,18 @@ def main() -> None:
     parser.add_argument("--only", default="", help="names of methods, with commas between them")
     flags = parser.parse_args()
     rows = json.loads(ROWS.read_text()) if ROWS.exists() else {}
-    wanted = flags.only.split(",") if flags.only else [*METHODS, *BASELINES]
-    for name in wanted if flags.run else ():
-        if name in rows or name in OTHERS:
+    names = flags.only.split(",") if flags.only else [*METHODS, *BASELINES]
+    wanted = [(name, 0) for name in names] + [(name, 1) for name in names if name in TWICE]
+    for name, seed in wanted if flags.run else ():
+        if str(seed) in rows.get(name, ()) or name in OTHERS:
             continue
         if name in BASELINES:
-            rows[name] = rows_of(flags.workdir / "simclr", BASELINES[name])
+            row = rows_of(flags.workdir / "simclr", BASELINES[name])
         else:
-            rows[name] = judged(name, flags.workdir / name)
+            row = judged(name, seed, flags.workdir / (f"{name}-{seed}" if seed else name))
+        rows.setdefault(name, {})[str(seed)] = row
         write_text(ROWS, json.dumps(rows, indent=1) + "\n")
-        print(name, rows[name], flush=True)
+        print(name, seed, row, flush=True)
     if flags.write:
         replace_between(PAGE, START, END, section(rows))
     elif not flags.run:

@@ -55,7 +55,7 @@ def evaluate(workdir: str | os.PathLike[str], **settings: Any) -> list[dict[str,
 
     Args:
       workdir: directory of a run or an import.
-      **settings: as of the command, such as protocol=["knn"], fractions=[0.01, 1].
+      **settings: flags of the command, such as protocol=["knn"], fractions=[0.01, 1].
     """
     return trained_evaluate.evaluate(_workdir(workdir), **settings)
 
@@ -120,14 +120,14 @@ class Encoder:
         Args:
           path: the file, or for a SavedModel the directory.
           format: "safetensors", "torchvision", "timm", "stablehlo", "onnx" or "saved_model".
-          max_difference: as of `interop.formats.export`.
+          max_difference: largest difference allowed; see `interop.formats.export`.
           **options: options of the format, such as batch=8 of a SavedModel.
 
         Returns:
           The difference from this encoder on photographs, and how the file is used.
 
         Raises:
-          UserError: as of `interop.formats.export`.
+          UserError: as for `interop.formats.export`.
         """
         encoder = self.run.encoder_to_export()
         return formats.export(

@@ -47,6 +47,14 @@ def test_no_module_outgrows_400_lines(path):
 
 
 @pytest.mark.parametrize("path", CODE, ids=name_of)
+def test_no_function_outgrows_80_lines(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            lines = (node.end_lineno or 0) - node.lineno + 1
+            assert lines <= 80, f"{node.name} has {lines} lines"
+
+
+@pytest.mark.parametrize("path", CODE, ids=name_of)
 def test_no_config_is_read_with_a_default(path):
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):

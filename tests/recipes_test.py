@@ -14,6 +14,7 @@ import pytest
 
 from simclr_jax.build import resolve
 from simclr_jax.build.experiment import build_experiment
+from simclr_jax.build.online import online_evaluation
 from simclr_jax.build.recipe import names
 from simclr_jax.build.schema import complete, describe
 from simclr_jax.core.errors import UserError
@@ -25,7 +26,6 @@ from simclr_jax.models.published import NETWORKS
 from simclr_jax.models.resnet import ResNet
 from simclr_jax.models.ssl import ENCODERS
 from simclr_jax.parallel.sharding import PRESETS
-from simclr_jax.run import online_evaluation
 from simclr_jax.train.metrics import MetricsWriter
 
 ROOT = Path(__file__).parents[1]

@@ -10,8 +10,10 @@ import re
 from dataclasses import dataclass
 
 from simclr_jax.core.errors import UserError, did_you_mean
+from simclr_jax.plan.chips import USER_NAMES
 
 HERE = "launch/tpu/catalog.py"
+CHIPS = "simclr_jax/plan/chips.py"
 V4_BASE = "tpu-ubuntu2204-base"
 EUROPE_A, EUROPE_B = "europe-west4-a", "europe-west4-b"
 
@@ -20,36 +22,37 @@ EUROPE_A, EUROPE_B = "europe-west4-a", "europe-west4-b"
 class Offer:
     """Accelerator types `PREFIX-SIZE` that share a runtime version and zones.
 
-    Sizes count TensorCores up to v5p, chips for v5litepod and v6e, as Google names them.
+    Sizes are those of `plan.chips`, from the least to the largest that the zones have.
     """
 
     prefix: str
-    sizes: tuple[int, ...]
     runtime_version: str
     zones: tuple[str, ...]
+    least: int = 1
+    largest: int = 2**20
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Numbers in the names of these types; see `plan.chips` for what they count."""
+        names = (name.split("-") for name in USER_NAMES)
+        sizes = (int(size) for prefix, size in names if prefix == self.prefix)
+        return tuple(size for size in sizes if self.least <= size <= self.largest)
 
 
 OFFERS = (
-    Offer("v2", (8,), V4_BASE, ("us-central1-b", "us-central1-c", EUROPE_A, "asia-east1-c")),
-    Offer("v2", (32, 128, 256, 512), V4_BASE, ("us-central1-a", EUROPE_A)),
-    Offer("v3", (8,), V4_BASE, ("us-central1-a", "us-central1-b", EUROPE_A)),
-    Offer("v3", (32, 64, 128, 256, 512, 1024, 2048), V4_BASE, (EUROPE_A,)),
-    Offer("v4", (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096), V4_BASE, ("us-central2-b",)),
+    Offer("v2", V4_BASE, ("us-central1-b", "us-central1-c", EUROPE_A, "asia-east1-c"), largest=8),
+    Offer("v2", V4_BASE, ("us-central1-a", EUROPE_A), least=32),
+    Offer("v3", V4_BASE, ("us-central1-a", "us-central1-b", EUROPE_A), largest=8),
+    Offer("v3", V4_BASE, (EUROPE_A,), least=32),
+    Offer("v4", V4_BASE, ("us-central2-b",)),
     Offer(
         "v5litepod",
-        (1, 4, 8, 16, 32, 64, 128, 256),
         "v2-alpha-tpuv5-lite",
         ("us-central1-a", "us-south1-a", "us-west1-c", "us-west4-a", EUROPE_B),
     ),
-    Offer(
-        "v5p",
-        (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 12288),
-        "v2-alpha-tpuv5",
-        ("us-central1-a", "us-east5-a", EUROPE_B),
-    ),
+    Offer("v5p", "v2-alpha-tpuv5", ("us-central1-a", "us-east5-a", EUROPE_B)),
     Offer(
         "v6e",
-        (1, 4, 8, 16, 32, 64, 128, 256),
         "v2-alpha-tpuv6e",
         (
             *("us-central1-b", "us-east1-d", "us-east5-a", "us-east5-b"),
@@ -137,7 +140,7 @@ def check_offer(accelerator_type: str, zone: str, runtime_version: str = "") -> 
         kinds = ", ".join(dict.fromkeys(offer.prefix for offer in OFFERS))
         raise UserError(
             f"No accelerator type {accelerator_type!r} is known.{close}"
-            f"{several or f' Kinds are {kinds}.'} A newer one can be added in {HERE}."
+            f"{several or f' Kinds are {kinds}.'} A newer one can be added in {CHIPS}."
         )
     offer = TYPES[accelerator_type]
     check_zone(zone)

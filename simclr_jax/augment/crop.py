@@ -43,7 +43,7 @@ def random_crop_boxes(
     not fit into the image the crop is the largest central one of an allowed aspect ratio.
 
     Args:
-      bits: where random words come from; NumPy promises that they stay the same.
+      bits: source of random words; NumPy promises that they stay the same.
       size: height and width of the image in pixels, at least 1.
       num: crops to draw.
       min_area: smallest area, as a fraction of the image, in (0, 1].

@@ -61,7 +61,7 @@ def simclr(
         average 0.54 instead of 0.42 of a square image.
       flip: whether to mirror half of the views; not for digits or text.
       jitter: brightness of SimCLRv2's code ("v2", a factor) or of v1's ("v1", a summand).
-      dtype: in which pixels are kept between operations, each of which computes in float32.
+      dtype: type that pixels have between operations, each of which computes in float32.
         bfloat16 moves half the bytes, and rounds about as much as PIL-based pipelines, which
         keep 8 bits.
 
@@ -117,7 +117,7 @@ def byol(
       max_area: largest crop, likewise.
       crop_sampler: "area", of the official code, or "tf".
       flip: whether to mirror half of the views; not for digits or text.
-      dtype: in which pixels are kept between operations; see `simclr`.
+      dtype: type that pixels have between operations; see `simclr`.
 
     Raises:
       ValueError: if an argument is out of range.
@@ -183,7 +183,7 @@ def single(
     flip: bool = True,
     dtype: DTypeLike = jnp.float32,
 ) -> Policy:
-    """Returns one view as `simclr` makes its two, for methods that compare no views.
+    """Returns one view, made like the two of `simclr`, for methods that compare no views.
 
     Args:
       size: height and width of a view in pixels; at least 20 with blur.
@@ -194,7 +194,7 @@ def single(
       max_area: largest crop, likewise.
       crop_sampler: "tf", of the official code, or "area", of torchvision.
       flip: whether to mirror half of the views; not for digits or text.
-      dtype: in which pixels are kept between operations; see `simclr`.
+      dtype: type that pixels have between operations; see `simclr`.
 
     Raises:
       ValueError: if an argument is out of range.
@@ -237,7 +237,7 @@ def multi_crop(
 
     Args:
       size: height and width of a global view in pixels.
-      local_size: those of a local view, at most `size`; with blur, both are at least 20.
+      local_size: height and width of a local view, at most `size`; with blur, both are at least 20.
       num_local: local views of an image.
       min_area: smallest crop of a global view as a fraction of the image, in (0, 1].
       max_area: largest crop of a global view, likewise.
@@ -252,7 +252,7 @@ def multi_crop(
       blur: probabilities that the first and the second global view are blurred.
       local_blur: probability that a local view is.
       solarize: probabilities that the first and the second global view are solarised.
-      dtype: in which pixels are kept between operations; see `simclr`.
+      dtype: type that pixels have between operations; see `simclr`.
 
     Raises:
       ValueError: if an argument is out of range.

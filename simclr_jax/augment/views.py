@@ -36,8 +36,8 @@ class Policy:
     """How views are made of an image.
 
     Attributes:
-      cuts: what each view shows of it, for the host; a tuple for views of several sizes, which
-        has the largest first.
+      cuts: part of the image that each view shows, for the host; a tuple for views of several
+        sizes, the largest first.
       augment: (key, batch of cuts) -> views, on the device.
     """
 
@@ -81,14 +81,14 @@ def random_views(
 
     Args:
       size: height and width of a view in pixels; at least 20 with blur.
-      boxes: where the views are cut, see `random_boxes`.
+      boxes: boxes of the views in the images, see `random_boxes`.
       flip: whether to mirror half of the views.
       color_strength: scales the colour jitter; at 0 there is neither jitter nor grayscale.
       widths: half-widths of the jitter at strength 1, see `color.WIDTHS`.
       jitter: brightness, one of `color.JITTERS`.
-      blur: for each view, the probability that it is blurred.
-      solarize: for each view, the probability that it is solarised.
-      dtype: in which pixels are kept between operations.
+      blur: probability that a view is blurred, for each view.
+      solarize: probability that a view is solarised, for each view.
+      dtype: type that pixels have between operations.
       prefix: what the names of these settings begin with in a config, for messages.
 
     Raises:
@@ -192,7 +192,7 @@ def per_view(view: ViewFunction) -> Augment:
 
 
 def check_size(size: int, prefix: str = "") -> None:
-    """Raises a ValueError if a size is not that of a view; `prefix` as for `random_boxes`."""
+    """Raises a ValueError if a view cannot have this size; `prefix` as for `random_boxes`."""
     if size < 1:
         raise ValueError(
             f"{prefix}size={size} must be a positive number of pixels, such as 32 or 224."

@@ -28,3 +28,9 @@ def features(rows: int, dim: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     labels = rng.integers(0, NUM_CLASSES, rows)
     noise = rng.standard_normal((rows, dim), np.float32)
     return 0.3 * centres[labels] + noise, labels
+
+
+def standardised(x: np.ndarray) -> np.ndarray:
+    """Returns centred rows of the mean squared norm that a linear probe gives them."""
+    x = x - x.mean(0)
+    return x / np.sqrt((x**2).sum() / len(x) / MEAN_SQUARED_NORM)

@@ -20,7 +20,7 @@ from simclr_jax.data.cut import cut
 from simclr_jax.data.decode import decode
 from simclr_jax.data.order import random_words
 from simclr_jax.evals.knn import knn_predict
-from simclr_jax.evals.linear import fit_logistic
+from simclr_jax.evals.logistic import Solution, minimise, prepare
 from simclr_jax.losses.contrastive import nt_xent
 from simclr_jax.parallel.mesh import make_mesh
 from simclr_jax.parallel.sharding import batch_sharding
@@ -99,7 +99,7 @@ def decode_file(*, size: int, files: list[str]) -> Run:
 
     def run() -> None:
         for i, file in enumerate(files):
-            _cuts(policy, decode(Path(file).read_bytes(), canvas=8192), i)
+            _cuts(policy, decode(Path(file).read_bytes(), canvas=8192).pixels, i)
 
     return run
 
@@ -135,11 +135,17 @@ def knn(*, num_train: int, num_test: int, dim: int) -> Run:
 
 
 def probe(*, num_train: int, dim: int) -> Run:
-    """Logistic regression of one strength, standardised inside."""
+    """Logistic regression of one strength, as the last fit of a linear probe."""
     x, labels = inputs.features(num_train, dim, seed=1)
-    x = jnp.asarray(x)
-    settings: dict[str, Any] = {"num_classes": inputs.NUM_CLASSES, "l2": inputs.L2}
-    return lambda: jax.block_until_ready(fit_logistic(x, labels, **settings))
+    columns, classes = jnp.asarray(inputs.standardised(x).T), inputs.NUM_CLASSES
+    start = Solution(jnp.zeros((classes, dim)), jnp.zeros(classes))
+    use, tolerance = jnp.ones(num_train, bool), 1e-7
+
+    def run() -> None:
+        examples = prepare(columns, jnp.asarray(labels))
+        jax.block_until_ready(minimise(examples, use, inputs.L2, start, tolerance))
+
+    return run
 
 
 KINDS: dict[str, Callable[..., Run]] = {

@@ -157,13 +157,8 @@ def probe(*, num_train: int, dim: int) -> Run:
     from sklearn.linear_model import LogisticRegression
 
     x, labels = inputs.features(num_train, dim, seed=1)
-
-    def run() -> None:
-        rows = x - x.mean(0)
-        rows /= np.sqrt((rows**2).sum() / len(rows) / inputs.MEAN_SQUARED_NORM)
-        LogisticRegression(C=1 / (inputs.L2 * num_train), max_iter=1000).fit(rows, labels)
-
-    return run
+    x, strength = inputs.standardised(x), 1 / (inputs.L2 * num_train)
+    return lambda: LogisticRegression(C=strength, max_iter=1000).fit(x, labels)
 
 
 KINDS: dict[str, Callable[..., Run]] = {

@@ -7,30 +7,23 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from simclr_jax.augment.policies import POLICIES, Policy
+from simclr_jax.build.checks import check_batch, check_num_classes, check_views
 from simclr_jax.build.network import Network, network
-from simclr_jax.build.resolve import frozen_networks, num_classes_of, resolve
-from simclr_jax.core import rng
-from simclr_jax.core.errors import UserError
+from simclr_jax.build.resolve import frozen_networks, resolve
 from simclr_jax.core.run_facts import RunFacts
 from simclr_jax.core.sections import build_section, config_errors_at, lookup
 from simclr_jax.core.state import TrainState
-from simclr_jax.core.tree import select
-from simclr_jax.core.types import Batch, Cuts, CutsBySize
+from simclr_jax.core.types import Cuts, CutsBySize
 from simclr_jax.data.dataset import Dataset
-from simclr_jax.data.place import place_batches
-from simclr_jax.data.quarantine import Quarantine
 from simclr_jax.data.records import Source
 from simclr_jax.methods import METHODS
 from simclr_jax.methods.base import Frozen, FrozenNetwork, Method
 from simclr_jax.optim.build import OPTIMIZERS, with_frozen
 from simclr_jax.optim.schedules import num_train_steps, recipe_schedule
-from simclr_jax.parallel.mesh import check_batch_size
 from simclr_jax.parallel.sharding import Layout, batch_sharding, replicated
 from simclr_jax.train.loop import RunConfig
 from simclr_jax.train.step import TrainStep, init_state, make_train_step
@@ -51,8 +44,8 @@ class Experiment:
       num_steps: optimizer steps of the whole run.
       init: () -> the state of step 0, unjitted, before the warm starts.
       warm_starts: checkpoints that replace parts of that state, in order.
-      abstract_state: its shapes, types and shardings.
-      abstract_batch: those of a placed global batch.
+      abstract_state: shapes, types and shardings of that state.
+      abstract_batch: shapes, types and shardings of a placed global batch.
     """
 
     config: dict[str, Any]
@@ -82,8 +75,8 @@ def build_experiment(
     """Builds what a config describes and checks that it fits together.
 
     Args:
-      config: sections, see above.
-      devices: to train on, all of the run if None; they may be devices that are not there.
+      config: sections, see `build.schema`.
+      devices: devices to train on; None for all of the run. They may not be there.
       train_source: takes the place of the training images, which are then not opened, and no
         images are judged; None opens those of the config.
 
@@ -95,7 +88,7 @@ def build_experiment(
     with config_errors_at("config.parallel"):
         mesh = layout.mesh(devices)
     test_source = dataset.open_test(source) if train_source is None else None
-    _check_num_classes(source, test_source, config["heads"])
+    check_num_classes(source, test_source, config["heads"])
     run = build_section("config.run", RunConfig, config["run"])
     net = network(config)
     facts = RunFacts(
@@ -106,9 +99,9 @@ def build_experiment(
     )
     build_policy, settings = lookup("config.augment", POLICIES, config["augment"])
     policy = build_section("config.augment", build_policy, settings)
-    _check_views(policy.cuts, net)
+    check_views(policy.cuts, net)
     method, warm_starts = _method(config, net, policy, facts)
-    _check_batch(dataset.batch_size, source, mesh, method)
+    check_batch(dataset.batch_size, source, mesh, method)
     schedule = build_section("config.schedule", recipe_schedule, config["schedule"], facts)
     optimizer, settings = lookup("config.optim", OPTIMIZERS, config["optim"])
     # The encoder's first: a method may freeze all of it, and each pattern must match something.
@@ -178,15 +171,6 @@ def _method(
     return built, tuple(starts)
 
 
-def _check_views(cuts: CutsBySize, net: Network) -> None:
-    """Makes sure that the encoder takes views of every size; of the first, it is known."""
-    encode = functools.partial(net.model.apply, method="encode")
-    for group in jax.tree.leaves(cuts)[1:]:
-        images = jax.ShapeDtypeStruct((1, group.size, group.size, 3), jnp.float32)
-        with config_errors_at("config.augment and config.encoder"):
-            jax.eval_shape(encode, net.shapes, images)
-
-
 def _empty_batch(batch_size: int, cuts: CutsBySize) -> dict[str, Any]:
     """Returns a batch of unlabelled black images, in the shapes and types of a real one."""
     b = batch_size
@@ -205,35 +189,6 @@ def _empty_batch(batch_size: int, cuts: CutsBySize) -> dict[str, Any]:
     }
 
 
-def _check_batch(batch_size: int, source: Source, mesh: Mesh, method: Method) -> None:
-    if batch_size > len(source):
-        raise UserError(
-            f"config.data.batch_size={batch_size} is more than the {len(source)} images of "
-            f"{source.name}: an image would be in a batch twice. Use {len(source)} or less."
-        )
-    with config_errors_at("config.data"):
-        check_batch_size(batch_size, mesh)
-    per_device = batch_size // mesh.size
-    if per_device % method.grad_cache_chunks:
-        divisors = [n for n in range(1, per_device + 1) if per_device % n == 0]
-        raise UserError(
-            f"config.method.grad_cache_chunks={method.grad_cache_chunks} does not divide the "
-            f"{per_device} images of a device; use one of {divisors}."
-        )
-
-
-def _check_num_classes(source: Source, test: Source | None, heads: Mapping[str, Any]) -> None:
-    classes = num_classes_of(heads)
-    for labelled in (source, test):
-        if classes and labelled and labelled.class_names:
-            num_classes = len(labelled.class_names)
-            if classes != num_classes:
-                raise UserError(
-                    f"config.heads.classifier.num_classes={classes}, but "
-                    f"{labelled.name} has {num_classes} classes; use {num_classes}, or None."
-                )
-
-
 def _frozen_network(
     key: str, section: Mapping[str, Any], config: Mapping[str, Any]
 ) -> tuple[FrozenNetwork, WarmStart]:
@@ -245,43 +200,3 @@ def _frozen_network(
         trees={f"method_state/{key}/{path}": path for path in trees},
     )
     return FrozenNetwork(net.model, net.shapes), start
-
-
-def evaluated_variables(method: Method, state: TrainState) -> dict[str, Any]:
-    """Returns the copy of params and batch_stats that is evaluated; see `Method.evaluated`."""
-    fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
-    copy = select(fields, method.evaluated) if method.evaluated else fields
-    return {"params": copy["params"], "batch_stats": copy["batch_stats"]}
-
-
-def augmented_views(experiment: Experiment, num_images: int) -> np.ndarray:
-    """Returns views of some images as training sees them, uint8 [m, v, h, w, 3].
-
-    Views smaller than the largest are at the top left of a black one.
-    """
-    num_images = min(num_images, len(experiment.source))
-    rows = -(-num_images // experiment.mesh.size) * experiment.mesh.size  # the mesh can split them
-    first = dataclasses.replace(experiment.dataset, batch_size=rows).train_batches(
-        experiment.source,
-        experiment.policy.cuts,
-        seed=experiment.run.seed,
-        first_step=0,
-        num_steps=1,
-        quarantine=Quarantine(),
-    )
-    (batch,) = place_batches(first, experiment.mesh)
-    key = rng.stream(jax.random.key(experiment.run.seed), "augment", 0)
-    side = experiment.policy.size
-
-    def one_size(views: jax.Array) -> jax.Array:
-        below = side - views.shape[2]
-        padding = [(0, 0), (0, 0), (0, below), (0, below), (0, 0)]
-        return jnp.pad(jnp.round(views.astype(jnp.float32) * 255), padding)
-
-    @jax.jit
-    def views(batch: Batch) -> jax.Array:
-        by_size = jax.tree.leaves(experiment.method.augment(key, batch))
-        return jnp.concatenate([*map(one_size, by_size)], axis=1)
-
-    shown = multihost_utils.process_allgather(views(batch), tiled=True)
-    return np.asarray(shown)[:num_images].astype(np.uint8)

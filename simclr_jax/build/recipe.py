@@ -107,7 +107,7 @@ def load(text: str, sections: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the complete config of a recipe, changed by Python values.
 
     Args:
-      text: as of `read`.
+      text: recipe, as for `read`.
       sections: what differs from the recipe, such as {"data": {"path": "photos"}, "method":
         {"memory": {"size": 4096}}}; or "precision", see there.
 

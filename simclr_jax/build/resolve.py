@@ -9,9 +9,9 @@ import numpy as np
 
 from simclr_jax.build.schema import complete
 from simclr_jax.core.errors import UserError
-from simclr_jax.core.files import absolute
 from simclr_jax.core.sections import build_section, settings_of
 from simclr_jax.data.dataset import Dataset
+from simclr_jax.data.files import absolute_paths
 from simclr_jax.data.records import Source
 from simclr_jax.data.sources import suggest_sizes
 from simclr_jax.methods import METHODS
@@ -97,7 +97,7 @@ def take_over_network(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def require_same_encoder(config: Mapping[str, Any]) -> None:
-    """Makes sure that a warm start finds the encoder as it was, in what its arrays don't tell.
+    """Checks that a warm start has the same encoder in settings that the arrays don't show.
 
     Raises:
       UserError: if a setting of `UNTOLD` is another one there; if there is no such checkpoint.
@@ -124,7 +124,7 @@ def _open(
     data: dict[str, Any], augment: dict[str, Any], train_source: Source | None
 ) -> tuple[Dataset, Source]:
     if data["path"] is not None:
-        data["path"] = absolute(data["path"])
+        data["path"] = absolute_paths(data["path"])
     unsettled = {name: 2 for name in ("canvas", "batch_size") if data[name] is None}
     dataset = build_section("config.data", Dataset, data | unsettled)
     source: Source = dataset.open_train() if train_source is None else train_source
@@ -194,7 +194,8 @@ def _settle_classes(heads: dict[str, Any], method: Mapping[str, Any], source: So
     if not classifier["num_classes"]:
         raise UserError(
             f"{source.name} has no labels to train a classifier with. For a folder of class "
-            "folders, set config.data.labels_from_folders=True."
+            "folders, set config.data.labels_from_folders=True; for a table, "
+            "config.data.label_column."
         )
     if taught not in (None, classifier["num_classes"]):
         raise UserError(

@@ -65,10 +65,10 @@ class Key:
     """One key of a config, for people.
 
     Attributes:
-      path: such as "method.memory.size".
-      types: what its value may be.
-      default: as JSON holds it; `REQUIRED` if a recipe must give it.
-      meaning: the sentence of its docstring.
+      path: place in a config, such as "method.memory.size".
+      types: types that its value may have.
+      default: value where a recipe gives none, as JSON holds it; `REQUIRED` if one must.
+      meaning: sentences about it in the callable's docstring.
     """
 
     path: str
@@ -171,7 +171,7 @@ def describe(config: Mapping[str, Any]) -> Iterator[Key]:
 
 
 def is_left_to_the_checkpoint(section: str, values: Mapping[str, Any]) -> bool:
-    """Whether a section names no callable, because a warm start brings that of its checkpoint."""
+    """Whether a section names no callable, because a warm start brings the checkpoint's."""
     return section in NAMED and "name" in values and values["name"] is None
 
 

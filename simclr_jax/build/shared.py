@@ -1,5 +1,6 @@
-"""Sections that several recipes share: published networks, and labelled images to train on."""
+"""What several recipes share: published networks, ImageNet, labelled images."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from simclr_jax.models.published import IMAGENET, NETWORKS
@@ -22,6 +23,31 @@ def network(name: str) -> dict[str, dict[str, Any]]:
     return dict(encoder=encoder | dict(remat="blocks"), parallel=dict(preset="fsdp"))
 
 
+def check_variant(variant: str, known: Sequence[str]) -> None:
+    """Checks that a recipe has a variant.
+
+    Raises:
+      ValueError: if it has not; with those that it has.
+    """
+    if variant not in known:
+        raise ValueError(f"Unknown variant {variant!r}; this recipe knows {', '.join(known)}.")
+
+
+def imagenet(batch_size: int) -> dict[str, Any]:
+    """Returns the section "data" for pretraining on ImageNet, judged on its validation images.
+
+    Args:
+      batch_size: images in a step.
+    """
+    return dict(
+        name="tfds/imagenet2012",
+        split="train",
+        test_split="validation",
+        batch_size=batch_size,
+        canvas=8192,  # larger than any of its photographs: none is scaled before it is cut
+    )
+
+
 def labelled_images(name: str, fraction: str, batch_size: int) -> dict[str, dict[str, Any]]:
     """Returns the sections "data" and "augment" for training with labels.
 
@@ -34,9 +60,8 @@ def labelled_images(name: str, fraction: str, batch_size: int) -> dict[str, dict
     data: dict[str, Any]
     augment: dict[str, Any]
     if name in NETWORKS:
-        data = dict(name=IMAGENET[fraction], test_split="validation", batch_size=batch_size)
+        data = imagenet(batch_size) | dict(name=IMAGENET[fraction])
         augment = dict(size=224)
-        data.update(canvas=8192)  # larger than any of its photographs: none is scaled before a cut
     elif name == "folder":
         data = dict(name="folder", test_split="test", labels_from_folders=True)
         augment = {}
@@ -49,4 +74,4 @@ def labelled_images(name: str, fraction: str, batch_size: int) -> dict[str, dict
         augment = dict(size=32)
     if name not in NETWORKS and fraction != "1":
         data.update(fraction=float(fraction))
-    return dict(data=dict(split="train", **data), augment=dict(name="finetune", **augment))
+    return dict(data=dict(data, split="train"), augment=dict(name="finetune", **augment))

@@ -61,7 +61,7 @@ def define_path(
 
     Args:
       name: name of the flag.
-      explained: its help.
+      explained: help text of the flag.
       expand: from what a user gives to a path; raises a ValueError if that cannot be one.
     """
     return flags.DEFINE(_PathParser(expand), name, "", explained)

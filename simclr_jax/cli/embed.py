@@ -18,6 +18,7 @@ from simclr_jax.core.errors import UserError
 from simclr_jax.core.files import atomic_write, require_writable
 from simclr_jax.data.quarantine import Quarantine
 from simclr_jax.data.reading import Reader
+from simclr_jax.data.sources import LISTED, SOURCES
 from simclr_jax.evals.features import extract_features
 from simclr_jax.trained import restored
 from simclr_jax.trained.images import choose_images
@@ -25,9 +26,9 @@ from simclr_jax.trained.images import choose_images
 WORKDIR = app.define_workdir()
 STEP = flags.DEFINE_integer("step", None, "Of the checkpoint; the newest whole one if left out.")
 own_encoder.define()
-DATA = flags.DEFINE_string("data", None, "digits, folder or tfds/NAME; the run's own if left out.")
-PATH = flags.DEFINE_string("path", None, "The folder, or the directory of prepared data sets.")
-SPLIT = flags.DEFINE_string("split", None, "Which images; of another folder all.")
+DATA = flags.DEFINE_string("data", None, f"{', '.join(SOURCES)}; the run's own if left out.")
+PATH = flags.DEFINE_string("path", None, "The folder or file, or where prepared data sets are.")
+SPLIT = flags.DEFINE_string("split", None, "Which images; of another folder or table all.")
 OUTPUT = app.define_path("output", "The .npz file to write.")
 
 
@@ -42,15 +43,15 @@ def _embed() -> None:
         raise UserError(f"--output={output} must end in .npz.")
     require_writable(output, "--output")
     run = restored.load(WORKDIR.value, STEP.value)
-    is_folder = (DATA.value or run.dataset.name) == "folder"
+    name = DATA.value or run.dataset.name
     dataset = choose_images(
         run.dataset,
         data=DATA.value,
         path=PATH.value,
         split=SPLIT.value,
-        needed=() if is_folder else ("split",),
+        needed=() if name in LISTED else ("split",),
     )
-    if is_folder and (DATA.value or PATH.value):
+    if name == "folder" and (DATA.value or PATH.value):
         dataset = dataclasses.replace(dataset, labels_from_folders=None)
     source = dataset.open(dataset.split)
     unreadable = Quarantine()

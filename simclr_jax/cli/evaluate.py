@@ -15,6 +15,7 @@ from rich.table import Table
 
 from simclr_jax.cli import app, own_encoder
 from simclr_jax.core.errors import UserError
+from simclr_jax.data.sources import SOURCES
 from simclr_jax.evals.results import Row, by_images, read_results
 from simclr_jax.trained.evaluate import FEATURES, FRACTIONS, PROTOCOLS, evaluate
 
@@ -31,8 +32,8 @@ KINDS = flags.DEFINE_list("features", list(FEATURES), f"Any of {', '.join(FEATUR
 DRAWS = flags.DEFINE_integer("draws", 10, "Draws of labels for each fraction below 1.")
 K = flags.DEFINE_integer("knn_k", 200, "Neighbours that vote, at most the labels per class.")
 TEMPERATURE = flags.DEFINE_float("knn_temperature", 0.1, "Of the votes of neighbours.")
-DATA = flags.DEFINE_string("data", None, "digits, folder or tfds/NAME; the run's own if left out.")
-PATH = flags.DEFINE_string("path", None, "The folder, or the directory of prepared data sets.")
+DATA = flags.DEFINE_string("data", None, f"{', '.join(SOURCES)}; the run's own if left out.")
+PATH = flags.DEFINE_string("path", None, "The folder or file, or where prepared data sets are.")
 SPLIT = flags.DEFINE_string("split", None, "Of --data, the images with labels to fit on.")
 TEST_SPLIT = flags.DEFINE_string("test_split", None, "Of --data, the images to judge on.")
 JSON = flags.DEFINE_bool("json", False, "Prints one JSON object instead of a table.")

@@ -77,7 +77,7 @@ class Knobs:
 
 @dataclasses.dataclass(frozen=True)
 class Attempt:
-    """A config that was compiled for a slice, and what came of it."""
+    """A config that was compiled for a slice, and the result."""
 
     experiment: Experiment
     slice: Slice
@@ -86,7 +86,7 @@ class Attempt:
 
     @property
     def needed_bytes(self) -> int | None:
-        """Of HBM per device; None if the compiler refused without a number."""
+        """HBM per device; None if the compiler refused without a number."""
         if isinstance(self.outcome, TooLarge):
             return self.outcome.needed_bytes
         return self.outcome.total_bytes
@@ -211,7 +211,7 @@ def _until_it_fits(
 
 
 def _saves_nothing(now: Attempt, before: Attempt) -> bool:
-    """Says so only of two programs: a refusal comes with the least that is needed."""
+    """Whether one more setting saved nothing; unknown, so False, where a program was refused."""
     if now.knobs.remat != before.knobs.remat:
         return False
     sizes = [a.outcome.total_bytes for a in (now, before) if isinstance(a.outcome, Program)]
@@ -248,7 +248,7 @@ def _bytes_per_device(tree: Any) -> int:
 
 
 def _answer(attempts: Sequence[Attempt], price: float | None) -> dict[str, Any]:
-    """Returns what is printed, of the last attempt."""
+    """Returns what is printed about the last attempt."""
     first, last = attempts[0], attempts[-1]
     experiment, slice_, chip = last.experiment, last.slice, last.slice.chip
     changed = _differences(first.knobs, last.knobs)
@@ -291,7 +291,7 @@ def _answer(attempts: Sequence[Attempt], price: float | None) -> dict[str, Any]:
 
 
 def _estimate(attempt: Attempt, price: float | None) -> dict[str, Any]:
-    """Returns what the counts say of time, if nothing but the chip's peaks held it up."""
+    """Returns the least times that the counts allow, at the chip's peak rates."""
     program, experiment, slice_ = attempt.outcome, attempt.experiment, attempt.slice
     assert isinstance(program, Program)
     by_flops = program.flops / slice_.peak_flops

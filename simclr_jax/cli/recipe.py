@@ -31,7 +31,7 @@ class Recipe:
 
     Attributes:
       config: every section, with every key.
-      path: as given.
+      path: path or name of the recipe, as given.
       overrides: what the command line sets, by path, such as {"run.epochs": 5}.
     """
 

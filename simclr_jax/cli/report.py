@@ -11,7 +11,8 @@ import numpy as np
 from absl import flags
 from etils import epath
 
-from simclr_jax.build.experiment import Experiment, augmented_views, build_experiment
+from simclr_jax.build.experiment import Experiment, build_experiment
+from simclr_jax.build.preview import augmented_views
 from simclr_jax.build.resolve import frozen_networks
 from simclr_jax.cli import app, own_encoder
 from simclr_jax.core.errors import UserError
@@ -110,7 +111,7 @@ def _embedding(run: restored.Restored, experiment: Experiment) -> Embedding:
     for i in features.ids:
         record = reader.record(int(i))
         names.append(record.name)
-        small.append(decode(record.image, canvas=THUMBNAIL_PX, rendering=rendering))
+        small.append(decode(record.image, canvas=THUMBNAIL_PX, rendering=rendering).pixels)
     return Embedding(
         features=features.features,
         labels=features.labels,

@@ -1,4 +1,4 @@
-"""Compilation of what runs once."""
+"""Compilation of functions that run once."""
 
 from collections.abc import Callable
 from typing import Any

@@ -100,8 +100,8 @@ def require_writable(path: epath.PathLike, flag: str) -> None:
     """Writes a little beside `path` and removes it, so that an output is refused before the work.
 
     Args:
-      path: where the output goes.
-      flag: that asks for it, for the message, such as "--output".
+      path: path of the output.
+      flag: flag that asks for it, for the message, such as "--output".
 
     Raises:
       UserError: if the directory is not there, cannot be written to, or has no room.

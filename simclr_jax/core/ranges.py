@@ -1,6 +1,6 @@
 """Numbers that a setting may have, said in its annotation: `weight_decay: NonNegative = 1e-6`.
 
-What reads settings checks them there (`core.sections`), before anything is built. No setting may
+`core.sections`, which reads settings, checks them before anything is built. No setting may
 be infinite or NaN, whatever its range.
 """
 

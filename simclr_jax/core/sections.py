@@ -39,7 +39,7 @@ class Setting:
 
     Attributes:
       hint: type of its value.
-      default: in a form that JSON holds; `REQUIRED` if there is none.
+      default: default value, in a form that JSON holds; `REQUIRED` if there is none.
       build: what makes the value from a section of its own; None for a plain value.
     """
 
@@ -186,7 +186,7 @@ def checked(path: str, value: Any, hint: Any) -> Any:
 
     Args:
       path: where the setting stands, for messages, such as "config.optim.momentum".
-      value: as it was given.
+      value: value of the setting, as it was given.
       hint: the annotation, with a range or without; see `core.ranges`.
 
     Raises:

@@ -57,10 +57,10 @@ def largest_difference(want: Any, got: Any, start: Any = None) -> tuple[float, s
     """Returns the largest max |want - got| / max |want| of all arrays, and the path of that array.
 
     Args:
-      want: a tree of arrays.
-      got: one of the same structure.
-      start: another; the difference is then relative to max |want - start|, how far the array
-        has moved.
+      want: tree of arrays.
+      got: tree of the same structure.
+      start: third tree of the same structure; the difference is then relative to
+        max |want - start|, how far the array has moved.
 
     Returns:
       0 and "" if all are equal; infinity if there is a NaN, or a difference where nothing should

@@ -10,6 +10,7 @@ import numpy as np
 from simclr_jax.core.errors import UserError
 from simclr_jax.core.ranges import Count, Fraction, NonNegative, Positive, Range, Seed, Share
 from simclr_jax.core.types import CutsBySize
+from simclr_jax.data.columns import Columns
 from simclr_jax.data.decode import Rendering
 from simclr_jax.data.load import Batches, eval_batches, train_batches
 from simclr_jax.data.quarantine import Quarantine
@@ -24,19 +25,24 @@ class Dataset:
     """The images of a run, read by every process in its share.
 
     Attributes:
-      name: "digits", "folder" or "tfds/NAME".
+      name: "digits", "folder", "csv", "jsonl", "webdataset", "parquet" or "tfds/NAME".
       batch_size: images in the global batch, over all devices.
       canvas: side in px of the square that every image is fitted into, by scaling it down
         only, before views are cut out of it. What fits keeps the official pixels.
       split: images to train on; see `sources.open_source`.
       test_split: images to judge on; None if there are none.
-      path: the folder, or the directory that holds prepared TFDS data sets.
+      path: the folder or file, or several with commas between, see `sources.open_source`; or the
+        directory that holds prepared TFDS data sets.
       labels_from_folders: whether class subfolders of a folder are its labels; None: if every
         image is in one.
-      class_names: the classes in the order of their labels; those of the training images if None.
+      class_names: the classes in the order of their labels; the training images' if None.
+      image_column: column of a table that holds the images or their paths; the first of the usual
+        names if None, such as "image", "path", "file_name".
+      label_column: column of the classes; "label" or "class" if None.
+      caption_column: column of the texts; a usual name if None, such as "caption" or "text".
       fraction: share of the training labels to use, in (0, 1]: a class-balanced draw that is
         the same on every machine.
-      fraction_seed: which draw.
+      fraction_seed: number of the draw.
       keep_unlabelled: train on the other images too, without their labels; or not at all.
       ground: grey level behind transparent pixels, from 0 to 255.
       value_range: which values are black and white in files with more than 8 bits a channel:
@@ -56,9 +62,12 @@ class Dataset:
     canvas: Count
     split: str
     test_split: str | None = None
-    path: str | None = None
+    path: str | tuple[str, ...] | None = None
     labels_from_folders: bool | None = False
     class_names: tuple[str, ...] | None = None
+    image_column: str | None = None
+    label_column: str | None = None
+    caption_column: str | None = None
     fraction: Fraction = 1.0
     fraction_seed: Seed = 0
     keep_unlabelled: bool = False
@@ -101,7 +110,7 @@ class Dataset:
         """Opens the images to judge on, None if there are none.
 
         Args:
-          train: those that the judged was, or will be, fitted on; None if nobody knows.
+          train: images that the judged network was, or will be, fitted on; None if nobody knows.
 
         Raises:
           UserError: if they are not there, have other classes, or some are training images.
@@ -131,6 +140,7 @@ class Dataset:
             path=self.path,
             labels_from_folders=self.labels_from_folders,
             class_names=self.class_names,
+            columns=Columns(self.image_column, self.label_column, self.caption_column),
         )
 
     def train_batches(

@@ -41,7 +41,7 @@ class Images:
         """Returns image i, or why it cannot be read.
 
         Args:
-          i: its index in the source.
+          i: index of the image in the source.
           record: what the source holds there, if that has been read already.
         """
         if i in self._unreadable:
@@ -49,7 +49,7 @@ class Images:
         source = self._source
         try:
             record = self._reader.record(i) if record is None else record
-            pixels = self._decode(record.image)
+            pixels = self._decode(record.image).pixels
         except UnreadableImageError as error:
             name = error.name or (record.name if record else name_of(source, i))
             self._unreadable[i] = Unreadable(i, name, error.reason)

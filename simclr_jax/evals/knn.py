@@ -27,7 +27,7 @@ def knn_predict(
 
     Args:
       train_features: any scale; only directions matter.
-      train_labels: in [0, num_classes).
+      train_labels: labels of the training rows, in [0, num_classes).
       test_features: rows to classify.
       num_classes: number of classes.
       k: voters for each test row, in [1, n].

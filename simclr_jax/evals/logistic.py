@@ -58,7 +58,7 @@ class Solution(NamedTuple):
 
 
 class _Loss(NamedTuple):
-    """Of each example, relatively exact however small."""
+    """Loss of each example, relatively exact however small."""
 
     each: Float[Array, " n"]
     residuals: Float[Array, "k n"]  # probabilities minus one-hot labels

@@ -29,7 +29,7 @@ class EvaluationImages:
     """What an online evaluation reads.
 
     Attributes:
-      dataset: how to read both sources.
+      dataset: settings by which both sources are read.
       cuts: what is evaluated of each image.
       train: training images.
       test: labelled images to classify.
@@ -155,11 +155,11 @@ class OnlineEvaluation:
         """Sets what is evaluated, and how often.
 
         Args:
-          writer: where the metrics go.
+          writer: writer of the metrics.
           protocol: what is found out.
           apply: (variables, batch) -> representations or logits, as the protocol wants them.
-          images: to learn from and to classify.
-          variables: those of the copy of the network that is evaluated, in a state.
+          images: images to learn from and to classify.
+          variables: state -> variables of the copy of the network that is evaluated.
           num_steps: steps of the run; its last step is always evaluated.
         """
         self._writer = writer

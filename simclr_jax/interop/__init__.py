@@ -1,1 +1,1 @@
-"""Doors to other frameworks: names, and later weights, in and out."""
+"""Weights of other frameworks in, and trained encoders out."""

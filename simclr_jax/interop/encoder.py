@@ -1,4 +1,4 @@
-"""An encoder on its way out, and what it computes before it goes."""
+"""A trained encoder as export formats take it, and its representations."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -34,7 +34,7 @@ def kind_of(network: nn.Module) -> str:
 
 
 def settings_of(network: nn.Module) -> dict[str, Any]:
-    """Returns what the network must be built with: numbers and words that JSON can hold."""
+    """Returns the settings to build the network with, as JSON can hold them."""
     settings = {name: getattr(network, name) for name in SETTINGS[kind_of(network)]}
     if isinstance(network, ResNet) and network.normalizes:
         settings |= {"input_mean": network.input_mean, "input_std": network.input_std}

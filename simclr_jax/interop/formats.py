@@ -28,11 +28,11 @@ class Format:
     """One way to take an encoder away.
 
     Attributes:
-      suffix: what the name of the file ends in; "" for a directory.
-      packages: what writing and reading need beside a plain install.
+      suffix: end of the file's name; "" for a directory.
+      packages: packages that writing and reading need beside a plain install.
       write: (encoder, path, **options) -> one sentence on how to use the file.
       read: path -> what the file's consumer computes with it.
-      max_bytes: what a file of this format can hold; None for no limit.
+      max_bytes: size that a file of this format can have; None for no limit.
     """
 
     suffix: str
@@ -74,7 +74,7 @@ FORMATS = {
 
 
 class Exported(NamedTuple):
-    """What `export` tells.
+    """Result of `export`.
 
     Attributes:
       difference: between the file and the JAX encoder, on photographs.
@@ -86,7 +86,7 @@ class Exported(NamedTuple):
 
 
 def check_request(format_name: str, path: Path) -> None:
-    """Checks what can be checked before a run is loaded.
+    """Checks a request for an export before a run is loaded.
 
     Raises:
       UserError: if there is no such format, a package that it needs is missing, or the output

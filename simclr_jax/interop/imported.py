@@ -29,7 +29,7 @@ _BATCH_SIZE = 256
 
 
 def require_free(workdir: str) -> None:
-    """Makes sure that an import would not overwrite anything.
+    """Checks that an import would not overwrite anything.
 
     Raises:
       UserError: if `workdir` is a file, or a directory that is not empty.
@@ -42,7 +42,7 @@ def require_free(workdir: str) -> None:
 
 
 def resolve_size(encoder: ResNet | ViT, size_px: int | None) -> int:
-    """Returns the side of the views that evaluation cuts: `size_px`, or that of the training.
+    """Returns the side of the views that evaluation cuts: `size_px`, or the side in training.
 
     Raises:
       UserError: if the encoder cannot take images of that size.
@@ -71,9 +71,9 @@ def write_workdir(
     Args:
       workdir: must not exist, or be empty.
       imported: network and weights.
-      source: where they come from, the config's section "imported".
+      source: origin of the variables, the config's section "imported".
       size_px: side of the views that evaluation cuts.
-      select: which features the classifier takes, if there is one.
+      select: features that the classifier takes, if there is one; see `models.ssl.SSLModel`.
     """
     require_free(workdir)
     state = TrainState(

@@ -37,8 +37,8 @@ class Recognised:
     """The network of a checkpoint, and where its variables are.
 
     Attributes:
-      encoder: unbound, float32.
-      projector: None if the checkpoint has none, as those of SimCLR v1.
+      encoder: encoder, unbound, float32.
+      projector: projector; None if the checkpoint has none, as in SimCLR v1.
       num_classes: number of classes of the classifier; None if there is none.
       names: our path -> the variable's name in the checkpoint.
       shapes: our path -> shape.
@@ -94,7 +94,7 @@ def recognise(shapes: Shapes, *, ema: bool = False, select: int = 0) -> Recognis
       shapes: shapes of all variables in a checkpoint, by their own TF1 or TF2 name.
       ema: take the ema_model/ copies in place of the variables. A head that has no copies is
         taken as it is.
-      select: what the classifier's input is: 0 the encoder's output, 1 that of the first
+      select: input of the classifier: 0 the encoder's output, 1 the output of the first
         projector layer. Only where the two differ in width do the shapes tell.
 
     Raises:
@@ -153,7 +153,7 @@ def _sort(names: Iterable[str], ema: bool) -> tuple[dict[str, str], list[str]]:
 
 
 def _counted_from_zero(found: dict[str, str]) -> dict[str, str]:
-    """Undoes that Keras (TF2) goes on counting when a process builds a second model."""
+    """Counts from 0 again: Keras (TF2) goes on counting when a process builds a second model."""
     layers = {name: match for name in found if (match := _LAYER.fullmatch(name))}
     if not any(found[name].startswith("resnet/") for name in layers):
         return found
@@ -291,7 +291,7 @@ def phrase(encoder: ResNet | ViT) -> str:
 
 
 def listing(what: str, items: Iterable[str]) -> str:
-    """Returns how many there are of what, and the first names."""
+    """Returns a text with the number of names, and the first of them."""
     items = list(items)
     shown = ", ".join(items[:MAX_LISTED]) + (", ..." if len(items) > MAX_LISTED else "")
     return f"{len(items)} {what}" + (f": {shown}" if items else "")

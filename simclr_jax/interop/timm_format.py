@@ -20,7 +20,7 @@ NAMES = {
 def write(encoder: TrainedEncoder, path: Path) -> str:
     """Writes weights under timm's names and in its layout; returns how to use the file.
 
-    Positions are those of the images that the encoder was trained on. head.weight and head.bias
+    Positions are for images of the size that the encoder was trained on. head.weight and head.bias
     come from `encoder.classifier`; without one, the file has none.
 
     Raises:

@@ -51,7 +51,7 @@ def recognise(shapes: Shapes, *, num_heads: int | None = None) -> Recognised:
 
     Args:
       shapes: shapes of all tensors, by their names.
-      num_heads: heads of a ViT's attention, which no shape tells; None for those of its size.
+      num_heads: heads of a ViT's attention, which no shape tells; None for its size's.
 
     Raises:
       ValueError: if it is none of the networks that can be read: a tensor is missing, is not one

@@ -13,7 +13,7 @@ def cross_entropy(logits: Float[Array, "n k"], labels: Int[Array, " n"]) -> Scal
 
     Args:
       logits: one row for each image, any scale.
-      labels: in [0, k), -1 where unknown.
+      labels: labels of the rows, in [0, k); -1 where unknown.
     """
     known = labels >= 0
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.where(known, labels, 0))

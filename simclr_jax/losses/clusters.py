@@ -86,7 +86,7 @@ def centered_targets(
     """Returns a teacher's probabilities of the prototypes, centred and sharpened.
 
     Args:
-      scores: its scores of t views.
+      scores: scores that the teacher gives t views.
       center: mean of its scores over past batches, which is taken away.
       temperature: divides what is left, > 0; the smaller, the sharper.
 

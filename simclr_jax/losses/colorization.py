@@ -38,7 +38,7 @@ def rgb_to_lab(rgb: Float[Array, "*b 3"]) -> Float[Array, "*b 3"]:
 
 
 def _lab(rgb: Any, numpy: Any) -> Any:
-    """Does so with NumPy or with JAX's."""
+    """Returns CIE Lab, computed by NumPy or by JAX."""
     rgb = numpy.maximum(rgb, 0)
     linear = numpy.where(rgb > 0.04045, ((rgb + 0.055) / 1.055) ** 2.4, rgb / 12.92)
     channels = [linear[..., i] for i in range(3)]
@@ -102,7 +102,7 @@ def colour_loss(
     weights: Float[Array, " bins"],
     known: Bool[Array, " n"],
 ) -> Scalar:
-    """Cross entropy of each pixel, weighted by the bin that its target is most in.
+    """Cross entropy of each pixel, weighted by the most probable bin of its target.
 
     Args:
       logits: one row for each pixel.

@@ -1,4 +1,4 @@
-"""How projections lie on the sphere: what health is read from, whatever the loss."""
+"""How projections lie on the sphere: signs of health or collapse, whatever the loss."""
 
 import jax
 import jax.numpy as jnp

@@ -28,7 +28,7 @@ def grid_info_nce(
       patches: representations, any scale.
       context: what is known at each patch; it must not have seen the rows that it predicts.
       weights: weights of distances first_distance, first_distance + 1, and so on.
-      first_distance: the least, >= 1.
+      first_distance: least distance, >= 1.
       tile: candidates at a time, as for `log_sum_exp`.
 
     Returns:

@@ -57,7 +57,7 @@ def instance_nce(
 
     Args:
       log_ratios: log p of each row's own image, then of its k random ones.
-      num_images: among which they were drawn.
+      num_images: number of images that they were drawn from.
       known: rows that count; the bank knows no image for others.
 
     Returns:
@@ -92,7 +92,7 @@ def bank_logits(
     Args:
       z: projections of any scale.
       bank: rows of unit length. No gradient reaches them.
-      indices: which rows.
+      indices: numbers of the rows of the bank.
       temperature: > 0.
     """
     rows = jax.lax.stop_gradient(bank)[indices]

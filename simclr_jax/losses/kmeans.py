@@ -26,9 +26,9 @@ def spherical_kmeans(
 
     Args:
       tiles: the rows; what memory a step takes grows with n * k.
-      known: which rows count.
+      known: whether a row counts.
       centroids: unit rows to start from.
-      iterations: how often.
+      iterations: number of iterations.
 
     Returns:
       The centroids, and the number of the most similar one for each row, -1 where it is not known.

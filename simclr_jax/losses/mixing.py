@@ -17,7 +17,7 @@ def hardest(
     Args:
       query: rows of any scale.
       queue: rows of unit length.
-      count: at most k.
+      count: number of rows, at most k.
     """
     return jax.lax.top_k(similarities(unit_rows(query), queue), count)[1]
 
@@ -29,7 +29,7 @@ def mix_pairs(
 
     Args:
       queue: rows of unit length.
-      pairs: which two keys; they may be the same.
+      pairs: numbers of the two keys; they may be the same.
       share: share of the first of the two, in [0, 1].
 
     Source: Equation 4.
@@ -50,7 +50,7 @@ def mix_with_query(
     Args:
       query: rows of any scale.
       queue: rows of unit length.
-      keys: which keys of the queue.
+      keys: numbers of the keys in the queue.
       share: share of the query, below a half, so that the row is not as good as a positive.
 
     Source: Equation 5.

@@ -68,7 +68,7 @@ def hard_negatives(
     class_prior: float,
     tile: int | None = None,
 ) -> Scalar:
-    """NT-Xent that counts negatives more the harder they are, less what of them are positives.
+    """NT-Xent with harder negatives counted more, less the share of them that are positives.
 
     With e_ia = exp(u_i.u_a / T) for the N = 2b - 2 views a of other images:
 

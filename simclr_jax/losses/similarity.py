@@ -1,6 +1,6 @@
 """Cosine similarities, and their log-sum-exp over candidates: all at once, or in tiles.
 
-What the contrastive losses share. None of it knows of devices: under `jit`, rows stay sharded
+The contrastive losses share it. Nothing here knows of devices: under `jit`, rows stay sharded
 along the batch and XLA gathers the one [n, d] operand that every row must see.
 """
 

@@ -24,7 +24,7 @@ def barlow_twins(
     """Returns Barlow Twins for `model`.
 
     Args:
-      model: with a wide projector, 8192 in the paper, and no other head.
+      model: network with a wide projector, 8192 in the paper, and no other head.
       augment: (key, batch) -> two views of each image.
       facts: facts of the run.
       off_diagonal_weight: lambda, of the correlations between different dimensions, >= 0.

@@ -7,7 +7,7 @@ is annotated `FrozenNetwork` is a network that is trained already, such as a tea
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import flax.linen as nn
 import jax
@@ -32,6 +32,9 @@ from simclr_jax.core.types import (
 from simclr_jax.models.heads import Prototypes
 from simclr_jax.models.ssl import SSLModel
 from simclr_jax.parallel.sharding import Rule
+
+# `apply_model` with its network and settings given: (params, batch_stats, views, key=) is left.
+ApplyModel: TypeAlias = Callable[..., tuple[Any, Collection]]
 
 
 class Variables(NamedTuple):
@@ -263,6 +266,17 @@ def prototypes_of(model: SSLModel) -> Prototypes:
     """Returns the prototypes of a model that has them."""
     assert model.prototypes is not None  # see `check_heads`
     return model.prototypes
+
+
+def frozen_prototypes(facts: RunFacts, epochs: float) -> tuple[Frozen, ...]:
+    """Returns what `Method.frozen_params` needs for prototypes that stay as they are at first.
+
+    Args:
+      facts: facts of the run.
+      epochs: how long they stay; 0 for not at all.
+    """
+    until = round(epochs * facts.steps_per_epoch)
+    return (Frozen("prototypes/.*", until),) if until else ()
 
 
 def check_global_views(views: Views, name: str) -> None:

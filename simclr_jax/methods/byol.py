@@ -3,6 +3,7 @@
 Grill et al. 2020, https://arxiv.org/abs/2006.07733, Equations 1 to 3
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -44,7 +45,7 @@ def byol(
     code draws it anew; its authors found no difference.
 
     Args:
-      model: with a projector and a predictor that has the projector's output width.
+      model: network with a projector and a predictor that has the projector's output width.
       augment: (key, batch) -> two views of each image.
       facts: facts of the run; the EMA rises over all its steps.
       ema: share of itself that the target keeps at first, in [0, 1]; it rises to 1 on half a
@@ -83,14 +84,14 @@ def predict_target(
 
     Args:
       name: name of the method, for messages.
-      model: with a projector and a predictor.
+      model: network with a projector and a predictor.
       augment: (key, batch) -> two views of each image.
       loss: (predictions [b, v, d], target's projections [b, v, d]) -> (value, what is logged
         beside it); no gradient may reach the second.
       target: settings of the copy of encoder and projector.
       gradient_scale: multiplies the gradient and not the loss that is logged.
       grad_cache_chunks: parts of the batch that go through the networks one after the other.
-      negatives: as in `Method`.
+      negatives: rows that each row is contrasted with; see `base.Method`.
 
     Raises:
       ValueError: if the model has other heads, or the chunks are out of range.
@@ -98,6 +99,7 @@ def predict_target(
     check_heads(model, name, "projector", "predictor")
     check_grad_cache_chunks(grad_cache_chunks)
     target_model = model.clone(predictor=None)
+    apply = functools.partial(apply_model, views_apart=True, grad_cache_chunks=grad_cache_chunks)
 
     def init(key: PRNGKey, views: Views) -> Variables:
         variables = init_model(model, key, views)
@@ -107,24 +109,10 @@ def predict_target(
         params: Params, state: TrainState, views: Views, batch: Batch, key: PRNGKey
     ) -> tuple[Scalar, StepOutput]:
         del batch
-        out, batch_stats = apply_model(
-            model,
-            params,
-            state.batch_stats,
-            views,
-            key=key,
-            views_apart=True,
-            grad_cache_chunks=grad_cache_chunks,
-        )
+        out, batch_stats = apply(model, params, state.batch_stats, views, key=key)
         old = state.method_state["target"]
-        target_out, target_stats = apply_model(
-            target_model,
-            old["params"],
-            old["batch_stats"],
-            views,
-            key=None,
-            views_apart=True,
-            grad_cache_chunks=grad_cache_chunks,
+        target_out, target_stats = apply(
+            target_model, old["params"], old["batch_stats"], views, key=None
         )
         prediction = by_image(out["prediction"], views)
         value, metrics = loss(prediction, by_image(target_out["projection"], views))

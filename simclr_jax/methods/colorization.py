@@ -3,6 +3,7 @@
 Zhang et al. 2016, https://arxiv.org/abs/1603.08511
 """
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -26,6 +27,7 @@ from simclr_jax.losses.colorization import (
 )
 from simclr_jax.losses.similarity import at_least_float32
 from simclr_jax.methods.base import (
+    ApplyModel,
     Method,
     StepOutput,
     Variables,
@@ -75,9 +77,9 @@ def colorization(
     """Returns colorization for `model`, with a decoder of its own; its state is {"prior"}.
 
     The encoder sees lightness in all three channels. The decoder classifies the colour of each
-    pixel of a quarter of the size, among bins of a and b; rare colours count more. How frequent
-    each bin is, the paper counts beforehand; here it is a running mean over batches, which starts
-    with all alike. Images without colour, which say nothing, are left out.
+    pixel of a quarter of the size, among bins of a and b; rare colours count more. The paper counts
+    beforehand how frequent each bin is; here it is a running mean over batches, which starts with
+    all alike. Images without colour, which say nothing, are left out.
 
     Args:
       model: a ResNet, or another encoder that puts out maps, without heads.
@@ -128,31 +130,42 @@ def colorization(
             {**variables.params, "decoder": head}, variables.batch_stats, {"prior": prior}
         )
 
-    def loss(
-        params: Params, state: TrainState, views: Views, batch: Batch, key: PRNGKey
-    ) -> tuple[Scalar, StepOutput]:
-        del batch
-        maps, batch_stats = maps_of(params, state.batch_stats, views, key)
-        logits = decoder.apply({"params": params["decoder"]}, maps, target_side(views))
-        assert isinstance(logits, jax.Array)  # nothing is mutable here
-        ab = small_colours(one_view(views, 0)[:, 0], logits.shape[1])
-        known = jnp.broadcast_to(is_coloured(ab)[:, None, None], ab.shape[:3])
-        targets, prior = soft_bins(ab), state.method_state["prior"]
-        rows = lambda x: x.reshape(-1, x.shape[-1])
-        value = colour_loss(rows(logits), rows(targets), bin_weights(prior), known.reshape(-1))
-        error = jnp.linalg.norm(annealed_mean(jax.lax.stop_gradient(logits)) - ab, axis=-1)
-        metrics = {
-            "loss": value,
-            "loss_chance": jnp.log(float(num_bins)),
-            "colour_error": error.mean(),
-        }
-        return value, StepOutput(batch_stats, metrics, carry=rows(targets).mean(axis=0))
+    loss = functools.partial(_loss, maps_of=maps_of, decoder=decoder)
 
     def after_update(state: TrainState, shares: Any) -> Any:
         prior = state.method_state["prior"]
         return {"prior": prior_momentum * prior + (1 - prior_momentum) * shares}
 
     return Method(init, augment, loss, after_update, grad_cache_chunks=grad_cache_chunks)
+
+
+def _loss(
+    params: Params,
+    state: TrainState,
+    views: Views,
+    batch: Batch,
+    key: PRNGKey,
+    *,
+    maps_of: ApplyModel,
+    decoder: Decoder,
+) -> tuple[Scalar, StepOutput]:
+    """Compares the decoder's colours with the view's."""
+    del batch
+    maps, batch_stats = maps_of(params, state.batch_stats, views, key)
+    logits = decoder.apply({"params": params["decoder"]}, maps, target_side(views))
+    assert isinstance(logits, jax.Array)  # nothing is mutable here
+    ab = small_colours(one_view(views, 0)[:, 0], logits.shape[1])
+    known = jnp.broadcast_to(is_coloured(ab)[:, None, None], ab.shape[:3])
+    targets, prior = soft_bins(ab), state.method_state["prior"]
+    rows = lambda x: x.reshape(-1, x.shape[-1])
+    value = colour_loss(rows(logits), rows(targets), bin_weights(prior), known.reshape(-1))
+    error = jnp.linalg.norm(annealed_mean(jax.lax.stop_gradient(logits)) - ab, axis=-1)
+    metrics = {
+        "loss": value,
+        "loss_chance": jnp.log(float(decoder.num_bins)),
+        "colour_error": error.mean(),
+    }
+    return value, StepOutput(batch_stats, metrics, carry=rows(targets).mean(axis=0))
 
 
 def target_side(views: Views) -> int:

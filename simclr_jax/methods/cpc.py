@@ -4,6 +4,7 @@ van den Oord et al. 2018, https://arxiv.org/abs/1807.03748 (v1)
 Henaff et al. 2019, https://arxiv.org/abs/1905.09272 (v2: four directions, no BatchNorm)
 """
 
+import functools
 from typing import Annotated, Any
 
 import flax.linen as nn
@@ -19,6 +20,7 @@ from simclr_jax.core.state import TrainState
 from simclr_jax.core.types import Batch, Params, PRNGKey, Scalar, ViewArray, Views
 from simclr_jax.losses.grid import grid_info_nce
 from simclr_jax.methods.base import (
+    ApplyModel,
     Method,
     StepOutput,
     Variables,
@@ -83,7 +85,7 @@ def cpc(
     patches some rows on are told among all patches of the batch.
 
     Args:
-      model: an encoder without BatchNorm, which would tell patches of each other, and no heads.
+      model: an encoder without BatchNorm, which would tell patches about each other, and no heads.
       augment: (key, batch) -> one view of each image.
       facts: facts of the run; not used.
       patch: side of the patches in px.
@@ -130,27 +132,42 @@ def cpc(
         }
         return variables._replace(params={**variables.params, "context": heads})
 
-    def loss(
-        params: Params, state: TrainState, views: Views, batch: Batch, key: PRNGKey
-    ) -> tuple[Scalar, StepOutput]:
-        out, batch_stats = apply_model(
-            model, params, state.batch_stats, views, key=key, grad_cache_chunks=grad_cache_chunks
-        )
-        b, z = batch["id"].shape[0], out["representation"]
-        side = round((z.shape[0] // b) ** 0.5)
-        grid = z.reshape(b, side, side, -1)
-        losses = []
-        for i in range(NUM_DIRECTIONS):
-            turned = jnp.rot90(grid, i, axes=(1, 2))
-            made: Any = context.apply({"params": params["context"][f"direction{i}"]}, turned)
-            losses.append(
-                grid_info_nce(turned, *made, first_distance=first_distance, tile=loss_tile or None)
-            )
-        value = jnp.stack(losses).mean()
-        metrics = {"loss": value, "loss_chance": jnp.log(float(z.shape[0]))}
-        return value, StepOutput(batch_stats, metrics)
+    loss = functools.partial(
+        _loss,
+        apply=functools.partial(apply_model, model, grad_cache_chunks=grad_cache_chunks),
+        context=context,
+        first_distance=first_distance,
+        tile=loss_tile or None,
+    )
 
     return Method(init, augment_and_cut, loss, grad_cache_chunks=grad_cache_chunks)
+
+
+def _loss(
+    params: Params,
+    state: TrainState,
+    views: Views,
+    batch: Batch,
+    key: PRNGKey,
+    *,
+    apply: ApplyModel,
+    context: Context,
+    first_distance: int,
+    tile: int | None,
+) -> tuple[Scalar, StepOutput]:
+    """Tells patches from the contexts of those before them, in each direction."""
+    out, batch_stats = apply(params, state.batch_stats, views, key=key)
+    b, z = batch["id"].shape[0], out["representation"]
+    side = round((z.shape[0] // b) ** 0.5)
+    grid = z.reshape(b, side, side, -1)
+    losses = []
+    for i in range(NUM_DIRECTIONS):
+        turned = jnp.rot90(grid, i, axes=(1, 2))
+        made: Any = context.apply({"params": params["context"][f"direction{i}"]}, turned)
+        losses.append(grid_info_nce(turned, *made, first_distance=first_distance, tile=tile))
+    value = jnp.stack(losses).mean()
+    metrics = {"loss": value, "loss_chance": jnp.log(float(z.shape[0]))}
+    return value, StepOutput(batch_stats, metrics)
 
 
 def check_grid(size: int, patch: int, stride: int, num_rows: int) -> None:

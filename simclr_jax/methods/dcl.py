@@ -29,7 +29,7 @@ def dcl(
     """Returns DCL for `model`, or DCLW if `sigma` is set.
 
     Args:
-      model: with a projector and no other head.
+      model: network with a projector and no other head.
       augment: (key, batch) -> two views of each image.
       facts: facts of the run.
       temperature: divides the cosine similarity, > 0.

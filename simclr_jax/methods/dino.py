@@ -3,6 +3,8 @@
 Caron et al. 2021, https://arxiv.org/abs/2104.14294, Equations 1 to 4 and Algorithm 1
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,7 +19,7 @@ from simclr_jax.core.types import Batch, Params, PRNGKey, Scalar, Views
 from simclr_jax.losses.clusters import centered_targets, cross_view_entropy
 from simclr_jax.losses.similarity import unit_std
 from simclr_jax.methods.base import (
-    Frozen,
+    ApplyModel,
     Method,
     StepOutput,
     Variables,
@@ -26,6 +28,7 @@ from simclr_jax.methods.base import (
     check_global_views,
     check_grad_cache_chunks,
     check_heads,
+    frozen_prototypes,
     init_model,
     prototypes_of,
 )
@@ -54,12 +57,13 @@ def dino(
     collapses: one prototype for all images, and all prototypes alike.
 
     Args:
-      model: with a projector and prototypes, whose `normalize_kernel` should be on.
+      model: network with a projector and prototypes, whose `normalize_kernel` should be on.
       augment: (key, batch) -> views, the first array of which has the two global ones.
       facts: facts of the run; the EMA rises over all its steps.
       temperature: divides the student's scores, > 0.
       teacher_temperature: divides the teacher's scores, > 0; smaller than the student's.
-      first_teacher_temperature: that of the first epoch; it changes linearly, epoch by epoch.
+      first_teacher_temperature: the teacher's in the first epoch, from which it changes linearly,
+        epoch by epoch.
       teacher_warmup_epochs: epochs of that change; 0 for none.
       center_decay: share of itself that the centre keeps in a step, in [0, 1).
       ema: share of itself that the teacher keeps at first, in [0, 1]; it rises to 1 on half a
@@ -74,15 +78,8 @@ def dino(
     """
     check_heads(model, "dino", "projector", "prototypes")
     check_grad_cache_chunks(grad_cache_chunks)
-    if not max(teacher_temperature, first_teacher_temperature) < temperature:
-        raise ValueError(
-            f"teacher_temperature={teacher_temperature} and first_teacher_temperature="
-            f"{first_teacher_temperature} must be below temperature={temperature}: a teacher that "
-            "is not sharper than the student lets all scores become equal. The paper uses 0.04 to "
-            "0.07, and 0.1."
-        )
+    _check_sharper(teacher_temperature, first_teacher_temperature, temperature)
     target = Target(cosine_ema(ema, facts.num_steps))
-    until = round(freeze_epochs * facts.steps_per_epoch)
 
     def sharpness(step: Int[Array, ""]) -> Float[Array, ""]:
         """Returns the teacher's temperature: that of np.linspace over the first epochs."""
@@ -97,34 +94,13 @@ def dino(
         center = jnp.zeros(prototypes_of(model).num_prototypes)
         return variables._replace(method_state={"target": target.init(variables), "center": center})
 
-    def loss(
-        params: Params, state: TrainState, views: Views, batch: Batch, key: PRNGKey
-    ) -> tuple[Scalar, StepOutput]:
-        del batch
-        out, batch_stats = apply_model(
-            model, params, state.batch_stats, views, key=key, grad_cache_chunks=grad_cache_chunks
-        )
-        old, center = (state.method_state[name] for name in ("target", "center"))
-        large = views[0] if isinstance(views, tuple) else views
-        teacher_out, teacher_stats = apply_model(
-            model,
-            old["params"],
-            old["batch_stats"],
-            large,
-            key=None,
-            grad_cache_chunks=grad_cache_chunks,
-        )
-        teacher = jax.lax.stop_gradient(by_image(teacher_out["scores"], large))
-        targets = centered_targets(teacher, center, temperature=sharpness(state.step))
-        value = cross_view_entropy(targets, by_image(out["scores"], views), temperature=temperature)
-        metrics = {
-            "loss": value,
-            "loss_chance": jnp.log(float(center.shape[0])),
-            "target_entropy": jax.scipy.special.entr(targets).sum(axis=-1).mean(),
-            "projection_std": unit_std(out["projection"]),
-        }
-        center = center_decay * center + (1 - center_decay) * teacher.mean(axis=(0, 1))
-        return value, StepOutput(batch_stats, metrics, carry=(teacher_stats, center))
+    loss = functools.partial(
+        _loss,
+        apply=functools.partial(apply_model, model, grad_cache_chunks=grad_cache_chunks),
+        sharpness=sharpness,
+        temperature=temperature,
+        center_decay=center_decay,
+    )
 
     def after_update(state: TrainState, carry: Any) -> Any:
         teacher_stats, center = carry
@@ -136,7 +112,47 @@ def dino(
         augment,
         loss,
         after_update,
-        frozen_params=(Frozen("prototypes/.*", until),) if until else (),
+        frozen_params=frozen_prototypes(facts, freeze_epochs),
         evaluated="method_state/target",
         grad_cache_chunks=grad_cache_chunks,
     )
+
+
+def _loss(
+    params: Params,
+    state: TrainState,
+    views: Views,
+    batch: Batch,
+    key: PRNGKey,
+    *,
+    apply: ApplyModel,
+    sharpness: Callable[[Int[Array, ""]], Float[Array, ""]],
+    temperature: float,
+    center_decay: float,
+) -> tuple[Scalar, StepOutput]:
+    """Compares the scores of all views with those that the teacher gives the global ones."""
+    del batch
+    out, batch_stats = apply(params, state.batch_stats, views, key=key)
+    old, center = (state.method_state[name] for name in ("target", "center"))
+    large = views[0] if isinstance(views, tuple) else views
+    teacher_out, teacher_stats = apply(old["params"], old["batch_stats"], large, key=None)
+    teacher = jax.lax.stop_gradient(by_image(teacher_out["scores"], large))
+    targets = centered_targets(teacher, center, temperature=sharpness(state.step))
+    value = cross_view_entropy(targets, by_image(out["scores"], views), temperature=temperature)
+    metrics = {
+        "loss": value,
+        "loss_chance": jnp.log(float(center.shape[0])),
+        "target_entropy": jax.scipy.special.entr(targets).sum(axis=-1).mean(),
+        "projection_std": unit_std(out["projection"]),
+    }
+    center = center_decay * center + (1 - center_decay) * teacher.mean(axis=(0, 1))
+    return value, StepOutput(batch_stats, metrics, carry=(teacher_stats, center))
+
+
+def _check_sharper(last: float, first: float, temperature: float) -> None:
+    if not max(last, first) < temperature:
+        raise ValueError(
+            f"teacher_temperature={last} and first_teacher_temperature={first} must be below "
+            f"temperature={temperature}: a teacher that is not sharper than the student lets all "
+            "scores become equal. The paper uses 0.04 to 0.07, and 0.1."
+        )

@@ -35,13 +35,13 @@ def distill(
     alpha: float = 1.0,
     grad_cache_chunks: int = 1,
 ) -> Method:
-    """Returns the training of `model` on what a teacher says of one view of each image.
+    """Returns training of `model` on a teacher's class probabilities for one view of each image.
 
     The loss is alpha times the distillation loss on all images plus 1 - alpha times the cross
     entropy on those with a label. The teacher sees the student's view, in inference mode.
 
     Args:
-      model: the student; its output has an entry "logits" of shape [n, k].
+      model: the student, with logits [n, k] in its output.
       augment: (key, batch) -> one view of each image; crop and flip alone in the paper.
       facts: facts of the run; not used.
       teacher: workdir of a run with a classifier of the same classes.

@@ -33,7 +33,7 @@ def hard_negatives(
     With beta 0 it is the debiased loss, and with class_prior 0 too SimCLR.
 
     Args:
-      model: with a projector and no other head.
+      model: network with a projector and no other head.
       augment: (key, batch) -> two views of each image.
       facts: facts of the run.
       temperature: divides the cosine similarity, > 0.

@@ -36,7 +36,7 @@ def hybrid(
     at any share of labels; it is 0 in a batch without any.
 
     Args:
-      model: with a projector and no other head.
+      model: network with a projector and no other head.
       augment: (key, batch) -> two views of each image.
       facts: facts of the run; some of its images need labels.
       temperature: divides the cosine similarity in both terms, > 0.

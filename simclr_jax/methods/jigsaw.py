@@ -57,10 +57,10 @@ def jigsaw(
     Tiles are not normalised by their own mean and deviation, as the paper's are.
 
     Args:
-      model: with a projector and no other head.
+      model: network with a projector and no other head.
       augment: (key, batch) -> one view of each image.
       facts: facts of the run; not used.
-      num_permutations: in the set, see `distant_permutations`; more make a harder task.
+      num_permutations: permutations in the set, see `distant_permutations`; more are harder.
       gap: pixels by which a tile is smaller than its cell, a third of a view; 11 for tiles of 64
         in a view of 225.
       grayscale: share of images that lose their colours, whose fringes give away where a tile
@@ -122,7 +122,7 @@ def cut_tiles(
     """Returns the tiles [b, 9, side, side, c] of square images, row by row.
 
     Args:
-      images: their sides, less what is no multiple of 3, are cut into three.
+      images: square images; their sides, less what is no multiple of 3, are cut into three.
       offsets: row and column of each tile in its cell, from 0 to gap.
       gap: pixels by which the side of a tile is smaller than that of its cell.
 

@@ -105,8 +105,8 @@ def mae(
       mask_ratio: share of the patches that are hidden, rounded up, in (0, 1).
       normalize_pixels: tell the pixels of a patch less their mean, over their deviation.
       decoder_width: width of the decoder's tokens, a multiple of 4 and of its heads.
-      decoder_depth: its blocks.
-      decoder_heads: heads of its attention.
+      decoder_depth: blocks of the decoder.
+      decoder_heads: heads of the decoder's attention.
 
     Raises:
       ValueError: if the encoder is no ViT, the model has heads, or widths don't fit; `init` and
@@ -114,12 +114,7 @@ def mae(
     """
     del facts
     check_heads(model, "mae")
-    encoder = model.encoder
-    if not isinstance(encoder, ViT):
-        raise ValueError(
-            f"method mae hides patches of a vision transformer, and {type(encoder).__name__} is "
-            "none; use config.encoder.name='vit'."
-        )
+    encoder = _vision_transformer(model)
     if decoder_width % 4 or decoder_width % decoder_heads:
         raise ValueError(
             f"decoder_width={decoder_width} must be a multiple of 4 and of decoder_heads="
@@ -167,6 +162,15 @@ def mae(
         return value, StepOutput(state.batch_stats, metrics)
 
     return Method(init, augment, loss)
+
+
+def _vision_transformer(model: SSLModel) -> ViT:
+    if not isinstance(model.encoder, ViT):
+        raise ValueError(
+            f"method mae hides patches of a vision transformer, and {type(model.encoder).__name__} "
+            "is none; use config.encoder.name='vit'."
+        )
+    return model.encoder
 
 
 def num_visible_patches(num_patches: int, mask_ratio: float) -> int:

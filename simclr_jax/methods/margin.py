@@ -32,7 +32,7 @@ def margin(
     """Returns the margin loss on unit projections for `model`.
 
     Args:
-      model: with a projector and no other head.
+      model: network with a projector and no other head.
       augment: (key, batch) -> two views of each image.
       facts: facts of the run.
       margin: distance at which negatives are left alone, > 0; distances are in [0, 2].

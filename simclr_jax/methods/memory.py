@@ -1,11 +1,11 @@
-"""What methods remember: a target that follows the network, and a ring of past rows.
+"""Memories of methods: a target that follows the network, and a ring of past rows.
 
 He et al. 2019, https://arxiv.org/abs/1911.05722 (MoCo), Equation 2 and Algorithm 1
 """
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from simclr_jax.methods.base import Variables
 from simclr_jax.parallel.mesh import AXES
 from simclr_jax.parallel.sharding import Rule
 
+Queue: TypeAlias = Float[Array, "k d"]
 # Each device keeps the rows of its own images and writes them in place; see `Ring`.
 RING_RULE = Rule("queue(/.*)?", 1, AXES)
 
@@ -49,8 +50,8 @@ class Target:
         """Returns the target after a step.
 
         Args:
-          target: before it.
-          state: with the new params, and with a step that counts this one.
+          target: target before the step.
+          state: state with the new params, and with a step that counts this one.
           batch_stats: the target's running statistics.
         """
         keep = self.ema(state.step - 1) if callable(self.ema) else self.ema
@@ -114,7 +115,7 @@ class Ring:
           key: random key for the directions.
           num_rows: rows of a batch.
           width: d.
-          path: as for `num_slots`, which says what is raised.
+          path: place of the size in a config, as for `num_slots`, which says what is raised.
         """
         shape = (self.num_slots(num_rows, path), num_rows, width)
         return l2_normalize(jax.random.normal(key, shape, jnp.float32))
@@ -125,7 +126,7 @@ class Ring:
         Args:
           ring: tree of [slots, n, ...].
           rows: tree of [n, ...].
-          state: after the step, so that its step counts this batch.
+          state: state after the step, so that its step counts this batch.
         """
 
         def write(slots: jax.Array, new: jax.Array) -> jax.Array:
@@ -142,3 +143,52 @@ def ring_rows(ring: Any) -> Any:
     nothing has to move. The order does not matter to a loss.
     """
     return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), ring)
+
+
+@dataclasses.dataclass(frozen=True)
+class TargetAndQueue:
+    """A target, and a queue of the keys that it made; its state is {"target", "queue"}.
+
+    The queue [slots, n, d] is float32, holds unit keys, and starts with random directions.
+
+    Attributes:
+      target: what makes the keys.
+      ring: how many keys the queue holds.
+      num_keys: n, keys of one batch.
+      path: where the size of the queue stands in a config, for messages.
+    """
+
+    target: Target
+    ring: Ring
+    num_keys: int
+    path: str
+
+    def init(self, key: PRNGKey, variables: Variables, width: int) -> dict[str, Any]:
+        """Returns the state before the first step.
+
+        Args:
+          key: random key of `Method.init`, from which that of the queue is derived.
+          variables: variables of the network at its start.
+          width: d.
+
+        Raises:
+          ValueError: if the queue is not a whole number of batches.
+        """
+        key = jax.random.fold_in(key, 1)
+        queue = self.ring.init(key, self.num_keys, width, self.path)
+        return {"target": self.target.init(variables), "queue": queue}
+
+    def update(self, state: TrainState, carry: tuple[Array, Collection]) -> dict[str, Any]:
+        """Returns the state after a step.
+
+        Args:
+          state: state with the new params, and with a step that counts this one.
+          carry: the keys of the batch, [..., d] and of any length, and the target's running
+            statistics.
+        """
+        (keys, batch_stats), old = carry, state.method_state
+        rows = l2_normalize(keys).reshape(-1, keys.shape[-1])
+        return {
+            "target": self.target.update(old["target"], state, batch_stats),
+            "queue": self.ring.push(old["queue"], rows, state),
+        }

@@ -3,6 +3,8 @@
 Kalantidis et al. 2020, https://arxiv.org/abs/2010.01028
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -15,7 +17,8 @@ from simclr_jax.core.types import PRNGKey, Scalar
 from simclr_jax.losses.mixing import hardest, mix_pairs, mix_with_query
 from simclr_jax.losses.momentum import info_nce
 from simclr_jax.methods.base import Method
-from simclr_jax.methods.queued import Queue, Rows, from_queue
+from simclr_jax.methods.memory import Queue
+from simclr_jax.methods.queued import Rows, from_queue
 from simclr_jax.models.ssl import SSLModel
 
 
@@ -40,7 +43,7 @@ def mochi(
     its hardest keys of the queue, and between it and one of them, nearer to the key.
 
     Args:
-      model: with a projector and no other head.
+      model: network with a projector and no other head.
       augment: (key, batch) -> two views of each image.
       facts: facts of the run.
       temperature: divides the cosine similarity, > 0.
@@ -66,28 +69,21 @@ def mochi(
             "num_mixed=0 and num_mixed_with_query=0 mix nothing; name='moco_v2' does without."
         )
     num_hard = max(1, round(hard_share * queue_size))
+    settings = {"temperature": temperature, "in_batch": False, "tile": loss_tile or None}
     start = round(warmup_epochs * facts.steps_per_epoch)
 
     def contrast(
         query: Rows, keys: Rows, queue: Queue, state: TrainState, key: PRNGKey
     ) -> tuple[Scalar, Scalar]:
-        def loss(own_negatives: Float[Array, "n m d"] | None) -> Scalar:
-            return info_nce(
-                query,
-                keys,
-                temperature=temperature,
-                queue=queue,
-                in_batch=False,
-                own_negatives=own_negatives,
-                tile=loss_tile or None,
-            )
+        loss = functools.partial(info_nce, query, keys, queue=queue, **settings)
 
         def with_mixed() -> Scalar:
             anchors = jax.lax.stop_gradient(query)
-            return loss(_mixed(key, anchors, queue, num_hard, num_mixed, num_mixed_with_query))
+            mixed = _mixed(key, anchors, queue, num_hard, num_mixed, num_mixed_with_query)
+            return loss(own_negatives=mixed)
 
         mixing = state.step >= start
-        value = jax.lax.cond(mixing, with_mixed, lambda: loss(None)) if start else with_mixed()
+        value = jax.lax.cond(mixing, with_mixed, loss) if start else with_mixed()
         return value, jnp.log(queue_size + 1.0 + jnp.where(mixing, total, 0))
 
     return from_queue(

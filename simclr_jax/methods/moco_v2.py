@@ -13,7 +13,8 @@ from simclr_jax.core.state import TrainState
 from simclr_jax.core.types import PRNGKey, Scalar
 from simclr_jax.losses.momentum import info_nce
 from simclr_jax.methods.base import Method
-from simclr_jax.methods.queued import Queue, Rows, from_queue
+from simclr_jax.methods.memory import Queue
+from simclr_jax.methods.queued import Rows, from_queue
 from simclr_jax.models.ssl import SSLModel
 
 
@@ -34,7 +35,7 @@ def moco_v2(
     queue starts with random directions, so that the loss rises at first. See `from_queue`.
 
     Args:
-      model: with a projector and no other head.
+      model: network with a projector and no other head.
       augment: (key, batch) -> two views of each image.
       facts: facts of the run.
       temperature: divides the cosine similarity, > 0; 0.2 in v2, 0.07 in v1.

@@ -33,7 +33,7 @@ def moco_v3(
     which is the same. The rate is that of the next step, as there.
 
     Args:
-      model: with a projector and a predictor that has the projector's output width.
+      model: network with a projector and a predictor that has the projector's output width.
       augment: (key, batch) -> two views of each image.
       facts: facts of the run; the EMA rises over all its steps.
       temperature: divides the cosine similarity, > 0; 1 for ResNets, 0.2 for ViTs.

@@ -3,6 +3,7 @@
 Dwibedi et al. 2021, https://arxiv.org/abs/2104.14548, Equations 2 and 3
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -17,6 +18,7 @@ from simclr_jax.losses.neighbours import nearest
 from simclr_jax.losses.neighbours import nnclr as nnclr_loss
 from simclr_jax.losses.similarity import l2_normalize, unit_std
 from simclr_jax.methods.base import (
+    ApplyModel,
     Method,
     StepOutput,
     Variables,
@@ -49,7 +51,7 @@ def nnclr(
     looked up.
 
     Args:
-      model: with a projector and a predictor that has the projector's output width.
+      model: network with a projector and a predictor that has the projector's output width.
       augment: (key, batch) -> two views of each image.
       facts: facts of the run.
       temperature: divides the cosine similarity, > 0.
@@ -77,38 +79,14 @@ def nnclr(
         queue = {"rows": rows, "labels": jnp.full(rows.shape[:2], -1)}
         return variables._replace(method_state={"queue": queue})
 
-    def loss(
-        params: Params, state: TrainState, views: Views, batch: Batch, key: PRNGKey
-    ) -> tuple[Scalar, StepOutput]:
-        out, batch_stats = apply_model(
-            model,
-            params,
-            state.batch_stats,
-            views,
-            key=key,
-            views_apart=True,
-            grad_cache_chunks=grad_cache_chunks,
-        )
-        z = jax.lax.stop_gradient(by_image(out["projection"], views))
-        queue = ring_rows(state.method_state["queue"])
-        found = nearest(z, queue["rows"])  # [b, v]
-        value = nnclr_loss(
-            by_image(out["prediction"], views),
-            queue["rows"][found],
-            temperature=temperature,
-            tile=loss_tile or None,
-        )
-        labels, found_labels = batch["label"][:, None], queue["labels"][found]
-        known = (labels >= 0) & (found_labels >= 0)
-        same = known & (labels == found_labels)
-        metrics = {
-            "loss": value,
-            "loss_chance": jnp.log(float(z.shape[0])),
-            "projection_std": unit_std(z),
-            "neighbour_accuracy": same.sum() / jnp.maximum(known.sum(), 1).astype(jnp.float32),
-        }
-        pushed = {"rows": l2_normalize(z[:, 0]), "labels": batch["label"]}
-        return value, StepOutput(batch_stats, metrics, carry=pushed)
+    loss = functools.partial(
+        _loss,
+        apply=functools.partial(
+            apply_model, model, views_apart=True, grad_cache_chunks=grad_cache_chunks
+        ),
+        temperature=temperature,
+        tile=loss_tile or None,
+    )
 
     def after_update(state: TrainState, carry: Any) -> Any:
         return {"queue": ring.push(state.method_state["queue"], carry, state)}
@@ -122,3 +100,38 @@ def nnclr(
         negatives=facts.batch_size - 1,
         grad_cache_chunks=grad_cache_chunks,
     )
+
+
+def _loss(
+    params: Params,
+    state: TrainState,
+    views: Views,
+    batch: Batch,
+    key: PRNGKey,
+    *,
+    apply: ApplyModel,
+    temperature: float,
+    tile: int | None,
+) -> tuple[Scalar, StepOutput]:
+    """Predicts the nearest neighbour in the queue of the other view."""
+    out, batch_stats = apply(params, state.batch_stats, views, key=key)
+    z = jax.lax.stop_gradient(by_image(out["projection"], views))
+    queue = ring_rows(state.method_state["queue"])
+    found = nearest(z, queue["rows"])  # [b, v]
+    value = nnclr_loss(
+        by_image(out["prediction"], views),
+        queue["rows"][found],
+        temperature=temperature,
+        tile=tile,
+    )
+    labels, found_labels = batch["label"][:, None], queue["labels"][found]
+    known = (labels >= 0) & (found_labels >= 0)
+    same = known & (labels == found_labels)
+    metrics = {
+        "loss": value,
+        "loss_chance": jnp.log(float(z.shape[0])),
+        "projection_std": unit_std(z),
+        "neighbour_accuracy": same.sum() / jnp.maximum(known.sum(), 1).astype(jnp.float32),
+    }
+    pushed = {"rows": l2_normalize(z[:, 0]), "labels": batch["label"]}
+    return value, StepOutput(batch_stats, metrics, carry=pushed)

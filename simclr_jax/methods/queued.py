@@ -3,8 +3,9 @@
 He et al. 2019, https://arxiv.org/abs/1911.05722, Algorithm 1
 """
 
+import functools
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import jax
 from jaxtyping import Array, Float
@@ -13,7 +14,7 @@ from simclr_jax.augment.policies import Augment
 from simclr_jax.core.run_facts import RunFacts
 from simclr_jax.core.state import TrainState
 from simclr_jax.core.types import Batch, Params, PRNGKey, Scalar, Views
-from simclr_jax.losses.similarity import l2_normalize, unit_std
+from simclr_jax.losses.similarity import unit_std
 from simclr_jax.methods.base import (
     Method,
     StepOutput,
@@ -25,11 +26,10 @@ from simclr_jax.methods.base import (
     one_view,
     projection_width,
 )
-from simclr_jax.methods.memory import RING_RULE, Ring, Target, ring_rows
+from simclr_jax.methods.memory import RING_RULE, Queue, Ring, Target, TargetAndQueue, ring_rows
 from simclr_jax.models.ssl import SSLModel
 
 Rows: TypeAlias = Float[Array, "n d"]
-Queue: TypeAlias = Float[Array, "k d"]
 Contrast: TypeAlias = Callable[[Rows, Rows, Queue, TrainState, PRNGKey], tuple[Scalar, Scalar]]
 
 
@@ -55,14 +55,14 @@ def from_queue(
 
     Args:
       name: name of the method, for messages.
-      model: with a projector and no other head.
+      model: network with a projector and no other head.
       augment: (key, batch) -> two views of each image.
       facts: facts of the run.
       contrast: (queries [b, d], keys [b, d], unit rows of the queue [k, d], state, key) -> (loss,
         loss when nothing is learned).
       queue_size: keys in the queue, a multiple of the images of a batch.
       ema: share of itself that the target keeps in each step, in [0, 1).
-      negatives: that each query has in the first step.
+      negatives: negatives of each query in the first step.
       grad_cache_chunks: parts of the batch that go through the networks one after the other; see
         `base.apply_model`.
 
@@ -72,54 +72,33 @@ def from_queue(
     """
     check_heads(model, name, "projector")
     check_grad_cache_chunks(grad_cache_chunks)
-    ring, target = Ring(queue_size), Target(ema)
+    apply = functools.partial(apply_model, model, grad_cache_chunks=grad_cache_chunks)
+    ring = Ring(queue_size)
     ring.num_slots(facts.batch_size, "queue_size")
+    kept = TargetAndQueue(Target(ema), ring, facts.batch_size, "queue_size")
 
     def init(key: PRNGKey, views: Views) -> Variables:
         variables = init_model(model, key, views)
-        key, width = jax.random.fold_in(key, 1), projection_width(model)
-        queue = ring.init(key, facts.batch_size, width, "queue_size")
-        return variables._replace(method_state={"target": target.init(variables), "queue": queue})
+        return variables._replace(method_state=kept.init(key, variables, projection_width(model)))
 
     def loss(
         params: Params, state: TrainState, views: Views, batch: Batch, key: PRNGKey
     ) -> tuple[Scalar, StepOutput]:
         del batch
-        out, batch_stats = apply_model(
-            model,
-            params,
-            state.batch_stats,
-            one_view(views, 0),
-            key=key,
-            grad_cache_chunks=grad_cache_chunks,
-        )
-        old = state.method_state["target"]
-        target_out, target_stats = apply_model(
-            model,
-            old["params"],
-            old["batch_stats"],
-            one_view(views, 1),
-            key=None,
-            grad_cache_chunks=grad_cache_chunks,
-        )
+        out, batch_stats = apply(params, state.batch_stats, one_view(views, 0), key=key)
+        old, second = state.method_state["target"], one_view(views, 1)
+        target_out, target_stats = apply(old["params"], old["batch_stats"], second, key=None)
         query, keys = out["projection"], jax.lax.stop_gradient(target_out["projection"])
         queue = ring_rows(state.method_state["queue"])
         value, chance = contrast(query, keys, queue, state, jax.random.fold_in(key, 1))
         metrics = {"loss": value, "loss_chance": chance, "projection_std": unit_std(query)}
         return value, StepOutput(batch_stats, metrics, carry=(keys, target_stats))
 
-    def after_update(state: TrainState, carry: Any) -> Any:
-        keys, batch_stats = carry
-        return {
-            "target": target.update(state.method_state["target"], state, batch_stats),
-            "queue": ring.push(state.method_state["queue"], l2_normalize(keys), state),
-        }
-
     return Method(
         init,
         augment,
         loss,
-        after_update,
+        kept.update,
         state_rules=(RING_RULE,),
         negatives=negatives,
         grad_cache_chunks=grad_cache_chunks,

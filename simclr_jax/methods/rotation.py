@@ -3,23 +3,17 @@
 Gidaris et al. 2018, https://arxiv.org/abs/1803.07728
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import jax.numpy as jnp
 
 from simclr_jax.augment.policies import Augment
 from simclr_jax.core.run_facts import RunFacts
-from simclr_jax.core.state import TrainState
-from simclr_jax.core.types import Batch, Params, PRNGKey, Scalar, ViewArray, Views
+from simclr_jax.core.types import Batch, Metrics, PRNGKey, Scalar, ViewArray, Views
 from simclr_jax.losses.classification import cross_entropy, top1
-from simclr_jax.methods.base import (
-    Method,
-    StepOutput,
-    Variables,
-    apply_model,
-    check_grad_cache_chunks,
-    check_heads,
-    init_model,
-    one_view,
-)
+from simclr_jax.methods.base import Method, check_heads, one_view
+from simclr_jax.methods.projected import from_outputs
 from simclr_jax.models.heads import classifier
 from simclr_jax.models.ssl import SSLModel
 
@@ -46,36 +40,20 @@ def rotation(
     """
     del facts
     check_heads(model, "rotation")
-    check_grad_cache_chunks(grad_cache_chunks)
     network = model.clone(classifier=classifier(num_classes=NUM_TURNS, zero_init=False))
 
     def augment_and_turn(key: PRNGKey, batch: Batch) -> Views:
         return quarter_turns(one_view(augment(key, batch), 0))
 
-    def init(key: PRNGKey, views: Views) -> Variables:
-        return init_model(network, key, views)
-
-    def loss(
-        params: Params, state: TrainState, views: Views, batch: Batch, key: PRNGKey
-    ) -> tuple[Scalar, StepOutput]:
-        out, batch_stats = apply_model(
-            network,
-            params,
-            state.batch_stats,
-            views,
-            key=key,
-            grad_cache_chunks=grad_cache_chunks,
-        )
+    def loss(out: Mapping[str, Any], views: Views, batch: Batch) -> tuple[Scalar, Metrics]:
+        del views
         labels = jnp.tile(jnp.arange(NUM_TURNS), batch["id"].shape[0])
-        value = cross_entropy(out["logits"], labels)
-        metrics = {
-            "loss": value,
+        return cross_entropy(out["logits"], labels), {
             "loss_chance": jnp.log(float(NUM_TURNS)),
             "pretext_accuracy": top1(out["logits"], labels),
         }
-        return value, StepOutput(batch_stats, metrics)
 
-    return Method(init, augment_and_turn, loss, grad_cache_chunks=grad_cache_chunks)
+    return from_outputs(network, augment_and_turn, loss, grad_cache_chunks=grad_cache_chunks)
 
 
 def quarter_turns(views: ViewArray) -> ViewArray:

@@ -3,23 +3,17 @@
 Chen and He 2020, https://arxiv.org/abs/2011.10566, Equations 1 to 4
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from simclr_jax.augment.policies import Augment
 from simclr_jax.core.ranges import Positive
 from simclr_jax.core.run_facts import RunFacts
-from simclr_jax.core.state import TrainState
-from simclr_jax.core.types import Batch, Params, PRNGKey, Scalar, Views
+from simclr_jax.core.types import Batch, Metrics, Scalar, Views
 from simclr_jax.losses.siamese import byol as byol_loss
 from simclr_jax.losses.similarity import unit_std
-from simclr_jax.methods.base import (
-    Method,
-    StepOutput,
-    Variables,
-    apply_model,
-    by_image,
-    check_grad_cache_chunks,
-    check_heads,
-    init_model,
-)
+from simclr_jax.methods.base import Method, by_image, check_heads
+from simclr_jax.methods.projected import from_outputs
 from simclr_jax.models.ssl import SSLModel
 
 
@@ -34,7 +28,7 @@ def simsiam(
     """Returns SimSiam for `model`; it has no state.
 
     Args:
-      model: with a projector and a predictor that has the projector's output width.
+      model: network with a projector and a predictor that has the projector's output width.
       augment: (key, batch) -> two views of each image.
       facts: facts of the run.
       gradient_scale: multiplies the gradient and not the loss that is logged, > 0. The released
@@ -47,27 +41,18 @@ def simsiam(
     """
     del facts
     check_heads(model, "simsiam", "projector", "predictor")
-    check_grad_cache_chunks(grad_cache_chunks)
 
-    def init(key: PRNGKey, views: Views) -> Variables:
-        return init_model(model, key, views)
-
-    def loss(
-        params: Params, state: TrainState, views: Views, batch: Batch, key: PRNGKey
-    ) -> tuple[Scalar, StepOutput]:
+    def loss(out: Mapping[str, Any], views: Views, batch: Batch) -> tuple[Scalar, Metrics]:
         del batch
-        out, batch_stats = apply_model(
-            model,
-            params,
-            state.batch_stats,
-            views,
-            key=key,
-            views_apart=True,
-            grad_cache_chunks=grad_cache_chunks,
-        )
         z = by_image(out["projection"], views)
         value = byol_loss(by_image(out["prediction"], views), z)  # which stops gradients at z
-        metrics = {"loss": value, "projection_std": unit_std(z)}
-        return gradient_scale * value, StepOutput(batch_stats, metrics)
+        return value, {"projection_std": unit_std(z)}
 
-    return Method(init, augment, loss, grad_cache_chunks=grad_cache_chunks)
+    return from_outputs(
+        model,
+        augment,
+        loss,
+        gradient_scale=gradient_scale,
+        views_apart=True,
+        grad_cache_chunks=grad_cache_chunks,
+    )

@@ -31,7 +31,7 @@ def supcon(
     """Returns SupCon for `model`; images without a label take no part in the loss.
 
     Args:
-      model: with a projector and no other head.
+      model: network with a projector and no other head.
       augment: (key, batch) -> two views of each image.
       facts: facts of the run, whose images need labels.
       temperature: divides the cosine similarity, > 0.

@@ -58,7 +58,7 @@ def supervised(
     fine-tunes the whole network; TF1 leaves it as it was.
 
     Args:
-      model: its output has an entry "logits" of shape [n, k].
+      model: encoder and heads, with logits [n, k] in its output.
       augment: (key, batch) -> one view of each image.
       facts: facts of the run; not used.
       train_from: the first part that is trained, one of `FROZEN_BEFORE`; those before it keep

@@ -4,6 +4,7 @@ Caron et al. 2020, https://arxiv.org/abs/2006.09882, Equations 1 to 6
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -20,7 +21,7 @@ from simclr_jax.core.types import Batch, Params, PRNGKey, Scalar, Views
 from simclr_jax.losses.clusters import cross_view_entropy, sinkhorn
 from simclr_jax.losses.similarity import at_least_float32, l2_normalize, unit_std
 from simclr_jax.methods.base import (
-    Frozen,
+    ApplyModel,
     Method,
     StepOutput,
     Variables,
@@ -29,12 +30,13 @@ from simclr_jax.methods.base import (
     check_global_views,
     check_grad_cache_chunks,
     check_heads,
+    frozen_prototypes,
     init_model,
     projection_width,
     prototypes_of,
 )
 from simclr_jax.methods.memory import RING_RULE, Ring
-from simclr_jax.models.heads import unit_prototypes
+from simclr_jax.models.heads import Prototypes, unit_prototypes
 from simclr_jax.models.ssl import SSLModel
 
 
@@ -58,7 +60,7 @@ def swav(
     unit projections, float32 [slots, b, 2, d]. It is renewed after it was used.
 
     Args:
-      model: with a projector and prototypes.
+      model: network with a projector and prototypes.
       augment: (key, batch) -> views, the first array of which has the two global ones, whose codes
         all other views predict.
       facts: facts of the run.
@@ -81,9 +83,6 @@ def swav(
     check_grad_cache_chunks(grad_cache_chunks)
     _check_rows(prototypes_of(model).num_prototypes, facts.batch_size, queue_size)
     slots = Ring(queue_size).num_slots(facts.batch_size, "queue_size") if queue_size else 0
-    steps = lambda epochs: round(epochs * facts.steps_per_epoch)
-    full_from = steps(queue_start_epoch) + slots
-    until = steps(freeze_epochs)
 
     def init(key: PRNGKey, views: Views) -> Variables:
         check_global_views(views, "swav")
@@ -93,41 +92,18 @@ def swav(
         rows = jnp.zeros((slots, facts.batch_size, 2, projection_width(model)), jnp.float32)
         return variables._replace(method_state={"queue": rows})
 
-    def codes_of(scores: Float[Array, "s b 2 k"]) -> Float[Array, "b 2 k"]:
-        """Returns the codes of the first of s batches; each view is assigned by itself."""
-        assign = functools.partial(sinkhorn, epsilon=epsilon, iterations=iterations)
-        return jax.vmap(assign, in_axes=2, out_axes=2)(scores)[0]
-
-    def codes(params: Params, state: TrainState, scores: Float[Array, "b 2 k"]) -> jax.Array:
-        if not slots:
-            return codes_of(scores[None])
-        prototypes = {"params": jax.tree.map(replicate, params["prototypes"])}
-
-        def with_queue() -> jax.Array:
-            queue = state.method_state["queue"]
-            past: Any = prototypes_of(model).apply(prototypes, queue)
-            return codes_of(jnp.concatenate([scores[None], past]))
-
-        return jax.lax.cond(state.step >= full_from, with_queue, lambda: codes_of(scores[None]))
-
-    def loss(
-        params: Params, state: TrainState, views: Views, batch: Batch, key: PRNGKey
-    ) -> tuple[Scalar, StepOutput]:
-        del batch
-        out, batch_stats = apply_model(
-            model, params, state.batch_stats, views, key=key, grad_cache_chunks=grad_cache_chunks
-        )
-        scores = by_image(out["scores"], views)
-        fixed = jax.lax.stop_gradient
-        targets = codes(fixed(params), state, fixed(scores[:, :2]))
-        value = cross_view_entropy(targets, scores, temperature=temperature)
-        z = fixed(by_image(out["projection"], views)[:, :2])
-        metrics = {
-            "loss": value,
-            "loss_chance": jnp.log(float(scores.shape[-1])),
-            "projection_std": unit_std(z),
-        }
-        return value, StepOutput(batch_stats, metrics, carry=l2_normalize(at_least_float32(z)))
+    codes = functools.partial(
+        _codes,
+        head=prototypes_of(model),
+        full_from=round(queue_start_epoch * facts.steps_per_epoch) + slots if slots else None,
+        assign=functools.partial(sinkhorn, epsilon=epsilon, iterations=iterations),
+    )
+    loss = functools.partial(
+        _loss,
+        apply=functools.partial(apply_model, model, grad_cache_chunks=grad_cache_chunks),
+        codes=codes,
+        temperature=temperature,
+    )
 
     def after_update(state: TrainState, carry: Any) -> Any:
         if not slots:
@@ -140,10 +116,63 @@ def swav(
         loss,
         after_update,
         constrain=unit_prototypes,
-        frozen_params=(Frozen("prototypes/.*", until),) if until else (),
+        frozen_params=frozen_prototypes(facts, freeze_epochs),
         state_rules=(RING_RULE,),
         grad_cache_chunks=grad_cache_chunks,
     )
+
+
+def _loss(
+    params: Params,
+    state: TrainState,
+    views: Views,
+    batch: Batch,
+    key: PRNGKey,
+    *,
+    apply: ApplyModel,
+    codes: Callable[[Params, TrainState, Array], Array],
+    temperature: float,
+) -> tuple[Scalar, StepOutput]:
+    """Predicts from each view the codes of the global ones."""
+    del batch
+    out, batch_stats = apply(params, state.batch_stats, views, key=key)
+    scores = by_image(out["scores"], views)
+    fixed = jax.lax.stop_gradient
+    targets = codes(fixed(params), state, fixed(scores[:, :2]))
+    value = cross_view_entropy(targets, scores, temperature=temperature)
+    z = fixed(by_image(out["projection"], views)[:, :2])
+    metrics = {
+        "loss": value,
+        "loss_chance": jnp.log(float(scores.shape[-1])),
+        "projection_std": unit_std(z),
+    }
+    return value, StepOutput(batch_stats, metrics, carry=l2_normalize(at_least_float32(z)))
+
+
+def _codes(
+    params: Params,
+    state: TrainState,
+    scores: Float[Array, "b 2 k"],
+    *,
+    head: Prototypes,
+    full_from: int | None,
+    assign: Callable[[Array], Array],
+) -> Float[Array, "b 2 k"]:
+    """Returns the codes of a batch: among past ones from a step on, and alone before or if None."""
+
+    def first(scores: Float[Array, "s b 2 k"]) -> Float[Array, "b 2 k"]:
+        """Returns the codes of the first of s batches; each view is assigned by itself."""
+        return jax.vmap(assign, in_axes=2, out_axes=2)(scores)[0]
+
+    if full_from is None:
+        return first(scores[None])
+    variables = {"params": jax.tree.map(replicate, params["prototypes"])}
+
+    def with_queue() -> jax.Array:
+        past: Any = head.apply(variables, state.method_state["queue"])
+        return first(jnp.concatenate([scores[None], past]))
+
+    return jax.lax.cond(state.step >= full_from, with_queue, lambda: first(scores[None]))
 
 
 def _check_rows(prototypes: int, batch_size: int, queue_size: int) -> None:

@@ -31,7 +31,7 @@ def triplet(
     """Returns the triplet loss on unit projections for `model`.
 
     Args:
-      model: with a projector and no other head.
+      model: network with a projector and no other head.
       augment: (key, batch) -> two views of each image.
       facts: facts of the run.
       margin: distance by which a negative should be farther than a positive, > 0; distances are

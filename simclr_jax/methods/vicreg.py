@@ -26,7 +26,7 @@ def vicreg(
     """Returns VICReg for `model`.
 
     Args:
-      model: with a wide projector, 8192 in the paper, and no other head.
+      model: network with a wide projector, 8192 in the paper, and no other head.
       augment: (key, batch) -> two views of each image.
       facts: facts of the run.
       invariance_weight: weight of the distance between views, >= 0.

@@ -88,7 +88,7 @@ def conv_pool_norm_relu(
 
     Where a scale is positive, the normalisation and the relu keep the order of pixels, so
     they may as well see the maxima only, a quarter of the pixels. Where it is negative, the
-    kernel's sign is swapped before, and the output's after. Statistics are those of all pixels.
+    kernel's sign is swapped before, and the output's after. Statistics are of all pixels.
 
     Args:
       x: input [n, h, w, c].

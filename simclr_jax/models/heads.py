@@ -44,7 +44,7 @@ class MLP(nn.Module):
       last_norm: what follows the last layer, one of `LAST_NORMS`.
       activation: follows all layers but the last: "relu" or "gelu".
       kernel_init: "normal", N(0, 0.01) as in the official code; "lecun"; "torch", as PyTorch's
-        dense layers start; or "vit", N(0, 0.02), as those of vision transformers do.
+        dense layers start; or "vit", N(0, 0.02), as in vision transformers.
       dtype: type of matrix products and activations.
 
     Source: Chen et al. 2020, https://arxiv.org/abs/2006.10029, Section 2. The papers give

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from simclr_jax.models.convolution import at_least_float32, convolve
 
 MOMENTUM, EPSILON = 0.9, 1e-5  # of BatchNorm
-# Of convolutions: LeCun's, as in the official code, and torchvision's for its ResNets.
+# Kernels of convolutions at first: as in the official code, and as in torchvision's ResNets.
 KERNEL_INITS = {
     "lecun": nn.initializers.lecun_normal(),
     "he_fan_out": nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
@@ -30,7 +30,7 @@ class Conv(nn.Module):
     Attributes:
       features: channels of the output.
       kernel: height and width of the kernel, odd.
-      strides: in both directions.
+      strides: strides in both directions.
       dtype: type of the products and of the output; the parameter "kernel" is float32.
       kernel_init: one of `KERNEL_INITS`.
     """
@@ -53,7 +53,7 @@ class Conv(nn.Module):
         """Returns the convolution, named `CONV_OUTPUT` for rematerialisation policies.
 
         Args:
-          x: its input.
+          x: input of the layer.
           sign: multiplies the channels of the output.
         """
         kernel = self.weights(x.shape[-1])

@@ -9,7 +9,7 @@ All numbers are top-1 on the validation images of ImageNet, in %. Their sources:
 - v1, fine-tuned with 10 % and 100 % of the labels: the official code's evaluation of its own
   checkpoints, tf2/colabs/imagenet_results.ipynb. The paper has 65.6, 71.7 and 74.4 for 10 %.
 - v1, fine-tuned with 1 %: the paper alone; there is no checkpoint.
-- Distilled: the v2 paper; its abstract has those of ResNet-50.
+- Distilled: the v2 paper; its abstract has the numbers of ResNet-50.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ IMAGENET = {
 
 @dataclasses.dataclass(frozen=True)
 class PublishedNetwork:
-    """An encoder and what was published of it.
+    """An encoder and its published accuracies.
 
     Attributes:
       depth: depth of the ResNet.

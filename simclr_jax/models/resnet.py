@@ -223,7 +223,7 @@ class Stage(nn.Module):
 
     Attributes:
       features, bottleneck, sk_ratio, dtype: see `ResidualBlock`.
-      num_blocks: how many.
+      num_blocks: number of blocks.
       strides: strides of the first block.
       project_always: whether the first shortcut is a convolution even where the shapes agree
         (stage 1 of depths 18 and 34), as in the official code.
@@ -278,7 +278,7 @@ class ResidualBlock(nn.Module):
       features: channels of the 3x3 convolutions; a bottleneck puts out four times as many.
       strides: stride of the first 3x3 convolution and of the shortcut.
       project: whether the shortcut is a 1x1 convolution or the input itself.
-      bottleneck: which of the two branches.
+      bottleneck: whether the branch is a bottleneck of three convolutions.
       sk_ratio, kernel_init, zero_init_residual, norm: see `ResNet`.
       dtype: type of convolutions and activations.
     """

@@ -21,7 +21,7 @@ from simclr_jax.models.convolution import at_least_float32
 
 
 class Size(NamedTuple):
-    """What is meant by a size such as "s"."""
+    """Width, depth and heads of a size such as "s"."""
 
     width: int
     depth: int
@@ -47,7 +47,7 @@ class ViT(nn.Module):
     Attributes:
       size: width, depth and heads, a key of `SIZES`.
       patch: side of the square patches in px; images must be multiples of it.
-      num_heads: heads of the attention; None for those of the size. MoCo v3's "s" has 12.
+      num_heads: heads of the attention; None for as many as the size has. MoCo v3's "s" has 12.
       learned_positions: side in px of the images that learned positions are stored for, usually
         that of the views; other images get them by bicubic interpolation. None for fixed sines
         and cosines of row and column.
@@ -242,7 +242,7 @@ def attention(qkv: Float[Array, "n t three_d"], num_heads: int) -> Float[Array, 
 
     Args:
       qkv: queries, keys and values side by side, each with its heads side by side.
-      num_heads: how many.
+      num_heads: number of heads.
     """
     n, t, _ = qkv.shape
     q, k, v = jnp.moveaxis(qkv.reshape(n, t, 3, num_heads, -1), 2, 0)  # [n, t, heads, width]

@@ -96,7 +96,7 @@ class Layout:
 
         Args:
           state: a TrainState of arrays or of `jax.ShapeDtypeStruct`.
-          mesh: as from `mesh`.
+          mesh: mesh from `mesh`.
           method_rules: rules for the method's state, with patterns of paths below it; they come
             between `rules` and those of the preset.
 

@@ -1,4 +1,4 @@
-"""Compiles for TPU slices that are not there, and says what the compiler says of the program.
+"""Compiles for TPU slices that are not there, and reads what the program takes.
 
 The compiler is libtpu's, the same that runs on a TPU; see https://docs.jax.dev/en/latest/aot.html.
 """
@@ -46,14 +46,14 @@ class Program:
       temporaries_bytes: HBM that temporaries take at the worst moment.
       code_bytes: HBM that the program itself takes.
       total_bytes: HBM in all, with results that replace no argument.
-      flops: with the convolutions and matrix products of loops as often as they run; the
+      flops: operations, with those of loops as often as they run; the
         compiler itself counts each loop once.
       recomputed_flops: the part that rematerialisation and gradient caching do a second time.
-      hbm_bytes: counted from the compiled program; see `plan.traffic`.
-      bytes_accessed: what the compiler says in its place.
-      fusions: how often a kernel runs that the compiler made of several operations.
+      hbm_bytes: HBM traffic counted from the compiled program; see `plan.traffic`.
+      bytes_accessed: HBM traffic as the compiler counts it.
+      fusions: runs of kernels that the compiler made of several operations.
       collectives: kind -> {"count", "bytes"}; bytes are of results, per device.
-      unknown_loops: how many loops were counted once for lack of a number.
+      unknown_loops: loops that were counted once for lack of a number.
       compile_seconds: on this machine.
     """
 
@@ -77,7 +77,7 @@ class TooLarge:
 
     Attributes:
       needed_bytes: HBM needed on each device, as far as the compiler got; None if it did not say.
-      message: its own words.
+      message: words of the compiler.
       compile_seconds: on this machine.
     """
 
@@ -125,7 +125,7 @@ def compile_step(
     """Compiles a jitted function for the devices that its arguments are placed on.
 
     Args:
-      step: as `jax.jit` returns it.
+      step: step, as `jax.jit` returns it.
       *arguments: trees of `jax.ShapeDtypeStruct` with shardings.
       options: of the compiler, by name; they come before those in XLA_FLAGS.
 

@@ -33,18 +33,18 @@ class Chip:
     """A kind of TPU. Figures are per chip unless they say otherwise.
 
     Attributes:
-      name: as the compiler calls it.
-      prefix: as Google Cloud's accelerator types begin; empty if it has none.
+      name: name that the compiler uses.
+      prefix: beginning of Google Cloud's accelerator types; empty if it has none.
       counts_cores: whether the number in an accelerator type is of TensorCores, two a chip.
-      devices: that JAX shows for one chip.
+      devices: devices that JAX shows for one chip.
       peak_flops: bf16 multiplications and additions a second, apart.
       hbm_bandwidth: bytes a second.
       hbm_gib: memory by the data sheet.
-      usable_hbm_gib: that the compiler lets one device use; what is lacking is the system's. It
+      usable_hbm_gib: memory that the compiler lets one device use; the rest is the system's. It
         is what libtpu 0.0.42.1 says of a program that is too large.
       shapes: slices on offer, chips along each side.
       config: the compiler's name of the mode that JAX runs the chip in, if not its default.
-      page: the one of `SOURCE` where peak, bandwidth and HBM stand.
+      page: page below `SOURCE` where peak, bandwidth and HBM stand.
     """
 
     name: str
@@ -100,32 +100,32 @@ class Slice:
 
     @property
     def num_chips(self) -> int:
-        """Of all of them."""
+        """Chips of all of them."""
         return math.prod(self.shape) * self.count
 
     @property
     def num_hosts(self) -> int:
-        """Of all of them, with `HOST_CHIPS` each."""
+        """Hosts of all of them, with `HOST_CHIPS` each."""
         return math.ceil(math.prod(self.shape) / HOST_CHIPS) * self.count
 
     @property
     def num_devices(self) -> int:
-        """As JAX counts them."""
+        """Devices of all of them, as JAX counts."""
         return self.num_chips * self.chip.devices
 
     @property
     def usable_hbm_bytes(self) -> int:
-        """That one device has for a program."""
+        """Memory that one device has for a program."""
         return int(self.chip.usable_hbm_gib * GIB)
 
     @property
     def peak_flops(self) -> float:
-        """Of one device."""
+        """Peak bf16 operations a second of one device."""
         return self.chip.peak_flops / self.chip.devices
 
     @property
     def hbm_bandwidth(self) -> float:
-        """Of one device."""
+        """Bytes a second of one device's memory."""
         return self.chip.hbm_bandwidth / self.chip.devices
 
 

@@ -1,4 +1,4 @@
-"""Images that are not there: what planning needs to know of them is how many there are."""
+"""Images that are not there: planning needs to know only how many there are."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -47,8 +47,8 @@ def open_or_describe(config: Mapping[str, Any], num_images: int | None) -> tuple
     """Returns the training images of a config, or what stands in for them, and which it is.
 
     Args:
-      config: as a recipe returns it.
-      num_images: how many to assume; None opens them, or else takes the number of a known set.
+      config: sections, as a recipe returns them.
+      num_images: number to assume; None opens them, or else takes the number of a known set.
 
     Raises:
       UserError: if they are not here and nobody knows how many there are, or of how many classes.

@@ -22,7 +22,7 @@ class Array:
 
     Attributes:
       dtype: type of its elements, such as "bf16".
-      shape: as the program sees it.
+      shape: dimensions, as the program sees them.
       layout: how it lies in memory, such as "1,0:T(8,128)S(1)": its dimensions, the one that
         changes fastest first; the tiles that those are padded to; and the memory.
     """
@@ -38,7 +38,7 @@ class Array:
 
     @property
     def in_hbm(self) -> bool:
-        """Whether it lies there, not on the chip."""
+        """Whether it lies in HBM, not on the chip."""
         return "S(" not in self.layout
 
     @property
@@ -93,7 +93,7 @@ class Instruction:
 
     @property
     def target(self) -> str:
-        """Of a custom call."""
+        """Name of what a custom call runs."""
         found = re.search(r'custom_call_target="([^"]*)"', self.attributes)
         return found[1] if found else ""
 

@@ -1,4 +1,4 @@
-"""The answer of `plan` for people."""
+"""The answer of `plan` as text for people."""
 
 from typing import Any
 

@@ -56,12 +56,12 @@ class Counts:
     """What one device does in one run of a program, or of a part of it.
 
     Attributes:
-      hbm_bytes: read from and written to HBM.
-      flops: in convolutions and matrix products, multiplications and additions apart, without
-        those by the zeros of padding and dilation.
+      hbm_bytes: bytes read from and written to HBM.
+      flops: operations in convolutions and matrix products, multiplications and additions apart,
+        without those by the zeros of padding and dilation.
       flops_once: the same with each loop counted once, as the compiler counts.
-      recomputed_flops: those of `flops` that `jax.checkpoint` does a second time.
-      fusions: how often it runs a kernel that the compiler made of several operations.
+      recomputed_flops: part of `flops` that `jax.checkpoint` does a second time.
+      fusions: runs of kernels that the compiler made of several operations.
       collectives: by channel, or by name where they have none.
       unknown_loops: names of loops whose number of runs is not in the text; they count once.
     """
@@ -119,7 +119,7 @@ class _Counter:
         self._known: dict[str, Counts] = {}
 
     def counts(self, name: str) -> Counts:
-        """Of one run of a computation; its fusions are part of it."""
+        """Counts of one run of a computation; its fusions are part of it."""
         if name not in self._known:
             computation = self._computations[name]
             self._known[name] = _sum(

@@ -34,7 +34,7 @@ class Run:
     """What a workdir holds.
 
     Attributes:
-      workdir: its directory, as given.
+      workdir: directory of the run, as given.
       name: what sets it apart from the others, the end of its directory; plain text.
       settings: values of its config by key, such as "optim.name".
       metrics: rows of metrics.jsonl.

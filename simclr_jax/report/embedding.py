@@ -1,4 +1,4 @@
-"""What the features look like: a 2-D map of test images, and their nearest neighbours."""
+"""Pictures of the features: a 2-D map of test images, and their nearest neighbours."""
 
 from collections.abc import Sequence
 

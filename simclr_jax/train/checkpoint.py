@@ -48,7 +48,7 @@ class Checkpoints:
         self.directory = epath.Path(absolute(str(workdir))) / "checkpoints"
 
     def steps(self) -> list[int]:
-        """Returns the steps that there are checkpoints of, the oldest first, damaged ones too."""
+        """Returns the steps of all checkpoints, damaged ones too, the oldest first."""
         paths = ocp.utils.checkpoint_steps_paths(self.directory)
         return sorted(int(path.name) for path in paths if path.name.isdigit())
 
@@ -59,7 +59,7 @@ class Checkpoints:
     def find(self, step: int | None = None) -> int:
         """Returns the step of the newest whole checkpoint, or `step` if that one is whole.
 
-        Reads all of its files, and of newer ones that are damaged, which it names in the log.
+        Reads all files of that checkpoint and of newer ones; the log names those that are damaged.
 
         Raises:
           UserError: if there is no checkpoint, none of `step`, or it is damaged.
@@ -104,7 +104,7 @@ class Checkpoints:
             log.warning("The damaged checkpoint of step %d now lies in %s.", damaged, aside)
 
     def survey(self) -> list[Stored]:
-        """Returns what there is, after a check of every file."""
+        """Returns all checkpoints, after a check of every file."""
         return [
             Stored(
                 step,
@@ -179,7 +179,7 @@ class Checkpoints:
         return {"evaluated": "", **self._data(step)}["evaluated"]
 
     def metrics(self, step: int) -> dict[str, float]:
-        """Returns what was noted of a step to find the best one by; of a damaged one nothing."""
+        """Returns the metrics that were saved with a step; {} if it is damaged."""
         try:
             return {"metrics": {}, **self._data(step)}["metrics"]
         except StorageError:

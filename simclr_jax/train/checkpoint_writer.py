@@ -92,7 +92,7 @@ class CheckpointWriter:
 
         Args:
           step: optimizer steps taken.
-          state: after them.
+          state: state after them.
           data: position in the data stream.
           metrics: values of this step, to find the best one by.
 
@@ -155,7 +155,7 @@ class CheckpointWriter:
         ) from error
 
     def _write_sums(self) -> None:
-        """Is called by orbax, in one process, when all files of a checkpoint are written."""
+        """Writes the sums; orbax calls it, in one process, when all files are written."""
         unfinished = self.directory / f"{self._saving}{ocp.utils.TMP_DIR_SUFFIX}"
         whole = self.directory / str(self._saving)  # in a bucket nothing is renamed
         write_sums(unfinished if unfinished.exists() else whole)
@@ -169,7 +169,7 @@ class CheckpointWriter:
 
 
 class _Preserve:
-    """What orbax asks which checkpoints stay."""
+    """Tells orbax which checkpoints stay."""
 
     def __init__(self, stay: Callable[[Sequence[int]], Sequence[bool]]):
         self._stay = stay

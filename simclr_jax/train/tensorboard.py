@@ -1,4 +1,4 @@
-"""Events for TensorBoard, which are a convenience: what happens to them happens to no run."""
+"""Events for TensorBoard, a convenience: if they cannot be written, the run goes on."""
 
 import contextlib
 import logging

@@ -26,6 +26,8 @@ FREE_TO_CHANGE = (
     "run.checkpoint_every",
     "run.keep_checkpoints",
     "run.keep_best",
+    "run.non_finite",
+    "run.ledger",
     "parallel",
     "encoder.remat",
     "method.loss_tile",
@@ -42,7 +44,7 @@ def load_config(workdir: str, sections: Sequence[str] = ()) -> dict[str, Any]:
 
     Args:
       workdir: directory of a run or of an import.
-      sections: that the caller needs.
+      sections: sections that the caller needs.
 
     Raises:
       UserError: if the directory holds no run, or the file is none that a run has written.
@@ -133,7 +135,7 @@ def continued(
     Args:
       workdir: directory of the run, which need not be there yet.
       config: resolved config.
-      complete: as of `claim`.
+      complete: as for `claim`.
       step: number of its newest checkpoint, 0 if there is none.
 
     Raises:

@@ -42,7 +42,7 @@ def evaluate(
     knn_k: int = 200,
     knn_temperature: float = 0.1,
     data: str | None = None,
-    path: str | None = None,
+    path: str | Sequence[str] | None = None,
     split: str | None = None,
     test_split: str | None = None,
 ) -> list[dict[str, Any]]:
@@ -57,8 +57,8 @@ def evaluate(
       draws: class-balanced draws of labels for each fraction below 1.
       knn_k: neighbours that vote, at most the labels per class.
       knn_temperature: temperature of their votes.
-      data: "digits", "folder" or "tfds/NAME"; the run's own if None.
-      path: the folder, or the directory of prepared data sets.
+      data: one of `data.sources.SOURCES`; the run's own if None.
+      path: the folder or file, or the directory of prepared data sets.
       split: split of `data`, the images with labels to fit on.
       test_split: split of `data`, the images to judge on.
 

@@ -4,9 +4,11 @@ import dataclasses
 from collections.abc import Sequence
 
 from simclr_jax.core.errors import UserError
-from simclr_jax.core.files import absolute
 from simclr_jax.data.dataset import Dataset
+from simclr_jax.data.files import absolute_paths
+from simclr_jax.data.sources import LISTED
 
+COLUMNS = ("image_column", "label_column", "caption_column")
 EXAMPLES = {"split": "train", "test_split": "test"}
 
 
@@ -14,15 +16,15 @@ def choose_images(
     own: Dataset,
     *,
     data: str | None,
-    path: str | None,
+    path: str | Sequence[str] | None,
     split: str | None,
     test_split: str | None = None,
     needed: Sequence[str] = (),
 ) -> Dataset:
     """Returns the run's data set with what the flags of a verb say in its place.
 
-    Splits and classes of the run are those of its own data set alone, which may lie elsewhere
-    now if it is one of TFDS. Another folder is other images.
+    The run's splits and classes hold for its own data set alone. One of TFDS may lie elsewhere
+    now; another folder, or another table, is other images.
 
     Args:
       own: images of the run.
@@ -36,9 +38,9 @@ def choose_images(
       UserError: if one of them is not.
     """
     name = data or own.name
-    where = absolute(path) if path else own.path if name == own.name else None
+    where = absolute_paths(path) if path else own.path if name == own.name else None
     given = {"split": split, "test_split": test_split}
-    if name == own.name and (name != "folder" or where == own.path):
+    if name == own.name and (name not in LISTED or where == own.path):
         splits = {key: value or getattr(own, key) for key, value in given.items()}
         return dataclasses.replace(own, path=where, **splits)
     if missing := [f"--{key}={EXAMPLES[key]}" for key in needed if not given[key]]:
@@ -54,4 +56,5 @@ def choose_images(
         test_split=test_split,
         class_names=None,
         labels_from_folders=False,
+        **({} if name == own.name else dict.fromkeys(COLUMNS)),
     )

@@ -38,9 +38,9 @@ class Restored:
 
     Attributes:
       config: config of the run, resolved.
-      dataset: its images, which need not be there until they are opened.
+      dataset: settings of its images, which need not be there until they are opened.
       network: encoder and heads, and how to apply them.
-      variables: their params and batch_stats.
+      variables: params and batch_stats of the network.
       step: optimizer steps that they have seen.
     """
 
@@ -57,7 +57,9 @@ class Restored:
         return self.network.model
 
     def training_images(self) -> Source | None:
-        """Opens what the network was trained on, with the labels that it saw; None of an import.
+        """Opens the images that the network was trained on, with the labels that it saw.
+
+        Returns None for an import, whose images are not known.
 
         Raises:
           UserError: if they are not there any more.
@@ -68,7 +70,7 @@ class Restored:
         """Opens labelled images to fit on, with all their labels, and others to judge on.
 
         Args:
-          dataset: the run's own, perhaps with other splits, or another one.
+          dataset: the run's own images, perhaps with other splits, or others.
 
         Returns:
           Both, and how many of the latter the encoder was trained on, without their labels.
@@ -119,7 +121,7 @@ class Restored:
         """Returns `encode` with the weights that a run from scratch begins with, of this seed.
 
         Args:
-          dataset: how to read `train`.
+          dataset: settings by which `train` is read.
           train: images that give the statistics; see `random_features`.
         """
         run = (

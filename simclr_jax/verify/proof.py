@@ -74,7 +74,8 @@ def verify(shrunk: Shrunk, *, num_devices: int, num_steps: int) -> list[Comparis
     Args:
       shrunk: the config, its batch a multiple of `num_chunks` times `num_devices`, and images for
         `num_steps` batches.
-      num_devices: to compare with one; even, at least 4, so that both axes of a mesh are used.
+      num_devices: devices to compare with one; even, and 4 or more, so that both axes of a mesh
+        are used.
       num_steps: steps of each variant.
 
     Raises:

@@ -1,8 +1,8 @@
 """A config made small enough to take a few steps on a laptop, with a list of what was changed.
 
 Nothing of it needs data or a checkpoint: random pixels take the place of the images, and random
-weights that of a warm start and of a teacher. What stays is what a step is made of: the depth of
-the network, its heads, the augmentation, the method and the optimizer.
+weights the place of a warm start's and a teacher's. What stays is what a step is made of: the
+depth of the network, its heads, the augmentation, the method and the optimizer.
 """
 
 import math
@@ -33,7 +33,7 @@ MAX_CANVAS = 48
 MAX_WIDTH, SMALL_WIDTH = 0.25, 0.125
 MAX_BATCH = 32
 MAX_DEPTH = 50  # deeper ones have the same kinds of blocks, and compile for minutes
-# Of the data sets of the recipes; others count as having this many classes, too.
+# Classes of the recipes' data sets; others count as having this many classes, too.
 CLASSES = {"tfds/imagenet2012": 1000, "tfds/cifar100": 100}
 DEFAULT_CLASSES = 10
 RING_SIZES = ("size", "queue_size")  # of a method's memory, see `methods.memory.Ring`
@@ -80,7 +80,7 @@ def shrink(config: Mapping[str, Any], *, multiple: int, num_steps: int) -> Shrun
 
     Args:
       config: sections, see `build.build_experiment`.
-      multiple: what the batch size must be a multiple of.
+      multiple: number that the batch size must be a multiple of.
       num_steps: steps that will be taken.
 
     Raises:
@@ -199,7 +199,7 @@ def _shrink_network(where: str, network: dict[str, Any], change: Any) -> None:
 
 
 def _shrink_rings(where: str, settings: dict[str, Any], batch_size: int, change: Any) -> None:
-    """Makes every ring of past rows hold two batches of two views; its size is named so."""
+    """Makes every ring of past rows hold two batches of two views; it is found by its size."""
     for key, value in settings.items():
         if isinstance(value, dict):
             _shrink_rings(f"{where}.{key}", value, batch_size, change)

@@ -11,7 +11,7 @@ from simclr_jax.parallel.sharding import PRESETS
 QUANTITIES = ("views", "loss", "gradients", "batch_stats", "method_state", "update")
 TOLERANCE = 1e-9
 VIEWS_TOLERANCE = 1e-5  # of float32
-# Of a count of negatives, which is a whole number but for the rounding of its logarithm.
+# Error of a count of negatives, which is a whole number but for the rounding of its logarithm.
 COUNT_TOLERANCE = 0.01
 
 
@@ -21,7 +21,7 @@ class Variant:
 
     Attributes:
       num_devices: 1, or all that are compared with it.
-      preset: one of `Layout`'s.
+      preset: preset of `Layout`.
       tiled: the loss compares in tiles; or else all at once.
       cached: the network sees the batch in `num_chunks` parts; or else all of it.
       frozen: every BatchNorm normalises with its running statistics.
@@ -46,9 +46,9 @@ class Comparison:
     Attributes:
       differences: each of `QUANTITIES` that there is -> the largest relative difference.
       worst: quantity -> path of the array in which it is, "" for the loss.
-      negatives: that each row saw; None if the method contrasts nothing.
-      expected_negatives: that each row should see.
-      compile_seconds: that the step of this variant took to compile.
+      negatives: negatives that each row saw; None if the method contrasts nothing.
+      expected_negatives: negatives that each row should see.
+      compile_seconds: seconds that the step of this variant took to compile.
     """
 
     variant: Variant
@@ -90,7 +90,7 @@ def variants(num_devices: int, *, tiles: bool) -> list[list[Variant]]:
     is not only where statistics are frozen.
 
     Args:
-      num_devices: to compare with one.
+      num_devices: devices to compare with one.
       tiles: whether the method has a loss that can be tiled.
     """
     spread = functools.partial(Variant, num_devices)

@@ -12,6 +12,7 @@ import optax
 from absl import app, flags
 
 from simclr_jax.augment.policies import simclr_cifar
+from simclr_jax.core.run_facts import RunFacts
 from simclr_jax.methods.simclr import simclr
 from simclr_jax.models.heads import MLP
 from simclr_jax.models.resnet import ResNet
@@ -42,7 +43,8 @@ def main(argv: Sequence[str]) -> None:
     batch = jax.device_put({"image": pixels, "size": sizes, "label": labels})
     augment = simclr_cifar(size=32).augment
     model = SSLModel(encoder=ResNet(18, stem="cifar"), projector=MLP())
-    method, tx = simclr(model, augment), optax.sgd(0.1)
+    facts = RunFacts(num_steps=1, num_images=b, num_classes=0, batch_size=b)
+    method, tx = simclr(model, augment, facts), optax.sgd(0.1)
     state = jax.jit(init_state, static_argnums=(0, 1))(method, tx, key, batch)
     step = jax.jit(make_train_step(method, tx, key))
     augment = jax.jit(augment)

@@ -18,6 +18,7 @@ import optax
 from absl import app, flags
 
 from simclr_jax.augment.policies import simclr_cifar
+from simclr_jax.core.run_facts import RunFacts
 from simclr_jax.methods.simclr import simclr
 from simclr_jax.models.heads import MLP
 from simclr_jax.models.resnet import ResNet
@@ -40,10 +41,11 @@ def main(argv: Sequence[str]) -> None:
         "label": jnp.full((b,), -1, jnp.int32),
     }
     model = SSLModel(ResNet(18, width=0.25), projector=MLP())
+    facts = RunFacts(num_steps=1, num_images=b, num_classes=0, batch_size=b)
     steps, states = {}, {}
     for grad_cache_chunks in (1, CHUNKS.value):
         method = simclr(
-            model, simclr_cifar(size=SIZE_PX).augment, grad_cache_chunks=grad_cache_chunks
+            model, simclr_cifar(size=SIZE_PX).augment, facts, grad_cache_chunks=grad_cache_chunks
         )
         steps[grad_cache_chunks] = jax.jit(make_train_step(method, tx, root), donate_argnums=0)
         states[grad_cache_chunks] = jax.jit(init_state, static_argnums=(0, 1))(

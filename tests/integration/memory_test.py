@@ -11,7 +11,8 @@ import optax
 import pytest
 
 from simclr_jax.core.run_facts import RunFacts
-from simclr_jax.methods.simclr import Memory, simclr
+from simclr_jax.methods.momentum_memory import Memory
+from simclr_jax.methods.simclr import simclr
 from simclr_jax.models.heads import MLP
 from simclr_jax.models.ssl import SSLModel
 from simclr_jax.parallel.mesh import make_mesh

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from simclr_jax import run as runs
+from simclr_jax.build import announce
 from simclr_jax.build.experiment import build_experiment
 from simclr_jax.cli import app
 from simclr_jax.core.errors import UserError
@@ -152,7 +153,7 @@ def test_a_diverging_run_stops_and_leaves_the_last_good_checkpoint(tiny_config, 
             "heads",
             "classifier",
             {"num_classes": 10},
-            "simclr needs heads.projector, and no heads.c",
+            "simclr needs heads with a projector, and no others; config.heads has projector, class",
         ),
         ("evals", "knn", {"every_epochs": 1.0, "k": 5000}, r"k=5000; it must be from 1 to 1000"),
     ],
@@ -183,7 +184,7 @@ def test_the_log_says_whether_the_gradient_cache_is_exact(
     tiny_config, tmp_path, monkeypatch, changes, says
 ):
     said = []
-    monkeypatch.setattr(runs.log, "info", lambda text, *values: said.append(text % values))
+    monkeypatch.setattr(announce.log, "info", lambda text, *values: said.append(text % values))
     config = tiny_config | changes
     config["method"]["grad_cache_chunks"] = 2
     with runs.open_run(config, str(tmp_path)):

@@ -5,7 +5,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from simclr_jax.evals import linear, logistic
-from simclr_jax.evals.linear import fit_logistic, linear_probe, predict
+from simclr_jax.evals.linear import linear_probe, predict
 
 
 def clusters(n, d, k, noise, seed=0):
@@ -62,7 +62,7 @@ def test_finds_the_optimum_and_the_predictions_of_scikit_learn_at_every_strength
         theirs = LogisticRegression(
             C=1 / (l2 * len(x)), tol=1e-9, max_iter=10_000, solver="newton-cholesky"
         ).fit(standardise(x), labels)
-        probe = fit_logistic(x, labels, num_classes=5, l2=l2)
+        probe = linear_probe(x, labels, num_classes=5, strengths=(l2,))
 
         weights = np.asarray(probe.weights, np.float64)
         bias = np.asarray(probe.bias, np.float64) + mean @ weights
@@ -96,7 +96,7 @@ def test_chooses_a_strength_close_to_the_best_on_unseen_rows():
     x, labels = clusters(80, 10, 4, noise=1.5)
     test, test_labels = clusters(2000, 10, 4, noise=1.5, seed=1)
     accuracy = lambda probe: np.mean(np.asarray(predict(probe, test)) == test_labels)
-    fixed = [fit_logistic(x, labels, num_classes=4, l2=l2) for l2 in linear.STRENGTHS]
+    fixed = [linear_probe(x, labels, num_classes=4, strengths=(l2,)) for l2 in linear.STRENGTHS]
     chosen = linear_probe(x, labels, num_classes=4)
     assert accuracy(chosen) > max(map(accuracy, fixed)) - 0.03
 
@@ -140,5 +140,5 @@ def test_rejects_labels_and_strengths_out_of_range():
     x, labels = clusters(80, 10, 4, noise=1.5)
     with pytest.raises(ValueError, match=r"\[0, 3\), got 0 to 3"):
         linear_probe(x, labels, num_classes=3)
-    with pytest.raises(ValueError, match=r"l2=0\.0 must be above 0"):
-        fit_logistic(x, labels, num_classes=4, l2=0.0)
+    with pytest.raises(ValueError, match=r"strengths=\(0\.0,\) must be above 0"):
+        linear_probe(x, labels, num_classes=4, strengths=(0.0,))
