@@ -24,6 +24,7 @@ VERBS = {
     "import": "takes in weights of the official code, torchvision or timm, as a workdir",
     "doctor": "says in words whether a run learns, and what to try if it does not",
     "verify": "proves on a recipe that one device learns what many do; needs no data",
+    "bench": "times this machine beside other programs; counts what steps take, and what grew",
     "checkpoints": "lists the checkpoints of a run, and checks every file of them",
     "export": "takes the encoder away: PyTorch, torchvision, timm, StableHLO, ONNX, TensorFlow",
 }

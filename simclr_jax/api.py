@@ -42,6 +42,7 @@ def train(recipe: str, *, workdir: str | os.PathLike[str], **sections: Any) -> N
       workdir: directory of the run: checkpoints, metrics.
       **sections: dicts of what differs from the recipe, such as data={"path": "photos"},
         method={"memory": {"size": 4096}}; keys as of `simclr-jax train --config=... --help-config`.
+        Or precision="bf16", for the types of the encoder and of the augmentation.
 
     Raises:
       UserError: if there is no such recipe or key, or a value or the images do not fit.

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -50,8 +50,9 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A run that is ready to go: what `train.loop.fit` takes."""
+    """A run that is ready to go: what `train.loop.fit` takes, and what it was built from."""
 
+    experiment: Experiment
     state: TrainState
     step: TrainStep
     batches: Iterator[Batch]
@@ -59,8 +60,18 @@ class Run:
     hooks: list[Hook]
 
 
-def train(config: Mapping[str, Any], workdir: str) -> None:
+def train(
+    config: Mapping[str, Any],
+    workdir: str,
+    *,
+    watch: Callable[[Run], Sequence[Hook]] = lambda run: (),
+) -> None:
     """Trains what a config describes, to the end, or goes on with the run that `workdir` holds.
+
+    Args:
+      config: sections, see `build.schema`.
+      workdir: directory of the run.
+      watch: returns hooks that come after the run's own.
 
     Raises:
       UserError: as `open_run` does, or, after a checkpoint, if too many images are unreadable.
@@ -72,7 +83,8 @@ def train(config: Mapping[str, Any], workdir: str) -> None:
     while True:
         try:
             with open_run(config, workdir) as run:
-                fit(run.state, run.step, run.batches, num_steps=run.num_steps, hooks=run.hooks)
+                hooks = [*run.hooks, *watch(run)]
+                fit(run.state, run.step, run.batches, num_steps=run.num_steps, hooks=hooks)
             return
         except RollBackError as error:
             log.warning("%s", error)
@@ -138,6 +150,7 @@ def open_run(config: Mapping[str, Any], workdir: str) -> Iterator[Run]:
         stack.enter_context(contextlib.closing(stop_on_signal))
         save_at_early_end = stack.enter_context(SaveAtEarlyEnd(save_checkpoint))
         run = Run(
+            experiment=experiment,
             state=state,
             step=train_step(experiment),
             batches=stop_on_signal.answering(save_at_early_end.watching(waits)),

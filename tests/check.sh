@@ -23,7 +23,8 @@ case "${1:-all}" in
     plan)
         python -m pip install --quiet --disable-pip-version-check -r requirements-tpu.txt
         python -m simclr_jax plan --config=configs/simclr_digits.py --topology=v5litepod-4
-        exec python -m pytest -rs tests/unit/plan tests/integration/plan_test.py
+        exec python -m pytest -rs tests/unit/plan tests/integration/plan_test.py \
+            tests/unit/bench/counts_test.py::test_no_count_of_a_step_on_a_tpu_has_grown
         ;;
     release)
         python -m pip install --quiet --disable-pip-version-check -r requirements-release.txt

@@ -19,7 +19,7 @@ FLOORS = (
     {"report"},
     {"build"},
     {"run", "trained", "verify", "plan"},
-    {"sweeps"},
+    {"bench", "sweeps"},
     {"cli", "api"},
     {"__main__"},
 )

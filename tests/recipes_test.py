@@ -372,6 +372,25 @@ def test_the_table_of_plans_is_what_the_script_prints():
     assert between_marks(plans_table) == plans_table.section(plans_table._load())
 
 
+def test_the_table_of_times_is_what_the_script_prints():
+    bench_table = module("launch/bench_table.py")
+    assert between_marks(bench_table) == bench_table.section(bench_table.kept())
+
+
+def test_times_stand_with_the_place_and_the_day_that_they_are_of():
+    bench_table = module("launch/bench_table.py")
+    side = {"median": 2.0, "low": 1.9, "high": 2.2, "quiet": 9, "samples": 9}
+    row = {"what": bench_table.ROWS[0].what, "peer": "lightly", "ratio": 1.0, "bar": 1.2}
+    place = {"date": "2026-01-02", "machine": "2 x CPU", "versions": {"jax": "1"}}
+    kept = {row["what"]: {**place, "rows": [{**row, "ours": side, "theirs": side}]}}
+    day, _, header, _, line, _, missing = bench_table.section(kept).splitlines()
+    assert day == "2026-01-02, 2 x CPU; jax 1:"
+    assert header.startswith("| what | ours | peer |")
+    assert line.startswith(f"| {row['what']} | 2.00 s (1.90 to 2.20) | lightly |")
+    assert missing.startswith("Not run: ")
+    assert row["what"] not in missing
+
+
 def between_marks(table):
     _, _, rest = table.PAGE.read_text().partition(table.START)
     written, end, _ = rest.partition(table.END)

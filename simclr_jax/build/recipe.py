@@ -2,6 +2,7 @@
 
 import copy
 import importlib.util
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,6 +12,9 @@ import simclr_jax
 from simclr_jax.build import schema
 from simclr_jax.core.errors import UserError, did_you_mean
 from simclr_jax.models.own import import_encoder, is_import_path
+
+log = logging.getLogger(__name__)
+PRECISIONS = {"bf16": "bfloat16", "f32": "float32"}
 
 
 def names() -> list[str]:
@@ -77,17 +81,42 @@ def with_keys(config: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str,
     return config
 
 
+def precision(config: Mapping[str, Any], value: object) -> dict[str, str]:
+    """Returns the settings, by path, that `precision` stands for, instead of a section.
+
+    Those are the types of the encoder's activations and, where the policy has one, of the pixels
+    that it keeps. Parameters, statistics, the loss and the optimizer are float32 in either.
+
+    Args:
+      config: complete.
+      value: one of `PRECISIONS`.
+
+    Raises:
+      UserError: if it is none of them.
+    """
+    if value not in PRECISIONS:
+        raise UserError(f"config.precision={value!r} must be one of {', '.join(PRECISIONS)}.")
+    keys = ["encoder.dtype"]
+    if "dtype" in config["augment"]:
+        keys.append("augment.dtype")
+    else:
+        log.info("config.augment.name=%s has no dtype: float32.", config["augment"]["name"])
+    return dict.fromkeys(keys, PRECISIONS[str(value)])
+
+
 def load(text: str, sections: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the complete config of a recipe, changed by Python values.
 
     Args:
       text: recipe, as for `read`.
       sections: what differs from the recipe, such as {"data": {"path": "photos"}, "method":
-        {"memory": {"size": 4096}}}.
+        {"memory": {"size": 4096}}}; or "precision", see there.
 
     Raises:
       UserError: if there is no such recipe, variant, section or key.
     """
+    sections = dict(sections)
+    wanted = {"precision": sections.pop("precision")} if "precision" in sections else {}
     for section, given in sections.items():
         if not isinstance(given, Mapping):
             raise UserError(f"{section}={given!r} must be a dict, such as data={{'path': 'DIR'}}.")
@@ -99,6 +128,8 @@ def load(text: str, sections: Mapping[str, Any]) -> dict[str, Any]:
         for section, given in sections.items()
         for path, value in _flatten(section, given, nested)
     }
+    if wanted:
+        values = precision(config, wanted["precision"]) | values
     return changed(config, values)
 
 

@@ -3,6 +3,7 @@
 --config=simclr_digits              a recipe that comes with the program
 --config=my/recipe.py:variant       one's own
 --config.data.num_threads=4         any key, whether or not the recipe states it
+--config.precision=bf16             encoder.dtype and augment.dtype at once; or f32
 """
 
 import dataclasses
@@ -78,21 +79,31 @@ def load(path: str, overrides: Sequence[str]) -> Recipe:
       UserError: if there is no such recipe, variant, key or encoder, or a value is not of its
         type.
     """
-    words = [word.lstrip("-").partition("=") for word in overrides]
-    config = recipe.with_keys(
-        recipe.read(path), {key.partition(".")[2]: value for key, _, value in words}
-    )
-    values = flags.FlagValues()
+    values = _values(overrides)
+    if "precision" in values:
+        wanted = values.pop("precision")
+        overrides = [word for word in overrides if "precision" not in _values([word])]
+        stands_for = recipe.precision(recipe.with_keys(recipe.read(path), values), wanted)
+        # What is said of one of them by itself comes later, and counts.
+        overrides = [*(f"--config.{k}={v}" for k, v in stands_for.items()), *overrides]
+    config = recipe.with_keys(recipe.read(path), _values(overrides))
+    parsed = flags.FlagValues()
     config_flags.DEFINE_config_dict(
-        "config", _typed(config), flag_values=values, sys_argv=["", *overrides]
+        "config", _typed(config), flag_values=parsed, sys_argv=["", *overrides]
     )
     try:
-        values(["", *overrides])
+        parsed(["", *overrides])
     except (flags.Error, ValueError, TypeError) as error:
         raise UserError(str(error)) from error
-    changed = config_flags.get_override_values(values["config"])
-    result: Any = values["config"].value
+    changed = config_flags.get_override_values(parsed["config"])
+    result: Any = parsed["config"].value
     return Recipe(result.to_dict(), path, overrides, dict(changed))
+
+
+def _values(overrides: Sequence[str]) -> dict[str, str]:
+    """Returns what overrides say, by path, such as {"run.epochs": "5"}."""
+    words = (word.lstrip("-").partition("=") for word in overrides)
+    return {key.partition(".")[2]: value for key, _, value in words}
 
 
 def remember(given: Recipe) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
+from simclr_jax.bench.profile import ProfileSteps
 from simclr_jax.cli import app, recipe
 from simclr_jax.parallel.hosts import init_distributed, is_primary
 from simclr_jax.run import train
@@ -27,6 +28,10 @@ STARTUP_TIMEOUT = flags.DEFINE_integer(
     "startup_timeout", 300, "Seconds to wait until all processes have started.", lower_bound=1
 )
 WORKDIR = app.define_workdir("Directory of the run: checkpoints, metrics.")
+
+PROFILE = app.define_path(
+    "profile", "Directory for a trace of a few steps; prints the most expensive operations."
+)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -44,4 +49,6 @@ def _train() -> None:
     )
     if not is_primary():  # what goes well is told once
         logging.getLogger("simclr_jax").setLevel(logging.WARNING)
-    train(config, WORKDIR.value)
+    directory = PROFILE.value
+    watch = lambda run: [ProfileSteps(directory, run)] if directory else []
+    train(config, WORKDIR.value, watch=watch)

@@ -12,7 +12,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -51,6 +51,7 @@ class Program:
       recomputed_flops: the part that rematerialisation and gradient caching do a second time.
       hbm_bytes: HBM traffic counted from the compiled program; see `plan.traffic`.
       bytes_accessed: HBM traffic as the compiler counts it.
+      fusions: runs of kernels that the compiler made of several operations.
       collectives: kind -> {"count", "bytes"}; bytes are of results, per device.
       unknown_loops: loops that were counted once for lack of a number.
       compile_seconds: on this machine.
@@ -64,6 +65,7 @@ class Program:
     recomputed_flops: int
     hbm_bytes: int
     bytes_accessed: float
+    fusions: int
     collectives: dict[str, dict[str, int]]
     unknown_loops: int
     compile_seconds: float
@@ -117,12 +119,15 @@ def slice_devices(slice_: Slice) -> Sequence[Any]:
     return topology.devices
 
 
-def compile_step(step: Any, *arguments: Any) -> Program | TooLarge:
+def compile_step(
+    step: Any, *arguments: Any, options: Mapping[str, Any] | None = None
+) -> Program | TooLarge:
     """Compiles a jitted function for the devices that its arguments are placed on.
 
     Args:
       step: step, as `jax.jit` returns it.
       *arguments: trees of `jax.ShapeDtypeStruct` with shardings.
+      options: of the compiler, by name; they come before those in XLA_FLAGS.
 
     Returns:
       What the program takes, or that it does not fit.
@@ -131,7 +136,7 @@ def compile_step(step: Any, *arguments: Any) -> Program | TooLarge:
     with _progress():
         lowered = step.lower(*arguments)
         try:
-            compiled = lowered.compile()
+            compiled = lowered.compile(dict(options or {}))
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
@@ -154,6 +159,7 @@ def compile_step(step: Any, *arguments: Any) -> Program | TooLarge:
         recomputed_flops=counts.recomputed_flops,
         hbm_bytes=counts.hbm_bytes,
         bytes_accessed=costs["bytes accessed"],
+        fusions=counts.fusions,
         collectives=counts.by_kind(),
         unknown_loops=len(counts.unknown_loops),
         compile_seconds=seconds,

@@ -61,6 +61,7 @@ class Counts:
         without those by the zeros of padding and dilation.
       flops_once: the same with each loop counted once, as the compiler counts.
       recomputed_flops: part of `flops` that `jax.checkpoint` does a second time.
+      fusions: runs of kernels that the compiler made of several operations.
       collectives: by channel, or by name where they have none.
       unknown_loops: names of loops whose number of runs is not in the text; they count once.
     """
@@ -69,6 +70,7 @@ class Counts:
     flops: int = 0
     flops_once: int = 0
     recomputed_flops: int = 0
+    fusions: int = 0
     collectives: Mapping[str, Collective] = dataclasses.field(default_factory=dict)
     unknown_loops: tuple[str, ...] = ()
 
@@ -82,6 +84,7 @@ class Counts:
             self.flops * n,
             self.flops_once,
             self.recomputed_flops * n,
+            self.fusions * n,
             repeated,
             self.unknown_loops,
         )
@@ -141,7 +144,8 @@ class _Counter:
             return self.counts(name)
         if i.opcode == "fusion":
             (name,) = i.called("calls")
-            return dataclasses.replace(self._arithmetic(name), hbm_bytes=self._fusion(i, inside))
+            inner = self._arithmetic(name)
+            return dataclasses.replace(inner, hbm_bytes=self._fusion(i, inside), fusions=1)
         return dataclasses.replace(self._work(i, inside), hbm_bytes=_traffic(i, inside))
 
     def _work(self, i: Instruction, inside: Computation, *, fused: bool = False) -> Counts:
@@ -278,6 +282,7 @@ def _sum(parts: Iterable[Counts]) -> Counts:
         flops=sum(c.flops for c in parts),
         flops_once=sum(c.flops_once for c in parts),
         recomputed_flops=sum(c.recomputed_flops for c in parts),
+        fusions=sum(c.fusions for c in parts),
         collectives=collectives,
         unknown_loops=tuple(name for c in parts for name in c.unknown_loops),
     )

@@ -2,6 +2,7 @@
 
 import pytest
 
+from simclr_jax.build import recipe as recipes
 from simclr_jax.cli import recipe
 from simclr_jax.core.errors import UserError
 
@@ -81,3 +82,37 @@ def test_overrides_are_told_from_other_flags():
         ["train", "--workdir=D", "--json"],
         ["--config.a.b=3", "--config.c", "--config.d=4"],
     )
+
+
+def dtypes(config):
+    return config["encoder"]["dtype"], config["augment"]["dtype"]
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16", "bfloat16"), ("f32", "float32")])
+def test_one_setting_is_the_precision_of_encoder_and_augmentation(precision, dtype):
+    for path in ("simclr_digits", "simclr_imagenet"):
+        loaded = recipe.load(path, [f"--config.precision={precision}", "--config.run.epochs=2"])
+        assert dtypes(loaded.config) == (dtype, dtype)
+        assert loaded.overrides["encoder.dtype"] == dtype
+        assert dtypes(recipes.load(path, {"precision": precision})) == (dtype, dtype)
+
+
+def test_what_is_said_of_one_of_them_counts_more_than_the_precision():
+    words = ["--config.augment.dtype=float32", "--config.precision=bf16"]
+    assert dtypes(recipe.load("simclr_digits", words).config) == ("bfloat16", "float32")
+    sections = {"augment": {"dtype": "float32"}, "precision": "bf16"}
+    assert dtypes(recipes.load("simclr_digits", sections)) == ("bfloat16", "float32")
+
+
+def test_the_precision_goes_to_the_encoder_that_is_chosen_and_spares_what_has_none(own):
+    words = ["--config.encoder.name=vit", "--config.augment.name=finetune"]
+    config = recipe.load(str(own), [*words, "--config.precision=bf16"]).config
+    assert (config["encoder"]["name"], config["encoder"]["dtype"]) == ("vit", "bfloat16")
+    assert "dtype" not in config["augment"]
+
+
+def test_an_unknown_precision_names_those_there_are():
+    with pytest.raises(UserError, match=r"config\.precision='fp16' must be one of bf16, f32"):
+        recipe.load("simclr_digits", ["--config.precision=fp16"])
+    with pytest.raises(UserError, match=r"config\.precision='fp16' must be one of bf16, f32"):
+        recipes.load("simclr_digits", {"precision": "fp16"})

@@ -91,6 +91,22 @@ def test_a_transfer_in_a_loop_counts_as_often_as_it_runs():
     assert counts.by_kind() == {"all-reduce": {"count": 5, "bytes": 5 * KIB}}
 
 
+def test_a_fusion_in_a_loop_counts_as_often_as_it_runs():
+    assert count(SMALL).fusions == 2
+    line = "%w = f32[256]{0} all-reduce(%v), channel_id=7, to_apply=%sum"
+    fused = "%w = f32[256]{0} fusion(%v), kind=kLoop, calls=%fused_one"
+    one = """\
+%fused_one (r: f32[256]) -> f32[256] {
+  %r = f32[256]{0} parameter(0)
+  ROOT %s = f32[256]{0} sine(%r)
+}
+
+"""
+    assert line in SMALL
+    text = SMALL.replace(line, fused).replace("%condition (c", f"{one}%condition (c")
+    assert count(text).fusions == 2 + 5
+
+
 def test_a_loop_of_unknown_length_is_named_and_counts_once():
     unknown = SMALL.replace("direction=LT", "direction=NE")
     assert count(unknown).unknown_loops == ("loop",)
