@@ -3,8 +3,9 @@
 import contextlib
 import dataclasses
 import logging
+import time
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from clu import parameter_overview
@@ -24,18 +25,22 @@ from simclr_jax.build.resolve import require_same_encoder
 from simclr_jax.core.compile import jit_once
 from simclr_jax.core.state import TrainState
 from simclr_jax.core.types import Batch
+from simclr_jax.data.order import Order
 from simclr_jax.data.place import place_batches
-from simclr_jax.data.quarantine import Quarantine
+from simclr_jax.data.quarantine import Quarantine, read_quarantine
 from simclr_jax.parallel import hosts
 from simclr_jax.parallel.memory import require_room
+from simclr_jax.parallel.watch import end_with_others
 from simclr_jax.train.checkpoint import Checkpoints
 from simclr_jax.train.checkpoint_writer import CheckpointWriter
-from simclr_jax.train.health import StopOnNonFinite
+from simclr_jax.train.health import OnNonFinite, RollBackError
 from simclr_jax.train.hooks import LogMetrics, SaveAtEarlyEnd, StopOnSignal, Waits
+from simclr_jax.train.ledger import Ledger
 from simclr_jax.train.loop import Hook, fit
 from simclr_jax.train.metrics import MetricsWriter, view_sheet
 from simclr_jax.train.saving import SaveCheckpoint
 from simclr_jax.train.step import TrainStep
+from simclr_jax.train.unreadable import CountUnreadable
 from simclr_jax.train.warm_start import replace_parts
 
 log = logging.getLogger(__name__)
@@ -62,8 +67,13 @@ def train(config: Mapping[str, Any], workdir: str) -> None:
       NonFiniteError: if the loss is not finite any more.
       Terminated: on a signal, after a checkpoint.
     """
-    with open_run(config, workdir) as run:
-        fit(run.state, run.step, run.batches, num_steps=run.num_steps, hooks=run.hooks)
+    while True:
+        try:
+            with open_run(config, workdir) as run:
+                fit(run.state, run.step, run.batches, num_steps=run.num_steps, hooks=run.hooks)
+            return
+        except RollBackError as error:
+            log.warning("%s", error)
 
 
 @contextlib.contextmanager
@@ -75,6 +85,7 @@ def open_run(config: Mapping[str, Any], workdir: str) -> Iterator[Run]:
         the processes of a run don't agree.
       TryAgainError: if a run trains in `workdir` already.
     """
+    started = time.monotonic()
     writer = MetricsWriter(workdir, writes=hosts.is_primary())
     with hosts.check_hosts_agree() as facts:
         experiment = build_experiment(config)
@@ -86,6 +97,7 @@ def open_run(config: Mapping[str, Any], workdir: str) -> Iterator[Run]:
         if hosts.is_primary():
             announce_images(experiment)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(end_with_others())
         lease = claim(experiment, workdir, stack)
         checkpoint_writer = stack.enter_context(
             CheckpointWriter(
@@ -101,7 +113,7 @@ def open_run(config: Mapping[str, Any], workdir: str) -> Iterator[Run]:
             state = _initial_state(experiment, Checkpoints(workdir), first_step)
             writer.open(first_step=first_step)
         stack.enter_context(contextlib.closing(writer))
-        waits, quarantine = _open_batches(experiment, workdir, first_step, stack)
+        waits, unreadable, ledger = _open_batches(experiment, workdir, first_step, stack)
         writer.write_image("views", view_sheet(augmented_views(experiment, 16)), first_step)
         log_metrics = LogMetrics(
             writer,
@@ -111,46 +123,60 @@ def open_run(config: Mapping[str, Any], workdir: str) -> Iterator[Run]:
             num_steps=experiment.num_steps,
             batch_size=experiment.dataset.batch_size,
             num_examples=len(experiment.source),
-            count_unreadable=lambda: quarantine.count,
+            count_unreadable=unreadable.count,
             seconds_waited=lambda: waits.seconds,
+            started=started,
         )
         stack.enter_context(contextlib.closing(log_metrics))
-        save_checkpoint = SaveCheckpoint(
-            checkpoint_writer,
-            writer,
-            every=experiment.run.checkpoint_every,
-            num_steps=experiment.num_steps,
-            batch_size=experiment.dataset.batch_size,
-            listing=experiment.source.fingerprint,
-            evaluated=experiment.method.evaluated,
-            keep_best=experiment.run.keep_best,
-        )
+        on_non_finite = _on_non_finite(experiment, workdir)
+        save_checkpoint = _saving(experiment, checkpoint_writer, writer, on_non_finite)
         stop_on_signal = StopOnSignal(save_checkpoint, first_step=first_step)
         stack.enter_context(contextlib.closing(stop_on_signal))
         save_at_early_end = stack.enter_context(SaveAtEarlyEnd(save_checkpoint))
-        yield Run(
+        run = Run(
             state=state,
             step=train_step(experiment),
-            batches=stop_on_signal.answering(waits),
+            batches=stop_on_signal.answering(save_at_early_end.watching(waits)),
             num_steps=experiment.num_steps,
             hooks=[
                 *lease,
                 save_at_early_end,
-                StopOnNonFinite(),
+                on_non_finite,
                 *evaluations,
                 log_metrics,
+                *ledger,
+                unreadable,
                 save_checkpoint,
                 stop_on_signal,
             ],
         )
+        try:
+            yield run
+        except RollBackError as error:
+            save_checkpoint.roll_back(error.step, Checkpoints(workdir), experiment.abstract_state)
+            raise
+
+
+class _Stream(NamedTuple):
+    """The batches of a run, and what keeps account of them."""
+
+    waits: Waits
+    unreadable: CountUnreadable
+    ledger: list[Ledger]
 
 
 def _open_batches(
     experiment: Experiment, workdir: str, first_step: int, stack: contextlib.ExitStack
-) -> tuple[Waits, Quarantine]:
+) -> _Stream:
     """Starts to read batches, which `stack` ends, and opens the list of unreadable images."""
     path = epath.Path(workdir) / "quarantine.jsonl"
     quarantine = Quarantine(path, process_index=jax.process_index())
+    unreadable = CountUnreadable(
+        quarantine,
+        experiment.source,
+        max_unreadable=experiment.dataset.max_unreadable,
+        earlier=read_quarantine(workdir),
+    )
     announce_unreadable(experiment, quarantine)
     stack.callback(announce_unreadable, experiment, quarantine)
     host_batches = experiment.dataset.train_batches(
@@ -162,7 +188,45 @@ def _open_batches(
         quarantine=quarantine,
     )
     stack.enter_context(contextlib.closing(host_batches))
-    return Waits(place_batches(host_batches, experiment.mesh)), quarantine
+    batches, ledger = host_batches, []
+    if experiment.run.ledger:
+        root = jax.random.key(experiment.run.seed)
+        ledger.append(Ledger(workdir, root, first_step=first_step))
+        batches = ledger[0].watching(batches)
+    # One batch is placed ahead: here, or where several processes wait for each other.
+    depth = 1 if jax.process_count() > 1 else 2
+    placed = place_batches(batches, experiment.mesh, depth=depth)
+    waits = Waits(hosts.end_together(placed, experiment.mesh))
+    return _Stream(waits, unreadable, ledger)
+
+
+def _saving(
+    experiment: Experiment,
+    checkpoint_writer: CheckpointWriter,
+    writer: MetricsWriter,
+    on_non_finite: OnNonFinite,
+) -> SaveCheckpoint:
+    return SaveCheckpoint(
+        checkpoint_writer,
+        writer,
+        every=experiment.run.checkpoint_every,
+        num_steps=experiment.num_steps,
+        batch_size=experiment.dataset.batch_size,
+        listing=experiment.source.fingerprint,
+        on_non_finite=on_non_finite,
+        evaluated=experiment.method.evaluated,
+        keep_best=experiment.run.keep_best,
+    )
+
+
+def _on_non_finite(experiment: Experiment, workdir: str) -> OnNonFinite:
+    order = Order(len(experiment.source), experiment.dataset.batch_size, experiment.run.seed)
+    return OnNonFinite(
+        experiment.run.non_finite,
+        epath.Path(workdir) / "non_finite.jsonl",
+        order.ids,
+        writes=hosts.is_primary(),
+    )
 
 
 def _initial_state(experiment: Experiment, checkpoints: Checkpoints, first_step: int) -> TrainState:

@@ -30,7 +30,7 @@ case "${1:-all}" in
         mkdocs build --strict --quiet
         exec python -m pytest -rs tests/integration/package_test.py
         ;;
-    faults) exec python -m pytest tests/faults ;;
+    faults) exec python -m pytest tests/faults tests/integration/hosts_test.py ;;
     *)
         echo "usage: tests/check.sh [fast|thorough|interop|plan|release|faults]" >&2
         exit 2

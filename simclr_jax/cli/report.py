@@ -111,7 +111,7 @@ def _embedding(run: restored.Restored, experiment: Experiment) -> Embedding:
     for i in features.ids:
         record = reader.record(int(i))
         names.append(record.name)
-        small.append(decode(record.image, canvas=THUMBNAIL_PX, rendering=rendering))
+        small.append(decode(record.image, canvas=THUMBNAIL_PX, rendering=rendering).pixels)
     return Embedding(
         features=features.features,
         labels=features.labels,

@@ -7,6 +7,7 @@ judged before a pixel is decoded, so that a file of a few kilobytes cannot claim
 import dataclasses
 import io
 import re
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Shaped, UInt8
@@ -30,6 +31,7 @@ _ORIENTATIONS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SIDEWAYS = (5, 6, 7, 8)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,10 +105,20 @@ class UnreadableImageError(ValueError):
         self.name = name
 
 
-def decode(
-    image: bytes | np.ndarray, *, canvas: int, rendering: Rendering = RENDERING
-) -> UInt8[np.ndarray, "h w 3"]:
-    """Returns the pixels of an image, in RGB.
+class Decoded(NamedTuple):
+    """The pixels of an image, and how many it has where it is stored.
+
+    Attributes:
+      pixels: uint8 [h, w, 3], in RGB.
+      size: (height, width) before it was scaled down, after it was turned upright.
+    """
+
+    pixels: np.ndarray
+    size: tuple[int, int]
+
+
+def decode(image: bytes | np.ndarray, *, canvas: int, rendering: Rendering = RENDERING) -> Decoded:
+    """Returns the pixels of an image, in RGB, and its size.
 
     An image larger than the canvas is scaled down until its longer side fits, with an
     antialiasing filter; a smaller one is never scaled up. The aspect is kept, save that no side
@@ -126,15 +138,15 @@ def decode(
       UserError: if an array has another dtype or shape; then all its neighbours have, too.
     """
     if isinstance(image, bytes):
-        pixels = _decode_bytes(image, canvas, rendering)
-    else:
-        pixels = _check_array(image)
-        size = fitted_size(pixels.shape[0], pixels.shape[1], canvas)
-        if size != pixels.shape[:2]:
-            pixels = np.asarray(_resize(Image.fromarray(pixels), size))
-        if pixels.ndim == 2:
-            pixels = np.broadcast_to(pixels[:, :, None], (*pixels.shape, 3))
-    return pixels
+        return _decode_bytes(image, canvas, rendering)
+    pixels = _check_array(image)
+    height, width = pixels.shape[:2]
+    fitted = fitted_size(height, width, canvas)
+    if fitted != (height, width):
+        pixels = np.asarray(_resize(Image.fromarray(pixels), fitted))
+    if pixels.ndim == 2:
+        pixels = np.broadcast_to(pixels[:, :, None], (*pixels.shape, 3))
+    return Decoded(pixels, (height, width))
 
 
 def opened_pixels(
@@ -204,21 +216,23 @@ def open_image(data: bytes) -> Image.Image:
     return image
 
 
-def _decode_bytes(data: bytes, canvas: int, rendering: Rendering) -> UInt8[np.ndarray, "h w 3"]:
+def _decode_bytes(data: bytes, canvas: int, rendering: Rendering) -> Decoded:
     image = open_image(data)
     kind = image.format
-    height, width = fitted_size(image.height, image.width, canvas)
+    stored = image.height, image.width
+    height, width = fitted_size(*stored, canvas)
     try:
         # A JPEG can be decoded at 1/2, 1/4 or 1/8 for a fraction of the time; Pillow takes the
         # smallest that is not below the size asked for.
         image.draft(None, (round(_REDUCING_GAP * width), round(_REDUCING_GAP * height)))
         image.load()
         orientation = _orientation(image)  # after load(): Pillow has turned a TIFF by itself
-        return _turned(_resize(_to_rgb(image, rendering), (height, width)), orientation)
+        pixels = _turned(_resize(_to_rgb(image, rendering), (height, width)), orientation)
     except UnreadableImageError:
         raise
     except Exception as error:  # as above: truncated data alone raises five kinds
         raise UnreadableImageError(f"broken {kind} data: {error}") from error
+    return Decoded(pixels, stored[::-1] if orientation in _SIDEWAYS else stored)
 
 
 def _orientation(image: Image.Image) -> int:

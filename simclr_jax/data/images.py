@@ -49,7 +49,7 @@ class Images:
         source = self._source
         try:
             record = self._reader.record(i) if record is None else record
-            pixels = self._decode(record.image)
+            pixels = self._decode(record.image).pixels
         except UnreadableImageError as error:
             name = error.name or (record.name if record else name_of(source, i))
             self._unreadable[i] = Unreadable(i, name, error.reason)

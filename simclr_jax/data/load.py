@@ -23,7 +23,12 @@ from simclr_jax.data.cut import cut
 from simclr_jax.data.decode import RENDERING, Rendering
 from simclr_jax.data.images import Example, Images
 from simclr_jax.data.order import Order, process_rows, random_words
-from simclr_jax.data.quarantine import Quarantine, TooManyUnreadableError, Unreadable
+from simclr_jax.data.quarantine import (
+    Quarantine,
+    TooManyUnreadableError,
+    Unreadable,
+    most_unreadable,
+)
 from simclr_jax.data.reading import PATIENCE, Patience, Reader
 from simclr_jax.data.records import Record, Source
 from simclr_jax.data.stand_ins import StandIns
@@ -36,7 +41,7 @@ CHUNK_ROWS = 32
 
 def train_batches(
     source: Source,
-    cuts: CutsBySize,
+    cuts: CutsBySize | None = None,
     *,
     batch_size: int,
     canvas: int,
@@ -63,7 +68,7 @@ def train_batches(
 
     Args:
       source: the data set.
-      cuts: how many views there are, how large, and what they show.
+      cuts: how many views there are, how large, and what they show; None: one, of all the image.
       batch_size: rows of the global batch.
       canvas: side in pixels of the square that each image is fitted into before it is cut.
       seed: seed of the shuffle and of the cuts.
@@ -89,12 +94,12 @@ def train_batches(
     layout = _Layout(batch_size // process_count, num_steps - first_step)
     reader = Reader(source, patience)
     images = Images(source, reader, canvas, rendering)
-    most = min(math.floor(max_unreadable * len(source) + 1e-6), len(source) - 1)
+    most = most_unreadable(max_unreadable, len(source))
 
     def read_chunk(index: int) -> "_Chunk":
         step, rows = layout.rows(index)
         step += first_step
-        chunk = _Chunk.empty(_Place(cuts, seed, step), order.rows[rows])
+        chunk = _Chunk.empty(_Place(cuts or _whole(canvas), seed, step), order.rows[rows])
         stand_ins = StandIns(len(source), seed, lambda: all_rows.ids(step))
 
         def look(i: int, record: Record | None = None) -> Example | None:
@@ -117,7 +122,7 @@ def train_batches(
 
 def eval_batches(
     source: Source,
-    cuts: CutsBySize,
+    cuts: CutsBySize | None = None,
     *,
     batch_size: int,
     canvas: int,
@@ -138,7 +143,7 @@ def eval_batches(
 
     Args:
       source: the data set.
-      cuts: how many views there are, how large, and what they show.
+      cuts: how many views there are, how large, and what they show; None: one, of all the image.
       batch_size: rows of the global batch.
       canvas: side in pixels of the square that each image is fitted into before it is cut.
       indices: the examples to read, in this order; all if None.
@@ -168,7 +173,7 @@ def eval_batches(
 
     def read_chunk(index: int) -> "_Chunk":
         step, rows = layout.rows(index)
-        chunk = _Chunk.empty(_Place(cuts, 0, step), mine[rows])
+        chunk = _Chunk.empty(_Place(cuts or _whole(canvas), 0, step), mine[rows])
         chunk.batch["valid"] = np.zeros(rows.stop - rows.start, bool)
         chunk_ids = padded[step * batch_size + mine[rows]]
         chunk_ids = chunk_ids[chunk_ids >= 0]  # padding is at the end
@@ -184,6 +189,11 @@ def eval_batches(
     batches = _stream(read_chunk, layout, reader, quarantine, num_threads)
     batches = _require_readable(batches, source, most=len(source))
     return _require_one_valid(batches, source, len(ids), quarantine)
+
+
+def _whole(canvas: int) -> Cuts:
+    """Returns one view that shows all of an image, which is no larger than its canvas."""
+    return Cuts(canvas, 1, lambda words, size: np.array([[0, 0, *size]], np.int32))
 
 
 class _EnoughError(Exception):

@@ -19,7 +19,6 @@ from simclr_jax.data.decode import (
     UnreadableImageError,
     decode,
     fitted_size,
-    image_size,
     is_deep,
     open_image,
 )
@@ -86,7 +85,7 @@ def _see(reader: Reader, dataset: Dataset, source: Source, i: int) -> Seen | str
     """Returns what image i is like, or why it cannot be read."""
     try:
         record = reader.record(i)
-        pixels = decode(record.image, canvas=CANVAS_PX, rendering=dataset.rendering)
+        pixels, size = decode(record.image, canvas=CANVAS_PX, rendering=dataset.rendering)
         deep_max = None
         if isinstance(record.image, bytes) and is_deep(image := open_image(record.image)):
             deep_max = float(np.nanmax(np.asarray(image)))
@@ -94,7 +93,7 @@ def _see(reader: Reader, dataset: Dataset, source: Source, i: int) -> Seen | str
         return f"{error.name or name_of(source, i)}: {error.reason}"
     return Seen(
         name=record.name,
-        size=image_size(record.image),
+        size=size,
         bright=float(np.percentile(pixels, 99)),
         is_constant=bool(pixels.min() == pixels.max()),
         pixels=pixels.tobytes(),

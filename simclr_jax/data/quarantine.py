@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from typing import NamedTuple
 
 from etils import epath
@@ -32,6 +33,11 @@ class TooManyUnreadableError(UserError):
         )
 
 
+def most_unreadable(share: float, num_examples: int) -> int:
+    """Returns how many images of a data set may be unreadable; one at least must be readable."""
+    return min(math.floor(share * num_examples + 1e-6), num_examples - 1)
+
+
 class Quarantine:
     """Collects unreadable images, each once, and writes them as JSON lines while they come.
 
@@ -42,11 +48,13 @@ class Quarantine:
 
     Attributes:
       entries: the images so far, by name.
+      met: those among them that were added since this start, by index in the source.
       path: the file; None where there is none.
     """
 
     def __init__(self, path: epath.PathLike | None = None, *, process_index: int = 0):
         self.entries: dict[str, Unreadable] = {}
+        self.met: dict[int, Unreadable] = {}
         self._unwritten: list[str] = []  # the disk was full
         self.path = None if path is None else epath.Path(path)
         if self.path is None:
@@ -63,6 +71,7 @@ class Quarantine:
 
     def add(self, unreadable: Unreadable) -> None:
         """Notes an image, unless it is known already."""
+        self.met[unreadable.id] = unreadable
         if unreadable.name in self.entries:
             return
         self.entries[unreadable.name] = unreadable

@@ -13,16 +13,23 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from simclr_jax.core.errors import TryAgainError, UserError
 
-NOT_ALL_STARTED = 75  # exit code: EX_TEMPFAIL of sysexits.h; it may go well the next time
+TRY_AGAIN = 75  # exit code: EX_TEMPFAIL of sysexits.h; it may go well the next time
 SHUTDOWN_SECONDS = 60  # a process that fails takes the others along after this time
+T = TypeVar("T")
+# A process that is silent for so long is lost: JAX then aborts the others, if `watch` has not ended
+# them before, as when it hangs.
+HEARTBEAT_SECONDS = 40
 PACKAGES = ("jax", "jaxlib", "libtpu", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -70,6 +77,7 @@ def init_distributed(
             num_processes,
             process_id,
             initialization_timeout=timeout_seconds + 60,
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
             shutdown_timeout_seconds=SHUTDOWN_SECONDS,
         )
     except ValueError as error:
@@ -82,7 +90,7 @@ def init_distributed(
     except RuntimeError as error:  # a port in use, a host that went away: so it may pass
         where = "" if coordinator is None else f" at --coordinator={coordinator}"
         print(f"error: cannot join the other processes{where}: {error}", file=sys.stderr)
-        sys.exit(NOT_ALL_STARTED)
+        sys.exit(TRY_AGAIN)
     else:
         jax.devices()  # waits for the devices of all processes
     finally:
@@ -120,6 +128,49 @@ def check_hosts_agree() -> Iterator[dict[str, str]]:
     _require_agreement(facts)
 
 
+def end_together(batches: Iterator[T], mesh: Mesh) -> Iterator[T]:
+    """Yields batches until one process has no more, and ends on all after the same batch.
+
+    Whether all have a batch is found out by their devices while the batch before it is trained
+    on, so that nobody waits: an all-reduce of one bool a step.
+
+    Args:
+      batches: of this process; where they end without an error, they do so on all.
+      mesh: of the devices that train.
+
+    Raises:
+      Exception: what ended them on this process; on others an error as of `check_hosts_agree`.
+    """
+    if jax.process_count() == 1:
+        yield from batches
+        return
+    by_device, everywhere = NamedSharding(mesh, P(mesh.axis_names)), NamedSharding(mesh, P())
+    vote = lambda have: jax.make_array_from_process_local_data(
+        by_device, np.full(len(mesh.local_devices), have)
+    )
+    votes = {have: vote(have) for have in (True, False)}
+    all_have = jax.jit(jnp.all, out_shardings=everywhere)
+
+    def ask() -> _Ahead | None:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return None
+        except Exception as error:  # whatever it is, the others must not wait for this process
+            return _Ahead(None, error, all_have(votes[False]))
+        return _Ahead((batch,), None, all_have(votes[True]))
+
+    ahead = ask()
+    while ahead is not None:
+        batch, error, all_have_it = ahead
+        if not all_have_it:
+            with check_hosts_agree():
+                if error is not None:
+                    raise error
+        ahead = ask()
+        yield from batch or ()
+
+
 def code_version() -> str:
     """Returns a hash of this package's source and of the versions of JAX and its like."""
     root = Path(__file__).parents[1]
@@ -137,6 +188,14 @@ def flatten(config: Any, prefix: str = "config") -> dict[str, str]:
     if not isinstance(config, Mapping):
         return {prefix: repr(config)}
     return {k: v for key in config for k, v in flatten(config[key], f"{prefix}.{key}").items()}
+
+
+class _Ahead(NamedTuple):
+    """The next batch of this process, or what ended them, and whether all processes have one."""
+
+    batch: tuple[Any] | None
+    error: Exception | None
+    all_have_it: jax.Array
 
 
 def _in_a_cluster() -> bool:
@@ -166,18 +225,18 @@ def _give_up(given: Mapping[str, Any], timeout_seconds: int) -> None:
         file=sys.stderr,
         flush=True,
     )
-    os._exit(NOT_ALL_STARTED)  # the wait is in native code, which no exception reaches
+    os._exit(TRY_AGAIN)  # the wait is in native code, which no exception reaches
 
 
 def _require_agreement(facts: Mapping[str, str], error: str = "", *, again: bool = False) -> None:
     if jax.process_count() == 1:
         return
     mine = {"host": socket.gethostname(), "facts": facts, "error": error, "again": again}
-    said = [json.loads(text) for text in _gather(json.dumps(mine))]
+    said = [json.loads(text) for text in gather(json.dumps(mine))]
     failed = [f"{_name(said, i)}: {one['error']}" for i, one in enumerate(said) if one["error"]]
     if failed:
         kind = TryAgainError if any(one["again"] for one in said) else UserError
-        raise kind(f"{len(failed)} of {len(said)} processes cannot start. {failed[0]}")
+        raise kind(f"{len(failed)} of {len(said)} processes cannot go on. {failed[0]}")
     differences = _differences(said)
     if differences:
         raise UserError(
@@ -187,8 +246,10 @@ def _require_agreement(facts: Mapping[str, str], error: str = "", *, again: bool
         )
 
 
-def _gather(text: str) -> list[str]:
-    """Returns the texts of all processes, in their order."""
+def gather(text: str) -> list[str]:
+    """Returns the texts of all processes, in their order; each must ask at the same point."""
+    if jax.process_count() == 1:
+        return [text]
     data = np.frombuffer(text.encode(), np.uint8)
     sizes = multihost_utils.process_allgather(np.int32(len(data)))
     padded = np.zeros(max(sizes), np.uint8)

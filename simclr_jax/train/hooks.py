@@ -125,12 +125,21 @@ class Waits:
 class SaveAtEarlyEnd:
     """Hook and context: where no batch comes after a step, saves that step.
 
-    With several processes only one knows, and none can save alone: they end without a checkpoint.
+    Several processes save together: their batches must end after the same step.
     """
 
     def __init__(self, save_checkpoint: SaveCheckpoint) -> None:
         self._save_checkpoint = save_checkpoint
         self._last: tuple[int, TrainState, Metrics] | None = None
+        self._ended = False
+
+    def watching(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Yields batches, and notes when they end with an error."""
+        try:
+            yield from batches
+        except Exception:
+            self._ended = True
+            raise
 
     def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
         """Notes the last step."""
@@ -143,8 +152,10 @@ class SaveAtEarlyEnd:
         self, kind: object, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Saves, unless what ends the run is something else."""
-        early = isinstance(error, TooManyUnreadableError | OutageError | Terminated)
-        if early and self._last is not None and jax.process_count() == 1:
+        early = self._ended or isinstance(error, TooManyUnreadableError)
+        # An evaluation, too, may find storage away, but of several processes perhaps one alone.
+        alone = isinstance(error, OutageError) and jax.process_count() == 1
+        if (early or alone) and self._last is not None:
             self._save_checkpoint.save_at_last(*self._last)
 
 
@@ -167,6 +178,7 @@ class LogMetrics:
         num_examples: int,
         count_unreadable: Callable[[], int],
         seconds_waited: Callable[[], float],
+        started: float,
     ) -> None:
         self._writer = writer
         self._schedule = schedule
@@ -177,6 +189,8 @@ class LogMetrics:
         self._count_unreadable = count_unreadable
         self._seconds_waited = seconds_waited
         self._waited = 0.0  # until the last line
+        self._started = started  # of the run, by `time.monotonic`
+        self._trained = 0.0  # seconds
         self._seconds_before = writer.last_row.get("seconds", 0.0)  # of a resumed run
         self._start = self._logged_at = self._printed_at = time.monotonic()
         self._first_step = self._logged_step = first_step
@@ -218,6 +232,8 @@ class LogMetrics:
             seconds = now - self._logged_at - self._writer.pending.get("eval_seconds", 0.0)
             timed["pairs_per_second"] = (step - self._logged_step) * self._batch_size / seconds
             timed["wait_share"] = (waited - self._waited) / seconds
+            self._trained += seconds - (waited - self._waited)
+            timed["goodput"] = self._trained / (now - self._started)
         row = self._writer.write(
             step,
             {

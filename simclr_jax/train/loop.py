@@ -9,6 +9,7 @@ import jax
 from simclr_jax.core.ranges import Count, Seed
 from simclr_jax.core.state import TrainState
 from simclr_jax.core.types import Batch, Metrics
+from simclr_jax.train.health import THEN
 from simclr_jax.train.step import TrainStep
 
 Hook: TypeAlias = Callable[[int, TrainState, Metrics], None]
@@ -27,6 +28,10 @@ class RunConfig:
       keep_best: a metric, such as "knn_top1"; the checkpoint with its best value stays, too. The
         largest is the best, but of the loss the smallest. Values of an evaluation all count, and
         are saved; of the loss, those at checkpoints.
+      non_finite: what happens after a step whose loss or gradient is not finite; it is never
+        applied. "stop"; "skip": the run goes on with the next batch; "roll back": with the next
+        batch, from the last checkpoint. The optimizer's schedule counts updates, so that it lags.
+      ledger: note ids, key, loss and a hash of the parameters of each step in D/ledger.jsonl.
       extended: (step, epochs that it had until then) of each time that the run was made longer;
         the program writes it.
     """
@@ -37,7 +42,13 @@ class RunConfig:
     checkpoint_every: Count = 1000
     keep_checkpoints: Count = 2
     keep_best: str = ""
+    non_finite: str = "stop"
+    ledger: bool = False
     extended: Sequence[Sequence[int]] = ()
+
+    def __post_init__(self) -> None:
+        if self.non_finite not in THEN:
+            raise ValueError(f"non_finite={self.non_finite!r} must be one of {', '.join(THEN)}.")
 
 
 def fit(

@@ -38,8 +38,7 @@ class MetricsWriter:
         """Opens the files of a run that starts, or goes on, at `first_step`."""
         if not self._writes:
             return
-        rows = [row for row in read_metrics(self._workdir) if row["step"] <= first_step]
-        write_text(self._path, "".join(json.dumps(row) + "\n" for row in rows))
+        rows = rewind(self._path, first_step)
         self.last_row = rows[-1] if rows else {}
         if in_a_bucket(self._workdir):
             log.info("No files for TensorBoard in a bucket; %s has all values.", self._path)
@@ -95,7 +94,22 @@ def read_metrics(workdir: epath.PathLike) -> list[dict[str, Any]]:
     Raises:
       UserError: if another line is no row.
     """
-    path = epath.Path(workdir) / "metrics.jsonl"
+    return read_rows(epath.Path(workdir) / "metrics.jsonl")
+
+
+def rewind(path: epath.Path, first_step: int) -> list[dict[str, Any]]:
+    """Drops the rows behind a step, and a torn one, from such a file; returns the others."""
+    rows = [row for row in read_rows(path) if row["step"] <= first_step]
+    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+    return rows
+
+
+def read_rows(path: epath.Path) -> list[dict[str, Any]]:
+    """Returns the rows of a file with one for each step; a torn last line is left out.
+
+    Raises:
+      UserError: if another line is no row.
+    """
     lines = path.read_bytes().split(b"\n") if path.exists() else []
     rows = []
     for number, line in enumerate(lines, 1):
@@ -105,9 +119,9 @@ def read_metrics(workdir: epath.PathLike) -> list[dict[str, Any]]:
         except (ValueError, KeyError, TypeError, RecursionError):
             if number < len(lines):  # what stands behind the last line break is torn, or nothing
                 raise UserError(
-                    f"{path} is damaged: line {number} is no row of metrics: {line[:80]!r}. Remove "
-                    "that line, or bring a copy of the file back; without the file a run goes on, "
-                    "and its curves begin there."
+                    f"{path} is damaged: line {number} is no row of {path.stem}: {line[:80]!r}. "
+                    "Remove that line, or bring a copy of the file back; without the file a run "
+                    "goes on, and its rows begin there."
                 ) from None
     return rows
 

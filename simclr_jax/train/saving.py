@@ -2,12 +2,14 @@
 
 import logging
 import time
+from typing import Any
 
 from simclr_jax.core.errors import StorageError
 from simclr_jax.core.state import TrainState
 from simclr_jax.core.types import Metrics
+from simclr_jax.train.checkpoint import Checkpoints
 from simclr_jax.train.checkpoint_writer import CheckpointWriter
-from simclr_jax.train.health import require_finite
+from simclr_jax.train.health import NonFiniteError, OnNonFinite
 from simclr_jax.train.metrics import MetricsWriter
 
 log = logging.getLogger(__name__)
@@ -31,6 +33,7 @@ class SaveCheckpoint:
         num_steps: int,
         batch_size: int,
         listing: str,
+        on_non_finite: OnNonFinite,
         evaluated: str = "",
         keep_best: str = "",
     ) -> None:
@@ -43,6 +46,7 @@ class SaveCheckpoint:
           num_steps: steps of the whole run.
           batch_size: images of a step.
           listing: fingerprint of the training images.
+          on_non_finite: what checks a step before it is saved.
           evaluated: see `Method.evaluated`.
           keep_best: the metric of `CheckpointWriter`. If it comes from an evaluation, a step that
             is better than all before is saved, whatever `every` is.
@@ -53,6 +57,7 @@ class SaveCheckpoint:
         self._num_steps = num_steps
         self._batch_size = batch_size
         self._listing = listing
+        self._on_non_finite = on_non_finite
         self._evaluated = evaluated
         self._keep_best = keep_best
         self._failed = False
@@ -101,16 +106,36 @@ class SaveCheckpoint:
         return True
 
     def _start(self, step: int, state: TrainState, metrics: Metrics) -> None:
-        require_finite(step, metrics)
+        self._on_non_finite.check(step, metrics)
         if self._writer.latest_step() == step:
             return
+        self._writer.save(step, state, self._data(step), self._best_by(step, metrics))
+
+    def _data(self, step: int) -> dict[str, Any]:
         # The position in the stream of shuffled images: the next batch starts there.
-        data = {
+        return {
             "next_example": step * self._batch_size,
             "listing": self._listing,
             "evaluated": self._evaluated,
         }
-        self._writer.save(step, state, data, self._best_by(step, metrics))
+
+    def roll_back(self, step: int, checkpoints: Checkpoints, abstract_state: TrainState) -> None:
+        """Makes a checkpoint of `step` that holds what the newest one holds.
+
+        Raises:
+          NonFiniteError: if there is none.
+          StorageError: if it cannot be written.
+        """
+        self._writer.finish()
+        last = self._writer.latest_step()
+        if last is None:
+            raise NonFiniteError(f"Step {step} cannot be rolled back: there is no checkpoint yet.")
+        if last < step:
+            state = checkpoints.restore(last, abstract_state)
+            state = state.replace(step=state.step + (step - last))
+            self._writer.save(step, state, self._data(step))
+            self._writer.finish()
+        log.warning("Rolled back to step %d; the batches until step %d are left out.", last, step)
         log.info("Checkpoint at step %d -> %s", step, self._writer.directory)
 
     def _best_by(self, step: int, metrics: Metrics) -> dict[str, float]:

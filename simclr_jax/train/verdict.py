@@ -31,6 +31,9 @@ SHORT_WAY = 0.1
 # Share of the time between two lines. Images that come in time are there before they are asked for,
 # and the share is next to 0; where they don't, it is soon the larger part.
 STARVED = 0.25
+# Of pairs. Where BatchNorm's statistics tell which images belong together, nearly all are soon
+# matched while kNN gets worse (MoCo, https://arxiv.org/abs/1911.05722, Appendix A.9).
+SOLVED = 0.99
 LONG_WARMUP = 0.5  # of the run; published recipes take a tenth or less
 # Adam's second moment is a mean over a thousand steps, the smallest recipe takes 1,500 steps and
 # those of the papers 10,000 and more.
@@ -98,7 +101,7 @@ def judge(rows: Rows, config: Mapping[str, Any]) -> Verdict | None:
     if not early:
         dim = (config["heads"]["projector"] or {"output_dim": None})["output_dim"]
         stuck = [*_collapsed(rows, dim), *_at_chance(rows), *_diverging(rows)]
-        findings += [*stuck, *(_rate(rows) if stuck else [])]
+        findings += [*stuck, *(_rate(rows) if stuck else []), *_leak(rows)]
     if config["heads"]["classifier"] is None:  # a classifier may be done after a few
         findings += _few_steps(num_steps, epochs)
     return Verdict([*findings, *_long_warmup(warmup, epochs), *_starved(rows)], figures, early)
@@ -131,6 +134,7 @@ def _figures(rows: Rows) -> dict[str, str]:
         "norm/params": "norm of the parameters",
         "pairs_per_second": "images per second",
         "wait_share": "share of waits for images",
+        "goodput": "share of all time spent in steps",
     }
     found = {name: _values(rows, key) for key, name in names.items()}
     return {name: f"{_end(values):.4g}" for name, values in found.items() if len(values)}
@@ -176,6 +180,26 @@ def _at_chance(rows: Rows) -> list[Finding]:
             f"{_end(losses):.4g}, and chance is {_end(chances):.4g}",
             "look at the views on the page that the verb report writes: two of one image must "
             "show one thing; then try config.schedule.base_lr three times lower and higher",
+        )
+    ]
+
+
+def _leak(rows: Rows) -> list[Finding]:
+    """Returns whether pairs are matched by what does not help to recognise an image."""
+    matched, accuracies = _values(rows, "contrastive_accuracy"), _values(rows, "knn_top1")
+    if len(accuracies) < 2 or not len(matched) or _end(matched) < SOLVED:
+        return []
+    first, last = accuracies[0], accuracies[-1]
+    if last > first:
+        return []
+    return [
+        Finding(
+            "Pairs are matched without features that help: statistics leak, or views have a "
+            "shortcut.",
+            f"{_end(matched):.1%} are matched, and kNN went from {first:.1%} to {last:.1%}",
+            "raise config.data.batch_size, so that BatchNorm tells less of each image, or set "
+            "config.encoder.norm=layer; on the page that the verb report writes, look at what two "
+            "views of one image share beside what they show",
         )
     ]
 

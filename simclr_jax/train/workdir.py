@@ -26,6 +26,8 @@ FREE_TO_CHANGE = (
     "run.checkpoint_every",
     "run.keep_checkpoints",
     "run.keep_best",
+    "run.non_finite",
+    "run.ledger",
     "parallel",
     "encoder.remat",
     "method.loss_tile",

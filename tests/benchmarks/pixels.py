@@ -62,11 +62,11 @@ class Design:
     def fit(self, file: bytes) -> np.ndarray:
         """Decodes an image as large as this design has it."""
         if self.columns is None:
-            return decode(file, canvas=self.canvas)
-        whole = decode(file, canvas=UNLIMITED)
+            return decode(file, canvas=self.canvas).pixels
+        whole = decode(file, canvas=UNLIMITED).pixels
         height, width = sorted(whole.shape[:2])
         scale = min(1, self.canvas / height, self.columns / width)
-        return whole if scale == 1 else decode(file, canvas=round(max(whole.shape) * scale))
+        return whole if scale == 1 else decode(file, canvas=round(max(whole.shape) * scale)).pixels
 
     def send(self, file: bytes, boxes: Callable[[tuple[int, int]], np.ndarray]) -> None:
         """Does what the host does for one image."""
@@ -119,7 +119,7 @@ def large(files: list[bytes], megapixels: int) -> list[bytes]:
     """Lays photographs side by side to a few large ones, 4 wide and 3 high."""
     height = round((megapixels * 1e6 * 3 / 4) ** 0.5)
     shape, tile = (height, height * 4 // 3), 300
-    tiles = [decode(file, canvas=UNLIMITED)[:tile, :tile] for file in files]
+    tiles = [decode(file, canvas=UNLIMITED).pixels[:tile, :tile] for file in files]
     tiles = [pixels for pixels in tiles if pixels.shape == (tile, tile, 3)]
     rng, out = np.random.default_rng(0), []
     for _ in range(max(len(files) // 8, 1)):
@@ -154,7 +154,7 @@ def distances(design: Design, files: list[bytes]) -> np.ndarray:
     policies = (evaluation(size=SIZE), finetune(size=SIZE))
     out = []
     for i, file in enumerate(files):
-        whole, fitted = decode(file, canvas=UNLIMITED), design.fit(file)
+        whole, fitted = decode(file, canvas=UNLIMITED).pixels, design.fit(file)
         size = whole.shape[0], whole.shape[1]
         for policy in policies:
             (box,) = policy.cuts.boxes(random_words(0, 0, i), size)

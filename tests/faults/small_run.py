@@ -26,12 +26,12 @@ CONFIG = {
 }  # fmt: skip
 
 
-def train(workdir, plan=None, **data):
-    hooks = [plan.hook] if plan else []
-    config = CONFIG | {"data": CONFIG["data"] | data}
-    with runs.open_run(config, str(workdir)) as run:
-        hooks += run.hooks
-        state = fit(run.state, run.step, run.batches, num_steps=run.num_steps, hooks=hooks)
+def train(workdir, plan=None, run=None, **data):
+    """Trains with changes of the sections `run` and `data`; returns the last state."""
+    config = CONFIG | {"data": CONFIG["data"] | data, "run": CONFIG["run"] | (run or {})}
+    with runs.open_run(config, str(workdir)) as it:
+        hooks = [plan.hook, *it.hooks] if plan else it.hooks
+        state = fit(it.state, it.step, it.batches, num_steps=it.num_steps, hooks=hooks)
         return jax.device_get(state)
 
 

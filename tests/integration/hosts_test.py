@@ -14,6 +14,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from simclr_jax.train.checkpoint import Checkpoints
 from simclr_jax.train.metrics import read_metrics
@@ -67,8 +68,8 @@ class Processes:
             for command, directory in zip(commands, directories, strict=False)
         ]
 
-    def terminate(self, index):
-        self._processes[index].send_signal(signal.SIGTERM)
+    def send(self, index, signum):
+        self._processes[index].send_signal(signum)
 
     def finish(self):
         """Waits; returns the exit codes and what stands on each stderr."""
@@ -82,12 +83,18 @@ def one(recipe, workdir, *flags):
 
 def two(recipe, workdir, *flags, odd=(), directories=(None, None)):
     """Starts two processes, each in its directory; `odd` are flags of the second one alone."""
+    return several(2, recipe, workdir, *flags, odd=odd, directories=directories)
+
+
+def several(count, recipe, workdir, *flags, odd=(), directories=(None,) * 4):
+    """Starts processes with eight devices altogether; `odd` are flags of all but the first."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         coordinator = f"--coordinator=localhost:{free.getsockname()[1]}"
-    common = [f"--config={recipe}", f"--workdir={workdir}", coordinator, "--num_processes=2"]
-    commands = ([*common, f"--process_id={i}", *flags, *(odd if i else ())] for i in range(2))
-    return Processes(4, *commands, directories=directories)
+    number = f"--num_processes={count}"
+    common = [f"--config={recipe}", f"--workdir={workdir}", coordinator, number]
+    commands = ([*common, f"--process_id={i}", *flags, *(odd if i else ())] for i in range(count))
+    return Processes(8 // count, *commands, directories=directories)
 
 
 def assert_done(processes):
@@ -143,29 +150,83 @@ def test_two_processes_train_what_one_does_and_each_continues_what_the_other_beg
         assert_same(tmp_path / name, tmp_path / "one")
 
 
-def test_sigterm_to_one_process_saves_and_stops_all_at_the_same_step(recipe, tmp_path):
+def wait_for_steps(workdir, count):
+    deadline = time.monotonic() + 300
+    while len(read_metrics(workdir)) < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def test_sigterm_to_one_process_saves_and_stops_all_at_the_same_step(
+    recipe, tmp_path, record_property
+):
     workdir = tmp_path / "run"
     long = ["--config.run.epochs=5000", "--config.run.checkpoint_every=100000"]
     processes = two(recipe, workdir, *long)
-    deadline = time.monotonic() + 300
-    while len(read_metrics(workdir)) < 5:
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-    processes.terminate(1)
+    wait_for_steps(workdir, 5)
+    processes.send(1, signal.SIGTERM)
     codes, errors = processes.finish()
     assert codes == [143, 143], errors
     (saved,) = [int(path.name) for path in (workdir / "checkpoints").iterdir()]
     assert read_metrics(workdir)[-1]["step"] == saved
     assert f"Stopped by SIGTERM after a checkpoint at step {saved}" in errors[0]
+    happened = "all stopped after one step, with a checkpoint"
+    record_property("fault", ("SIGTERM to one of 2 processes", happened, "nothing"))
 
 
-def test_processes_that_disagree_are_told_who_is_odd_and_leave_nothing(recipe, tmp_path):
+@pytest.mark.parametrize("victim", [1, pytest.param(0, marks=pytest.mark.thorough)])
+def test_when_a_process_is_killed_the_other_ends_and_names_it(
+    recipe, tmp_path, record_property, victim
+):
+    processes = two(recipe, tmp_path / "run", "--config.run.epochs=5000")
+    wait_for_steps(tmp_path / "run", 5)
+    processes.send(victim, signal.SIGKILL)
+    killed = time.monotonic()
+    codes, errors = processes.finish()
+    assert time.monotonic() - killed < 60
+    assert codes[victim] == -signal.SIGKILL
+    assert codes[1 - victim] == 75, errors
+    assert re.search(rf"process {victim} \(\S+\) is lost", errors[1 - victim])
+    happened = "the other named it within 60 s, exit code 75"
+    record_property(
+        "fault", (f"process {victim} of 2 killed", happened, "steps since a checkpoint")
+    )
+
+
+@pytest.mark.thorough
+def test_two_then_one_then_four_processes_see_what_one_does(recipe, tmp_path, record_property):
+    ledger = "--config.run.ledger=True"
+    lines = lambda workdir: [
+        json.loads(line) for line in (workdir / "ledger.jsonl").read_text().splitlines()
+    ]
+    assert_done(one(recipe, tmp_path / "one", ledger))
+    workdir = tmp_path / "run"
+    for count, stop_at in ((2, 5), (1, 12), (4, None)):
+        processes = several(count, recipe, workdir, ledger, "--config.run.log_every=1")
+        if stop_at is None:
+            assert_done(processes)
+        else:
+            wait_for_steps(workdir, stop_at)
+            processes.send(0, signal.SIGTERM)
+            assert set(processes.finish()[0]) == {143}
+    got, want = lines(workdir), lines(tmp_path / "one")
+    for name in ("step", "ids", "key"):
+        assert [row[name] for row in got] == [row[name] for row in want]
+    np.testing.assert_allclose(losses(workdir), losses(tmp_path / "one"), rtol=1e-4)
+    happened = "the same images and keys in each step"
+    record_property("fault", ("2, then 1, then 4 processes", happened, "nothing"))
+
+
+def test_processes_that_disagree_are_told_who_is_odd_and_leave_nothing(
+    recipe, tmp_path, record_property
+):
     processes = two(recipe, tmp_path / "run", odd=["--config.run.seed=1"])
     codes, errors = processes.finish()
     assert codes == [2, 2], errors
     for error in errors:
         assert re.search(r"config.run.seed is 1 on process 1 \(\S+\), and 0 on", error)
     assert not (tmp_path / "run").exists()
+    record_property("fault", ("processes that disagree", "refused, the odd one named", "nothing"))
 
 
 def test_processes_that_do_not_see_the_same_checkpoints_are_told(recipe, tmp_path):
@@ -187,7 +248,32 @@ def test_all_stop_when_one_cannot_start(recipe, tmp_path):
     codes, errors = processes.finish()
     assert codes == [2, 2], errors
     for error in errors:
-        assert re.search(r"1 of 2 processes cannot start. process 1 \(\S+\): .*mnist", error)
+        assert re.search(r"1 of 2 processes cannot go on. process 1 \(\S+\): .*mnist", error)
+
+
+def test_one_process_without_images_ends_all_after_a_checkpoint_of_the_same_step(
+    recipe, tmp_path, record_property
+):
+    pixels = np.random.default_rng(0).integers(0, 256, (96, 12, 12), np.uint8)
+    directories = tmp_path / "here", tmp_path / "there"
+    for directory in directories:
+        (directory / "images").mkdir(parents=True)
+        for i, image in enumerate(pixels):
+            Image.fromarray(image).save(directory / f"images/{i:02d}.png")
+    for i in range(10):  # of 96: more than one in twenty, which the second process alone sees
+        (directories[1] / f"images/{i:02d}.png").write_bytes(b"")
+    data = ["--config.data.name=folder", "--config.data.path=images", "--config.data.split=all",
+            "--config.data.test_split=None", "--config.data.fraction=1.0",
+            "--config.run.checkpoint_every=1000"]  # fmt: skip
+    workdir = tmp_path / "run"
+    codes, errors = two(recipe, workdir, *data, directories=directories).finish()
+    assert codes == [2, 2], errors
+    for error in errors:
+        assert "5 of the 96 images of folder images" in error
+    (saved,) = Checkpoints(workdir).steps()
+    assert read_metrics(workdir)[-1]["step"] == saved
+    happened = "both stopped after one step, with a checkpoint"
+    record_property("fault", ("one of 2 processes has bad images", happened, "nothing"))
 
 
 def test_a_process_that_stays_alone_gives_up(recipe, tmp_path):

@@ -9,7 +9,7 @@ import yaml
 
 from launch.tpu.push import ROOT
 from simclr_jax.cli.app import FAILED, USER_MISTAKE
-from simclr_jax.parallel.hosts import NOT_ALL_STARTED
+from simclr_jax.parallel.hosts import TRY_AGAIN
 
 JOBSET = ROOT / "launch/gke_jobset.yaml"
 
@@ -47,7 +47,7 @@ def test_jobset_ends_only_for_what_no_repetition_mends():
     (rule,) = spec["podFailurePolicy"]["rules"]
     assert rule["onExitCodes"]["operator"] == "In"
     assert rule["onExitCodes"]["values"] == [FAILED, USER_MISTAKE]
-    assert NOT_ALL_STARTED not in rule["onExitCodes"]["values"]
+    assert TRY_AGAIN not in rule["onExitCodes"]["values"]
     (container,) = spec["template"]["spec"]["containers"]
     assert "--startup_timeout=1800" in container["args"]
 

@@ -37,7 +37,7 @@ def turned_by_a_camera():
 )
 def test_an_opened_image_has_the_pixels_of_its_file(data):
     image = Image.open(io.BytesIO(data))
-    want = decode(data, canvas=100)
+    want = decode(data, canvas=100).pixels
     np.testing.assert_array_equal(opened_pixels(image), want)
     np.testing.assert_array_equal(Given([image])[0].image, want)
     assert image.size == Image.open(io.BytesIO(data)).size, "the caller's image was changed"

@@ -19,11 +19,6 @@ from simclr_jax.data.quarantine import Quarantine, TooManyUnreadableError
 from simclr_jax.data.sources import Record, open_source
 
 
-def whole(size: int = 4) -> Cuts:
-    """One view that shows the whole image."""
-    return Cuts(size, 1, lambda bits, shape: np.array([[0, 0, *shape]], np.int32))
-
-
 @dataclasses.dataclass
 class Numbers:
     """Image i is filled with i % 251 and labelled i % 3; those in `broken` cannot be read."""
@@ -51,7 +46,7 @@ def train(
     return list(
         train_batches(
             source,
-            cuts or whole(),
+            cuts,
             batch_size=batch_size,
             canvas=canvas,
             seed=seed,
@@ -206,7 +201,7 @@ def test_a_share_of_unreadable_images_is_borne_wherever_they_lie(num_broken, sha
 def test_more_than_that_share_ends_the_stream_with_all_of_them_named(process_count):
     quarantine = Quarantine()
     batches = train_batches(
-        Numbers(100, broken=frozenset(range(20))), whole(), batch_size=10, canvas=4, seed=0,
+        Numbers(100, broken=frozenset(range(20))), batch_size=10, canvas=4, seed=0,
         first_step=0, num_steps=30, max_unreadable=0.1, quarantine=quarantine,
         process_count=process_count,
     )  # fmt: skip
@@ -231,7 +226,7 @@ def test_an_array_of_floats_ends_the_run_by_name():
 
 
 def test_every_example_is_evaluated_once_in_batches_of_one_shape():
-    batches = list(eval_batches(Numbers(70, frozenset({9})), whole(), batch_size=64, canvas=4))
+    batches = list(eval_batches(Numbers(70, frozenset({9})), batch_size=64, canvas=4))
     assert [batch["image"].shape for batch in batches] == [(64, 1, 4, 4, 3)] * 2
     valid = np.concatenate([batch["valid"] for batch in batches])
     ids = np.concatenate([batch["id"] for batch in batches])
@@ -252,7 +247,6 @@ def test_evaluation_takes_chosen_examples_in_their_order(process_count):
         list(
             eval_batches(
                 Numbers(10),
-                whole(),
                 batch_size=4,
                 canvas=4,
                 indices=chosen,
@@ -268,19 +262,19 @@ def test_evaluation_takes_chosen_examples_in_their_order(process_count):
 
 def test_evaluation_of_nothing_readable_is_an_error_and_of_nothing_is_empty():
     with pytest.raises(UserError, match=r"None of 3 images of numbers .*image 2: broken on"):
-        list(eval_batches(Numbers(3, frozenset(range(3))), whole(), batch_size=2, canvas=4))
-    assert list(eval_batches(Numbers(3), whole(), batch_size=2, canvas=4, indices=[])) == []
+        list(eval_batches(Numbers(3, frozenset(range(3))), batch_size=2, canvas=4))
+    assert list(eval_batches(Numbers(3), batch_size=2, canvas=4, indices=[])) == []
 
 
 def test_names_bad_arguments_at_the_call_not_at_the_first_batch():
     options = {"batch_size": 4, "canvas": 4}
     with pytest.raises(ValueError, match="first_step must be from 0 to num_steps=2, got 3"):
-        train_batches(Numbers(3), whole(), seed=0, first_step=3, num_steps=2, **options)
+        train_batches(Numbers(3), seed=0, first_step=3, num_steps=2, **options)
     with pytest.raises(ValueError, match="indices must be from 0 to 2, got 1 to 3"):
-        eval_batches(Numbers(3), whole(), indices=[1, 3], **options)
+        eval_batches(Numbers(3), indices=[1, 3], **options)
     options |= {"seed": 0, "first_step": 0, "num_steps": 2}
     with pytest.raises(ValueError, match="multiple of the 3 processes"):
-        train_batches(Numbers(3), whole(), process_count=3, **options)
+        train_batches(Numbers(3), process_count=3, **options)
 
 
 def grain_threads() -> list[threading.Thread]:
@@ -291,7 +285,7 @@ def test_closing_early_ends_all_threads():
     for old in grain_threads():
         old.join(timeout=10)
     options = {"batch_size": 8, "canvas": 4, "seed": 0, "first_step": 0, "num_steps": 10**6}
-    batches = train_batches(Numbers(50), whole(), num_threads=3, **options)
+    batches = train_batches(Numbers(50), num_threads=3, **options)
     next(batches)
     threads = grain_threads()
     assert len(threads) > 0
@@ -334,7 +328,7 @@ def test_a_folder_of_troublesome_files_is_read_to_its_end(tmp_path):
     source = open_source("folder", split="all", path=tmp_path)
     path = tmp_path / "quarantine.jsonl"
     (batch,) = eval_batches(
-        source, whole(32), batch_size=16, canvas=32, quarantine=Quarantine(path), num_threads=2
+        source, batch_size=16, canvas=32, quarantine=Quarantine(path), num_threads=2
     )
     names = sorted({**good, **bad})
     assert [names[i] for i in batch["id"][batch["valid"]]] == sorted(good)

@@ -134,5 +134,5 @@ def test_the_bound_would_catch_photographs_that_were_scaled_first():
 
 def test_the_photographs_are_rough_enough_to_tell():
     """Neighbours differ by 3 to 22 grey levels in nine of ten photographs that were at hand."""
-    pixels = decode(photograph(375, 500, 0), canvas=512).astype(float)
+    pixels = decode(photograph(375, 500, 0), canvas=512).pixels.astype(float)
     assert 3 < np.abs(np.diff(pixels, axis=1)).mean() < 22

@@ -8,14 +8,11 @@ import time
 import numpy as np
 import pytest
 
-from simclr_jax.core.types import Cuts
 from simclr_jax.data import reading
 from simclr_jax.data.load import train_batches
 from simclr_jax.data.quarantine import Quarantine
 from simclr_jax.data.reading import OutageError, Patience, Reader
 from simclr_jax.data.records import Record
-
-WHOLE = Cuts(4, 1, lambda bits, shape: np.array([[0, 0, *shape]], np.int32))
 
 
 @dataclasses.dataclass
@@ -46,7 +43,7 @@ def fails(*args):
 
 def batches(source, **options):
     defaults = {"batch_size": 8, "canvas": 4, "seed": 0, "first_step": 0, "num_steps": 6}
-    return list(train_batches(source, WHOLE, **(defaults | options)))
+    return list(train_batches(source, **(defaults | options)))
 
 
 def assert_same(got, want):

@@ -4,13 +4,10 @@ import numpy as np
 import pytest
 
 from simclr_jax.core.errors import UserError
-from simclr_jax.core.types import Cuts
 from simclr_jax.data.load import eval_batches
 from simclr_jax.data.records import Record
 from simclr_jax.data.sources import Digits
 from simclr_jax.data.subsets import LabelSubset, balanced_subset, read_labels
-
-WHOLE = Cuts(4, 1, lambda bits, shape: np.array([[0, 0, *shape]], np.int32))
 
 
 class Labelled:
@@ -101,7 +98,7 @@ def test_a_source_that_reads_many_at_once_keeps_its_order(keep_unlabelled):
         for kind in (Labelled, Many)
     )
     first, second = (
-        next(iter(eval_batches(subset, WHOLE, batch_size=8, canvas=4))) for subset in (one, many)
+        next(iter(eval_batches(subset, batch_size=8, canvas=4))) for subset in (one, many)
     )
     for name in ("image", "label", "id", "valid"):
         np.testing.assert_array_equal(first[name], second[name])
@@ -139,4 +136,4 @@ def test_a_data_set_without_labels_is_refused():
 
 def test_a_label_out_of_range_stops_the_reading_and_names_the_image():
     with pytest.raises(UserError, match=r"image 1, has the label 7; the data set has 2 classes"):
-        list(eval_batches(Labelled([0, 7]), WHOLE, batch_size=2, canvas=4))
+        list(eval_batches(Labelled([0, 7]), batch_size=2, canvas=4))

@@ -27,7 +27,7 @@ def test_a_port_in_use_is_worth_another_start(monkeypatch, capsys):
     monkeypatch.setattr(hosts.jax.distributed, "initialize", initialize)
     with pytest.raises(SystemExit) as ended:
         hosts.init_distributed("host:1", 2, 0, timeout_seconds=60)
-    assert ended.value.code == hosts.NOT_ALL_STARTED
+    assert ended.value.code == hosts.TRY_AGAIN
     assert "at --coordinator=host:1: Failed to start RPC server" in capsys.readouterr().err
 
 
@@ -44,7 +44,7 @@ def test_other_errors_are_told_to_the_others_and_stay_what_they_are(monkeypatch)
 
     def tell(facts, error):
         told.append(error)
-        raise UserError("1 of 2 processes cannot start.")
+        raise UserError("1 of 2 processes cannot go on.")
 
     monkeypatch.setattr(hosts, "_require_agreement", tell)
     with pytest.raises(OSError, match="disk gone"), hosts.check_hosts_agree():

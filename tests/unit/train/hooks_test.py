@@ -37,6 +37,7 @@ def test_the_share_of_waits_is_that_of_the_time_since_the_last_line(clock):
         num_examples=24,
         count_unreadable=lambda: 0,
         seconds_waited=lambda: waits.seconds,
+        started=0.0,
     )
     for step, compute in enumerate((5.0, 3.0, 2.0), 1):
         next(waits)
@@ -48,6 +49,8 @@ def test_the_share_of_waits_is_that_of_the_time_since_the_last_line(clock):
         rows.append(writer.last_row)
     assert "wait_share" not in rows[0], "the first step's time is that of the compiler"
     assert [row["wait_share"] for row in rows[1:]] == [0.25, 0.5]
+    # Steps took 3 and 2 of 18 and 29 seconds since the start: not waits, nor the first step.
+    assert [row["goodput"] for row in rows[1:]] == [3 / 18, 5 / 29]
 
 
 def test_a_wait_that_ends_in_an_error_counts(clock):

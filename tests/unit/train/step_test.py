@@ -1,6 +1,7 @@
 """The step: named randomness, and nothing changes when a number is not finite."""
 
 import functools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import optax
 import pytest
 
 from simclr_jax.methods.base import Method, StepOutput, Variables
-from simclr_jax.train.health import NonFiniteError, StopOnNonFinite, require_finite
+from simclr_jax.train.health import MOST_IN_A_ROW, NonFiniteError, OnNonFinite
 from simclr_jax.train.loop import fit
 from simclr_jax.train.step import init_state, make_train_step
 
@@ -41,6 +42,11 @@ def quadratic(*, explode_at: int | None = None) -> Method:
 BATCH = {"image": jnp.zeros((4, 2, 2, 3), jnp.uint8), "label": jnp.array([1, 1, 3, 3], jnp.int32)}
 
 
+def check(path, then="stop"):
+    """A hook for batches of 4 of 100 images, in order."""
+    return OnNonFinite(then, path / "non_finite.jsonl", lambda i: np.arange(4 * i, 4 * i + 4))
+
+
 def start(method):
     return init_state(method, TX, ROOT, BATCH)
 
@@ -57,26 +63,53 @@ def test_updates_parameters_statistics_and_memory():
     assert float(metrics["norm/grads"]) == 4.0
 
 
-def test_a_loss_that_is_not_finite_changes_nothing():
+def test_norms_come_for_each_part_of_the_parameters():
+    method = quadratic()
+    _, metrics = make_train_step(method, TX, ROOT)(start(method), BATCH)
+    assert [float(metrics[f"norm/{name}/w"]) for name in ("grads", "updates", "params")] == [
+        4,
+        2,
+        2,
+    ]
+
+
+def test_a_loss_that_is_not_finite_changes_nothing_but_the_step():
     method = quadratic(explode_at=0)
     before = start(method)
     after, metrics = jax.jit(make_train_step(method, TX, ROOT))(before, BATCH)
     assert not bool(metrics["health/finite"])
-    assert jax.tree.map(float, before) == jax.tree.map(float, after)
+    assert int(after.step) == 1
+    assert jax.tree.map(float, before) == jax.tree.map(float, after.replace(step=before.step))
 
 
-def test_run_stops_at_the_step_that_is_not_finite():
+def test_run_stops_at_the_step_that_is_not_finite(tmp_path):
     method = quadratic(explode_at=3)
     seen = []
-    hooks = [StopOnNonFinite(), lambda step, state, metrics: seen.append(step)]
+    hooks = [check(tmp_path), lambda step, state, metrics: seen.append(step)]
     step = jax.jit(make_train_step(method, TX, ROOT))
     with pytest.raises(NonFiniteError, match=r"loss is not finite at step 4 \(loss inf"):
         fit(start(method), step, iter([BATCH] * 10), num_steps=10, hooks=hooks)
     assert seen == [1, 2, 3, 4]  # one step late, so that the device is never kept waiting
+    (row,) = map(json.loads, (tmp_path / "non_finite.jsonl").read_text().splitlines())
+    assert (row["step"], row["loss"], row["ids"]) == (4, "inf", [12, 13, 14, 15])
 
 
-def test_finite_metrics_pass():
-    assert require_finite(1, {"health/finite": jnp.array(True)}) is None
+def test_a_few_steps_that_are_not_finite_can_be_skipped_and_many_cannot(tmp_path):
+    finite, not_finite = (
+        {"health/finite": jnp.array(ok), "loss": jnp.ones(()), "norm/grads": jnp.array(norm)}
+        for ok, norm in ((True, 1.0), (False, jnp.nan))
+    )
+    skips = check(tmp_path, "skip")
+    skips.check(1, finite)
+    for step in range(2, 2 + MOST_IN_A_ROW):
+        skips.check(step, not_finite)
+        skips.check(step, not_finite)  # as for a checkpoint of the same step
+    assert len((tmp_path / "non_finite.jsonl").read_text().splitlines()) == MOST_IN_A_ROW
+    skips.check(20, not_finite)
+    for step in range(21, 20 + MOST_IN_A_ROW):
+        skips.check(step, not_finite)
+    with pytest.raises(NonFiniteError, match="gradient is not finite at step 30"):
+        skips.check(30, not_finite)
 
 
 def test_loop_goes_on_from_the_step_of_its_state():

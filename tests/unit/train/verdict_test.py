@@ -102,6 +102,18 @@ def test_without_a_chance_level_a_loss_may_rise():
     assert said(changed(rows, 30, loss=9.0)) == ""
 
 
+def test_pairs_that_are_matched_by_a_leak_are_named():
+    def rows(matched, *accuracies):
+        judged = changed(healthy(), contrastive_accuracy=matched)
+        for row, accuracy in zip(judged[::13], accuracies, strict=False):
+            row["knn_top1"] = accuracy
+        return judged
+
+    assert "statistics leak" in said(rows(0.999, 0.3, 0.28, 0.2))
+    assert said(rows(0.999, 0.3, 0.2, 0.5)) == said(rows(0.9, 0.3, 0.28, 0.2)) == ""
+    assert said(rows(0.999, 0.3)) == "", "one value tells of no change"
+
+
 def test_a_gradient_that_grows_by_orders_is_named():
     assert "gradient grows" in said(changed(healthy(), 35, **{"norm/grads": 200.0}))
     assert said(changed(healthy(), 35, **{"norm/grads": 50.0})) == ""
