@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import stat
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -160,7 +161,7 @@ def _read(path: epath.Path) -> Listing:
         names, sizes, *hashes = zip(*rows, strict=True)
         hashed = hashes[0] if hashes else ()
         return Listing(names, sizes, hashed, head["accepted"], head["fingerprint"])
-    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+    except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path} is damaged: {error}. Bring a copy back; or move it away, and the run goes on "
             "if the names of its images are the same."

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import tarfile
+import zlib
 from typing import TypeAlias
 
 from etils import epath
@@ -21,6 +22,17 @@ from simclr_jax.core.files import atomic_write, reason
 
 log = logging.getLogger(__name__)
 VERSION = 1
+# What reading a gzip file of JSON raises if it is neither.
+DAMAGED = (
+    OSError,
+    EOFError,
+    zlib.error,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+)
 MAX_HEAD_BYTES = 100
 JSON_ESCAPE = 6  # characters for one
 BLOCK = tarfile.BLOCKSIZE
@@ -85,7 +97,7 @@ def _read(path: epath.Path, head: list[int]) -> TarIndex | None:
         return TarIndex(samples, found["classes"], found["left_out"]) if all(inside) else None
     except FileNotFoundError:
         return None
-    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except DAMAGED as error:
         log.info("%s is no index, and is made anew: %s.", path, error)
         return None
 

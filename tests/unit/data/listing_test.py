@@ -96,10 +96,14 @@ def test_without_a_list_there_is_nothing_to_compare_with(tmp_path):
     assert again(tmp_path) is None
 
 
-@pytest.mark.parametrize("data", [b"", b"no gzip", gzip.compress(b"[1]\n", mtime=0), "half"])
+@pytest.mark.parametrize(
+    "data", [b"", b"no gzip", gzip.compress(b"[1]\n", mtime=0), "half", "flipped"]
+)
 def test_a_damaged_list_is_refused_with_its_cure(kept, data):
     path = kept / listing.NAME
-    path.write_bytes(path.read_bytes()[:30] if data == "half" else data)
+    whole = path.read_bytes()
+    broken = {"half": whole[:30], "flipped": whole[:-80] + b"\xff" * 20 + whole[-60:]}
+    path.write_bytes(broken[data] if isinstance(data, str) else data)
     with pytest.raises(UserError, match=r"images\.jsonl\.gz is damaged: .* move it away"):
         again(kept)
 

@@ -103,13 +103,22 @@ def test_the_index_is_kept_and_counts_for_that_tar_alone(tmp_path, monkeypatch):
     assert [again[i] for i in range(2)] == [first[i] for i in range(2)]
 
     head, index = gzip.decompress(kept.read_bytes()).splitlines()
-    for other in (b"{", b"[]", index[:-9], index.replace(b"[512,", b"[-51,"), b" " * 10**6 + index):
+    for other in (
+        b"{",
+        b"[]",
+        index[:-9],
+        index.replace(b"[512,", b"[-51,"),
+        b" " * 10**6 + index,
+        b"[" * 10**5,
+    ):
         assert other != index
         kept.write_bytes(gzip.compress(head + b"\n" + other))
         again = open_tars(tmp_path)
         assert [again[i] for i in range(2)] == [first[i] for i in range(2)]
-    kept.write_bytes(b"no gzip")
-    assert names(open_tars(tmp_path)) == names(first)
+    broken = gzip.compress(head + b"\n" + index)
+    for other in (b"no gzip", broken[:-20], broken[:15] + b"\xff" * 20 + broken[35:]):
+        kept.write_bytes(other)
+        assert names(open_tars(tmp_path)) == names(first)
     write_tar(tar, *SAMPLES, ("z.jpg", b"new"))
     newer = open_tars(tmp_path)
     assert len(newer) == 3
