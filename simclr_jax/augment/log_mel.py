@@ -109,8 +109,8 @@ class LogMel:
 
     def filters(self) -> Float[np.ndarray, "mels bins"]:
         """Returns the weight of each frequency in each band: triangles of area 2 / Hz."""
-        ends = [_mel_of_hz(hz) for hz in (self.lowest_hz, self.highest_hz)]
-        corners = _hz_of_mel(np.linspace(*ends, self.num_mels + 2))
+        lowest, highest = _mel_of_hz(self.lowest_hz), _mel_of_hz(self.highest_hz)
+        corners = _hz_of_mel(np.linspace(lowest, highest, self.num_mels + 2))
         hz = np.arange(self.num_fft // 2 + 1) * (self.rate / self.num_fft)
         low, middle, high = corners[:-2, None], corners[1:-1, None], corners[2:, None]
         rising, falling = (hz - low) / (middle - low), (high - hz) / (high - middle)

@@ -91,6 +91,7 @@ class Parquet:
         self.fingerprint = digest([*self._short, *sizes, *self.class_names, *rows])
 
     def _read_columns(self) -> list[str]:
+        """Returns the column of the images, and that of captions if there is one."""
         wanted = (self._columns.image, self._columns.caption)
         return list(dict.fromkeys(name for name in wanted if name is not None))
 
@@ -144,7 +145,7 @@ class Parquet:
         name = self.name_of(index)
         number, row_index = map(int, self._where[index])
         row = self._groups.row(number, row_index, name)
-        image = row[self._columns.image]
+        image = row[self._read_columns()[0]]
         if isinstance(image, dict):
             if image.get("bytes") is None and image.get("path"):
                 raise UnreadableImageError(

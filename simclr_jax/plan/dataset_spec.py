@@ -39,7 +39,7 @@ class DatasetSpec:
     name: str
     size: int
     class_names: tuple[str, ...]
-    tokenizer: AssumedVocabulary | None
+    tokenizer: AssumedVocabulary | None = None
     fingerprint: str = "stand-in"
 
     def __len__(self) -> int:

@@ -70,7 +70,7 @@ def facts(run: Run) -> dict[str, Any]:
         training.series(run.metrics, key) for key in ("loss", "loss_chance", "pairs_per_second")
     )
     final = lambda series: None if series is None else float(series.y[-1])
-    below = None if loss is None or chance is None else final(chance) - final(loss)
+    below = None if loss is None or chance is None else float(chance.y[-1] - loss.y[-1])
     ranks = [row["effective_rank"] for row in run.results if "effective_rank" in row]
     sizes = [f"{key} {said[f'encoder.{key}']}" for key in ENCODER_SIZES if f"encoder.{key}" in said]
     is_import = "imported.format" in said
