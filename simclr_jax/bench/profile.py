@@ -98,7 +98,9 @@ def in_words(i: Instruction) -> tuple[str, str, str, str]:
     "jit(train_step)/transpose(jvp(SSLModel))/encoder/stem/conv/conv_general_dilated".
     """
     found = re.search(r'op_name="([^"]*)"', i.attributes)
-    *around, last = (found[1] if found else i.opcode).split("/")
+    name = found[1] if found else i.opcode
+    # XLA names what it merged "(a:b:...)": the first stands for all.
+    *around, last = name.removeprefix("(").partition(":")[0].split("/")
     path, wrappers = [], set()
     for name in around:
         while wrapped := _WRAPPER.match(name):
