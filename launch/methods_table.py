@@ -31,6 +31,8 @@ OTHERS = {
     "distill": "needs a fine-tuned teacher",
     "rotation": "a 6 turned by half is a 9",
     "colorization": "digits have no colour",
+    "clip": "and `siglip` learn from captions, which say what the classes are",
+    "siglip": "",
 }
 BASELINES = {"random features": "random_features", "raw pixels": "pixels"}
 TWICE = ("simclr", "supcon", "hybrid", "moco_v2", "moco_v3", "byol", "simsiam", "swav")
@@ -82,7 +84,7 @@ def section(rows: dict[str, dict[str, Any]]) -> str:
         rank = [f"{row['rank']:.1f}" if "rank" in row else "-" for row in seeds]
         cells = [" / ".join(column) or "not run" for column in (few, many, knn, rank)]
         lines.append(f"| {label} | {' | '.join(cells)} |\n")
-    left_out = "; ".join(f"`{name}`: {why}" for name, why in OTHERS.items())
+    left_out = "; ".join(f"`{name}`: {why}" for name, why in OTHERS.items() if why)
     return f"{BEFORE}{''.join(lines)}\nNot in the table: {left_out}.\n"
 
 

@@ -1,14 +1,14 @@
 """Equal settings, equal accuracy: this program and lightly train the same network on CIFAR-10.
 
   python tests/benchmarks/equal_accuracy.py --data=DIR --lightly_python=VENV/bin/python
-  python tests/benchmarks/equal_accuracy.py --data=DIR --stem=imagenet --set=optim.nesterov=true
+  python tests/benchmarks/equal_accuracy.py --data=DIR --width=0.25 --set=optim.nesterov=true
 
 DIR is the directory of TFDS data sets, VENV an environment with lightly and torchvision; without
 it only this program trains. Both take the first 10,000 training images five times in batches of
 256, with what `config` says, and are judged by the same kNN on the first 2,000 test images.
 `--set` changes one setting of ours, to see what it is worth. A run that is in `--results` already
-is not done again: with the CIFAR stem a seed takes an hour or two on two cores. ImageNet's, which
-shrinks an image by four before the first block, takes a tenth of that.
+is not done again: a seed takes an hour or two on two cores at full width, and a quarter of the
+width, or ImageNet's stem, which shrinks an image by four before the first block, a tenth of that.
 """
 
 import json
@@ -32,6 +32,7 @@ from simclr_jax.evals.knn import knn_predict
 DATA = flags.DEFINE_string("data", None, "Directory of TFDS data sets.", required=True)
 SEEDS = flags.DEFINE_list("seeds", ["0", "1"], "Seeds to train with.")
 STEM = flags.DEFINE_enum("stem", "cifar", ["cifar", "imagenet"], "First layers of the network.")
+WIDTH = flags.DEFINE_float("width", 1.0, "Multiplies channels; only 1 with ImageNet's stem.")
 LIGHTLY = flags.DEFINE_string("lightly_python", None, "Python of an environment with lightly.")
 RESULTS = flags.DEFINE_string("results", None, "File that keeps results, one JSON line each.")
 SET = flags.DEFINE_multi_string("set", [], "SECTION.KEY=JSON, a change of our settings.")
@@ -63,6 +64,7 @@ def config(seed: int) -> dict[str, Any]:
     sections["heads"]["projector"].update(kernel_init="torch")
     if STEM.value == "imagenet":
         sections["encoder"].update(geometry="torchvision")
+    sections["encoder"].update(width=WIDTH.value)
     sections["optim"].update(nesterov=False, decay_norms=True)
     for change in SET.value:
         path, _, value = change.partition("=")
@@ -138,8 +140,8 @@ def train_lightly(experiment: Experiment, python: str) -> Result:
         arrays = [x.features.astype(np.uint8).reshape(-1, 32, 32, 3) for x in images]
         np.savez(there, train=arrays[0], test=arrays[1])
         script = Path(__file__).with_name("equal_accuracy_lightly.py")
-        arguments = [there, back, STEM.value, experiment.run.seed, experiment.num_steps]
-        subprocess.run([python, script, *map(str, arguments)], check=True)
+        arguments = [STEM.value, WIDTH.value, experiment.run.seed, experiment.num_steps]
+        subprocess.run([python, script, there, back, *map(str, arguments)], check=True)
         with np.load(back) as found:
             accuracies = [
                 judge(*(x._replace(features=found[f"{when}_{split}"]) for x, split in pairs))
@@ -149,18 +151,26 @@ def train_lightly(experiment: Experiment, python: str) -> Result:
             return Result(*accuracies, float(found["seconds"]))
 
 
-def remembered() -> dict[tuple[str, int], Result]:
-    """Returns what `--results` holds, by program and seed."""
+def settings(program: str, seed: int) -> dict[str, Any]:
+    """Returns what tells a run from all others; `--set` is for our settings alone."""
+    changes = sorted(SET.value) if program == "simclr_jax" else []
+    return dict(program=program, seed=seed, stem=STEM.value, width=WIDTH.value, **{"set": changes})
+
+
+def remembered(program: str, seed: int) -> Result | None:
+    """Returns what `--results` holds of a run, None if nothing."""
     if not RESULTS.value or not Path(RESULTS.value).exists():
-        return {}
-    rows = map(json.loads, Path(RESULTS.value).read_text().splitlines())
-    return {(row["program"], row["seed"]): Result(**row["result"]) for row in rows}
+        return None
+    for row in map(json.loads, Path(RESULTS.value).read_text().splitlines()):
+        if row["settings"] == settings(program, seed):
+            return Result(**row["result"])
+    return None
 
 
 def remember(program: str, seed: int, result: Result) -> None:
     """Adds a line to `--results`."""
     if RESULTS.value:
-        row = {"program": program, "seed": seed, "result": result._asdict()}
+        row = {"settings": settings(program, seed), "result": result._asdict()}
         with Path(RESULTS.value).open("a") as file:
             file.write(json.dumps(row) + "\n")
 
@@ -168,14 +178,14 @@ def remember(program: str, seed: int, result: Result) -> None:
 def main(argv: Sequence[str]) -> None:
     """Prints the accuracies of each seed, and how far the means are apart."""
     del argv
-    done, results = remembered(), {}
+    results: dict[str, list[Result]] = {}
     for seed in map(int, SEEDS.value):
         experiment = build_experiment(config(seed), jax.devices()[:1])
         runs = {"simclr_jax": lambda e=experiment: train(e)}
         if LIGHTLY.value:
             runs["lightly"] = lambda e=experiment: train_lightly(e, LIGHTLY.value)
         for name, run in runs.items():
-            result = done.get((name, seed))
+            result = remembered(name, seed)
             if result is None:
                 result = run()
                 remember(name, seed, result)

@@ -1,11 +1,11 @@
 """The other side of equal_accuracy.py, which starts it: SimCLR with lightly and torchvision.
 
-  VENV/bin/python tests/benchmarks/equal_accuracy_lightly.py IMAGES.npz FEATURES.npz STEM SEED STEPS
+  VENV/bin/python tests/benchmarks/equal_accuracy_lightly.py IMAGES FEATURES STEM WIDTH SEED STEPS
 
-Views, projector and loss are lightly's, the network torchvision's ResNet-18. Made equal to ours
-here: with the CIFAR stem 3x3 and no pooling, and a convolution in the shortcut of the first
-stage; no mean and standard deviation taken from pixels; and no shift in the projector's last
-BatchNorm.
+IMAGES and FEATURES are .npz files. Views, projector and loss are lightly's, the network
+torchvision's ResNet-18. Made equal to ours here: with the CIFAR stem 3x3 and no pooling, a
+convolution in the shortcut of the first stage, and channels multiplied by WIDTH; no mean and
+standard deviation taken from pixels; and no shift in the projector's last BatchNorm.
 """
 
 import math
@@ -40,17 +40,33 @@ class TwoViews(torch.utils.data.Dataset):
         return self.transform(Image.fromarray(self.images[self.order[i]]))
 
 
-def network(stem):
+class Narrower(torchvision.models.ResNet):
+    """torchvision's ResNet with other numbers of channels in its stages."""
+
+    width = 1.0
+
+    def _make_layer(self, block, planes, blocks, stride=1, dilate=False):
+        if planes == 64:
+            self.inplanes = int(64 * self.width)  # what the stem gives
+        return super()._make_layer(block, int(planes * self.width), blocks, stride, dilate)
+
+
+def network(stem, width):
     """Returns torchvision's ResNet-18 without its classifier, or that for small images."""
-    encoder = torchvision.models.resnet18()
-    encoder.fc = nn.Identity()
     if stem == "imagenet":
+        encoder = torchvision.models.resnet18()
+        encoder.fc = nn.Identity()
         return encoder
-    encoder.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
-    shortcut = nn.Conv2d(64, 64, 1, bias=False)
+    Narrower.width = width
+    encoder = Narrower(torchvision.models.resnet.BasicBlock, [2, 2, 2, 2])
+    encoder.fc = nn.Identity()
+    channels = int(64 * width)
+    encoder.conv1 = nn.Conv2d(3, channels, 3, padding=1, bias=False)
+    encoder.bn1 = nn.BatchNorm2d(channels)
+    shortcut = nn.Conv2d(channels, channels, 1, bias=False)
     for conv in (encoder.conv1, shortcut):
         nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-    encoder.layer1[0].downsample = nn.Sequential(shortcut, nn.BatchNorm2d(64))
+    encoder.layer1[0].downsample = nn.Sequential(shortcut, nn.BatchNorm2d(channels))
     encoder.maxpool = nn.Identity()
     return encoder
 
@@ -65,12 +81,13 @@ def encode(encoder, images):
     return np.concatenate(features)
 
 
-def main(there, back, stem, seed, num_steps):
+def main(there, back, stem, width, seed, num_steps):
     """Trains, and writes features from before and after."""
     torch.manual_seed(seed)
     with np.load(there) as file:
         images, test = file["train"], file["test"]
-    encoder, projector = network(stem), SimCLRProjectionHead(512, 512, 128, num_layers=2)
+    encoder = network(stem, width)
+    projector = SimCLRProjectionHead(int(512 * width), 512, 128, num_layers=2)
     projector.layers[-1].bias.requires_grad_(False)
     found = {"before_train": encode(encoder, images), "before_test": encode(encoder, test)}
     parameters = [*encoder.parameters(), *projector.parameters()]
@@ -97,4 +114,4 @@ def main(there, back, stem, seed, num_steps):
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:4], *map(int, sys.argv[4:]))
+    main(*sys.argv[1:4], float(sys.argv[4]), *map(int, sys.argv[5:]))
