@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from simclr_jax import run
+from simclr_jax.build import announce
 from simclr_jax.cli import app
 from simclr_jax.data.decode import UnreadableImageError
 from simclr_jax.data.order import Order
@@ -77,9 +77,8 @@ def test_too_many_unreadable_images_end_a_run_after_a_checkpoint(tmp_path, spoil
 def storage(monkeypatch):
     """Returns what does something before each read of an image of step 7, given its index."""
     read = LabelSubset.__getitem__
-    monkeypatch.setattr(
-        run, "look", lambda *args, **kwargs: []
-    )  # which reads before the first step
+    # It would read images before the first step.
+    monkeypatch.setattr(announce, "look", lambda *args, **kwargs: [])
     late = set(Order(160, 16, 0).ids(7).tolist())
 
     def make(before):
