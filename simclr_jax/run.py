@@ -18,7 +18,7 @@ from simclr_jax.build.announce import (
     announce_resume,
     announce_unreadable,
 )
-from simclr_jax.build.checks import check_labels
+from simclr_jax.build.checks import check_needed_labels
 from simclr_jax.build.claim import claim
 from simclr_jax.build.experiment import Experiment, build_experiment, train_step
 from simclr_jax.build.online import online_evaluation
@@ -110,17 +110,14 @@ def open_run(config: Mapping[str, Any], workdir: str) -> Iterator[Run]:
     with hosts.check_hosts_agree():
         if hosts.is_primary():
             if experiment.method.needs_labels:
-                check_labels(experiment.config["method"]["name"], experiment.source)
+                check_needed_labels(experiment.config["method"]["name"], experiment.source)
             announce_images(experiment)
     with contextlib.ExitStack() as stack:
         stack.enter_context(end_with_others())
         lease = claim(experiment, workdir, stack)
+        keep, keep_best = experiment.run.keep_checkpoints, experiment.run.keep_best
         checkpoint_writer = stack.enter_context(
-            CheckpointWriter(
-                workdir,
-                keep=experiment.run.keep_checkpoints,
-                keep_best=experiment.run.keep_best,
-            )
+            CheckpointWriter(workdir, keep=keep, keep_best=keep_best)
         )
         with hosts.check_hosts_agree() as facts:  # on disks of their own, they would differ
             first_step = checkpoint_writer.latest_step() or 0

@@ -54,7 +54,7 @@ def check_batch(batch_size: int, source: Source, mesh: Mesh, method: Method) -> 
         )
 
 
-def check_labels(method: str, source: Source) -> None:
+def check_needed_labels(method: str, source: Source) -> None:
     """Checks that an image has a label, where only labels teach; it reads until it finds one.
 
     Raises:
