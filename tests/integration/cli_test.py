@@ -124,7 +124,7 @@ def test_help_shows_examples_and_flags(verb):
     result = run(verb, "--help")
     assert result.returncode == 0, result.stderr
     assert f"python -m simclr_jax {verb} " in result.stdout
-    assert any(f"--{flag}: " in result.stdout for flag in ("workdir", "config", "path"))
+    assert any(f"--{flag}: " in result.stdout for flag in ("workdir", "config", "path", "samples"))
 
 
 def test_sigterm_exits_with_143_after_a_checkpoint(tmp_path):
