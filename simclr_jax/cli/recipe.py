@@ -3,6 +3,7 @@
 --config=simclr_digits              a recipe that comes with the program
 --config=my/recipe.py:variant       one's own
 --config.data.num_threads=4         any key, whether or not the recipe states it
+--config.data.test_split=None       no value, where a key takes None
 --config.precision=bf16             encoder.dtype and augment.dtype at once; or f32
 """
 
@@ -86,18 +87,20 @@ def load(path: str, overrides: Sequence[str]) -> Recipe:
         stands_for = recipe.precision(recipe.with_keys(recipe.read(path), values), wanted)
         # What is said of one of them by itself comes later, and counts.
         overrides = [*(f"--config.{k}={v}" for k, v in stands_for.items()), *overrides]
-    config = recipe.with_keys(recipe.read(path), _values(overrides))
+    values = _values(overrides)
+    config = recipe.with_keys(recipe.read(path), values)
+    may_be_none = {key.path for key in schema.describe(config) if type(None) in key.types}
+    unset = {key: None for key in may_be_none if values.get(key) == "None"}
+    words = ["", *(word for word in overrides if not unset.keys() & _values([word]))]
     parsed = flags.FlagValues()
-    config_flags.DEFINE_config_dict(
-        "config", _typed(config), flag_values=parsed, sys_argv=["", *overrides]
-    )
+    config_flags.DEFINE_config_dict("config", _typed(config), flag_values=parsed, sys_argv=words)
     try:
-        parsed(["", *overrides])
+        parsed(words)
     except (flags.Error, ValueError, TypeError) as error:
         raise UserError(str(error)) from error
     changed = config_flags.get_override_values(parsed["config"])
-    result: Any = parsed["config"].value
-    return Recipe(result.to_dict(), path, overrides, dict(changed))
+    result = recipe.changed(parsed["config"].value.to_dict(), unset)
+    return Recipe(result, path, overrides, {**changed, **unset})
 
 
 def _values(overrides: Sequence[str]) -> dict[str, str]:

@@ -47,6 +47,14 @@ def test_any_key_can_be_set_whether_or_not_the_recipe_states_it(own):
     assert loaded.overrides["method.memory.size"] == 4096
 
 
+def test_none_on_the_command_line_is_no_value_where_a_key_takes_none():
+    words = ["--config.data.test_split=None", "--config.run.keep_best=None"]
+    loaded = recipe.load("simclr_digits", words)
+    assert loaded.config["data"]["test_split"] is None
+    assert loaded.overrides["data.test_split"] is None
+    assert loaded.config["run"]["keep_best"] == "None"  # which is the name of a metric there
+
+
 def test_another_name_brings_the_settings_of_its_own(own):
     config = recipe.load(
         str(own), ["--config.optim.name=sgd", "--config.optim.momentum=0.5"]
