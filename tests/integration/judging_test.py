@@ -2,19 +2,22 @@
 
 import csv
 import json
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from simclr_jax.__main__ import main
 from simclr_jax.core.errors import UserError
 from simclr_jax.report.groups import groups_table
 from simclr_jax.run import train
 from simclr_jax.trained.groups import judge_groups, read_groups
 
 pytestmark = pytest.mark.integration
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -24,15 +27,12 @@ def workdir(tiny_config, tmp_path):
     return tmp_path / "run"
 
 
-@pytest.fixture
-def verb(monkeypatch, capsys):
-    """Returns a function that runs a verb, and returns its exit code and what it printed."""
-
-    def run(*argv):
-        monkeypatch.setattr(sys, "argv", ["simclr-jax", *argv])
-        return main(), capsys.readouterr()
-
-    return run
+def verb(*arguments):
+    """Runs a verb; returns its exit code and what it printed."""
+    command = [sys.executable, ROOT / "tests/integration/tiny_verb.py", *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    said = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    return said.returncode, said
 
 
 def names_in(path):
@@ -40,12 +40,12 @@ def names_in(path):
         return [row["name"] for row in csv.DictReader(file)]
 
 
-def test_the_next_images_are_none_of_those_before(workdir, verb, tmp_path):
+def test_the_next_images_are_none_of_those_before(workdir, tmp_path):
     select = ("select", f"--workdir={workdir}", "--count=6")
     code, said = verb(*select, "--curve=10", "--draws=2", "--json")
-    assert code == 0, said.err
+    assert code == 0, said.stderr
     first = names_in(workdir / "selected.csv")
-    found = json.loads(said.out)
+    found = json.loads(said.stdout)
     assert found["names"] == first
     assert len(set(first)) == 6
     assert [(row["count"], row["method"]) for row in found["curve"]] == [
@@ -56,23 +56,23 @@ def test_the_next_images_are_none_of_those_before(workdir, verb, tmp_path):
     then = tmp_path / "then.csv"
     labelled = f"--labelled={workdir / 'selected.csv'}"
     code, said = verb(*select, "--method=cluster", labelled, f"--output={then}")
-    assert code == 0, said.err
+    assert code == 0, said.stderr
     assert not {*first} & {*names_in(then)}
     (tmp_path / "wrong.csv").write_text("name\nno-such.png\n")
     code, said = verb(*select, f"--labelled={tmp_path / 'wrong.csv'}")
     assert code == 2
-    assert "1 of 1 lines name no image" in said.err
+    assert "1 of 1 lines name no image" in said.stderr
 
 
-def test_groups_of_test_images_are_compared_and_stand_in_the_report(workdir, verb, tmp_path):
+def test_groups_of_test_images_are_compared_and_stand_in_the_report(workdir, tmp_path):
     """The odd hundred of the digits' numbers is one group, the even one the other."""
     groups = tmp_path / "groups.csv"
     numbers = range(4, 5000, 5)  # those of the test images
     lines = [f"digits/{i},{'odd' if i // 100 % 2 else 'even'}" for i in numbers if i < 4000]
     groups.write_text("\n".join(["name,group", *lines]) + "\n")
     code, said = verb("bias", f"--workdir={workdir}", f"--groups={groups}", "--json")
-    assert code == 0, said.err
-    found = json.loads(said.out)
+    assert code == 0, said.stderr
+    found = json.loads(said.stdout)
     assert found == read_groups(workdir)
     assert found["num_test"] == 800
     assert {row["group"]: row["num"] for row in found["groups"]} == {"even": 400, "odd": 400}
@@ -83,7 +83,7 @@ def test_groups_of_test_images_are_compared_and_stand_in_the_report(workdir, ver
         assert even["low"] <= even["gap"] <= even["high"]
     assert len(groups_table(found).rows) == 10
     code, said = verb("report", f"--workdir={workdir}")
-    assert code == 0, said.err
+    assert code == 0, said.stderr
     assert "Groups of digits/test" in (workdir / "report.html").read_text()
 
 
@@ -106,7 +106,7 @@ def test_a_file_of_groups_that_does_not_fit_is_refused(workdir, tmp_path, text, 
     assert not (workdir / "groups.json").exists()
 
 
-def test_one_command_judges_on_several_data_sets_and_one_table_shows_them(workdir, verb, tmp_path):
+def test_one_command_judges_on_several_data_sets_and_one_table_shows_them(workdir, tmp_path):
     rng = np.random.default_rng(0)
     for i in range(16):
         where = tmp_path / "photos" / ("train" if i % 2 else "test") / ("a" if i < 8 else "b")
@@ -116,13 +116,13 @@ def test_one_command_judges_on_several_data_sets_and_one_table_shows_them(workdi
     how = ["--split=train", "--test_split=test", "--fractions=1", "--features=encoder"]
     evaluate = ("evaluate", f"--workdir={workdir}", *how, *images)
     code, said = verb(*evaluate)
-    assert code == 0, said.err
+    assert code == 0, said.stderr
     rows = json.loads((workdir / "results.json").read_text())
     assert [row["test_data"].split("/")[-1] for row in rows] == ["test"] * 4
-    table = said.out.partition("The encoder on each data set")[2]
+    table = said.stdout.partition("The encoder on each data set")[2]
     for row in rows:
         assert f"{100 * row['top1']:.1f}" in table
     assert "digits/test" in table
     code, said = verb(*evaluate, "--split=train", "--split=train")
     assert code == 2
-    assert "--split is given 3 times, and --data 2 times" in said.err
+    assert "--split is given 3 times, and --data 2 times" in said.stderr
