@@ -32,7 +32,7 @@ class Refused:
     def lower(self, *arguments):
         return self
 
-    def compile(self):
+    def compile(self, options):
         raise jax.errors.JaxRuntimeError(self.message)
 
 
