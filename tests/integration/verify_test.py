@@ -107,7 +107,7 @@ def statistics_of_the_last_part(
 
 def test_statistics_of_parts_are_seen_to_be_wrong(tiny_config, monkeypatch):
     monkeypatch.setattr(
-        importlib.import_module("simclr_jax.methods.simclr"),
+        importlib.import_module("simclr_jax.methods.projected"),
         "apply_model",
         statistics_of_the_last_part,
     )
