@@ -99,8 +99,9 @@ def load(path: str, overrides: Sequence[str]) -> Recipe:
     except (flags.Error, ValueError, TypeError) as error:
         raise UserError(str(error)) from error
     changed = config_flags.get_override_values(parsed["config"])
-    result = recipe.changed(parsed["config"].value.to_dict(), unset)
-    return Recipe(result, path, overrides, {**changed, **unset})
+    result: Any = parsed["config"].value
+    complete = recipe.changed(result.to_dict(), unset)
+    return Recipe(complete, path, overrides, {**changed, **unset})
 
 
 def _values(overrides: Sequence[str]) -> dict[str, str]:
