@@ -80,7 +80,7 @@ class Change:
     """A count that is not what it was.
 
     Attributes:
-      step: of which step, in words.
+      step: name of the step, in words.
       what: one of its counts; 0 where there is none.
     """
 

@@ -36,7 +36,7 @@ class Sample:
     """One sample.
 
     Attributes:
-      seconds: of a call, mean over those of the sample.
+      seconds: time of a call, mean over the calls of the sample.
       others: share of all CPUs that was taken by anything else meanwhile.
     """
 
@@ -147,7 +147,7 @@ def measure(row: Row, peer_python: str | None, samples: int) -> dict[str, Any]:
 
     Args:
       row: what to time.
-      peer_python: of the other programs; None times ours alone.
+      peer_python: Python that has the other programs; None times ours alone.
       samples: quiet samples of each that are wanted.
 
     Returns:

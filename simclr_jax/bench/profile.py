@@ -59,7 +59,7 @@ def print_table(directory: str, hlo: str) -> None:
     """Prints the most expensive operations of the newest trace in a directory.
 
     Args:
-      directory: that a trace was written to.
+      directory: directory that a trace was written to.
       hlo: text of the compiled program that was traced.
     """
     file = max(Path(directory).glob("**/*.xplane.pb"), key=lambda path: path.stat().st_mtime)

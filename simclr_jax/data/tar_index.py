@@ -47,7 +47,7 @@ class TarIndex:
 
     Attributes:
       samples: by the path of their files up to the first dot of the name, in the order of the tar.
-      classes: of each of them that has one, what its file "cls" holds.
+      classes: content of the file "cls", by sample, of those that have one.
       left_out: how many members are no plain files with a name and an extension, by kind.
     """
 
@@ -121,7 +121,8 @@ def _walk(path: str, size: int) -> TarIndex:
     try:
         with open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
             while (member := tar.next()) is not None:
-                tar.members.clear()  # pyright: ignore[reportAttributeAccessIssue]  # it would keep all
+                # It would keep all of them; its stub lacks the attribute.
+                tar.members.clear()  # pyright: ignore[reportAttributeAccessIssue]
                 if member.offset_data + member.size > size or tar.offset <= end:
                     raise UserError(f"{path} is cut off or damaged at {member.name!r}. {_BRING}")
                 end = tar.offset

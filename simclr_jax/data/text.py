@@ -39,7 +39,7 @@ class Tokens(NamedTuple):
     Attributes:
       ids: its tokens between start and end, and zeros after the end.
       length: how many there are, start and end among them.
-      hash: of the tokens, to find equal captions by.
+      hash: number made of the tokens, to find equal captions by.
     """
 
     ids: Int32[np.ndarray, " context"]
@@ -56,7 +56,7 @@ class Captions:
       vocab_size: most tokens of a vocabulary that is trained on the captions.
       tokenizer: a file of the package tokenizers, such as that of CLIP; None trains one on the
         captions of the training images.
-      tokenizer_sha256: of its JSON; the run settles it, and refuses another when it is resumed.
+      tokenizer_sha256: SHA-256 of its JSON; the run settles it, and refuses another on resume.
     """
 
     context: Annotated[int, Range(least=3)] = 77
@@ -92,7 +92,7 @@ class Tokenizer:
 
     Attributes:
       json: what the package tokenizers reads it from.
-      sha256: of this text.
+      sha256: SHA-256 of this text.
       context: tokens of a caption, start and end among them.
       name: where it comes from, for messages.
     """

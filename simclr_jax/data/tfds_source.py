@@ -62,7 +62,7 @@ class Prepared:
         Args:
           directory: where its shards and dataset_info.json are.
           called: what to call it.
-          split: of TFDS's split syntax.
+          split: images to take, in TFDS's split syntax.
           identity: what is the same wherever the directory is; the name and version in it if None.
         """
         builder: Any = tfds.builder_from_directory(directory)

@@ -73,7 +73,7 @@ def compare_groups(
       groups: group of each image, at least two different ones.
       draws: bootstrap samples; images are drawn with replacement within the group, and within the
         others.
-      seed: of the samples.
+      seed: seed of the samples.
 
     Returns:
       A row for each group and measure: "group", "measure", "num", "mean", "gap" (the mean less

@@ -38,7 +38,7 @@ def choose(
         taken (Sener and Savarese 2018, https://arxiv.org/abs/1708.00489, Algorithm 1), in
         O(n * count * d) and without a matrix of distances; "cluster", the image nearest to each
         centre of spherical k-means, which starts from a coreset; or "random".
-      seed: of the first image of a coreset where none is known, and of a random choice.
+      seed: seed of a random choice, and of a coreset's first image where none is known.
       known: images that have a label already, which are not taken again; a coreset keeps its
         distance from them.
 

@@ -34,7 +34,7 @@ def clip(
     """Returns CLIP for `model`.
 
     Args:
-      model: with a projector, a text tower and its projector, and no other head.
+      model: network with a projector, a text tower and its projector, and no other head.
       augment: (key, batch) -> one view of each image.
       facts: facts of the run.
       temperature: divides cosines at the start, > 0; it is learned.

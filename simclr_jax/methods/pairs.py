@@ -54,7 +54,7 @@ def from_pairs(
 
     Args:
       name: name of the method, for messages.
-      model: with a projector, a text tower and its projector, and no other head.
+      model: network with a projector, a text tower and its projector, and no other head.
       augment: (key, batch) -> one view of each image.
       facts: facts of the run.
       loss: (params, rows of images, rows of captions, batch) -> (value, what is logged beside it).

@@ -32,7 +32,7 @@ def siglip(
     """Returns SigLIP for `model`.
 
     Args:
-      model: with a projector, a text tower and its projector, and no other head.
+      model: network with a projector, a text tower and its projector, and no other head.
       augment: (key, batch) -> one view of each image.
       facts: facts of the run.
       scale: multiplies cosines at the start, > 0; it is learned.

@@ -135,8 +135,8 @@ def end_together(batches: Iterator[T], mesh: Mesh) -> Iterator[T]:
     on, so that nobody waits: an all-reduce of one bool a step.
 
     Args:
-      batches: of this process; where they end without an error, they do so on all.
-      mesh: of the devices that train.
+      batches: batches of this process; where they end without an error, they do so on all.
+      mesh: mesh of the devices that train.
 
     Raises:
       Exception: what ended them on this process; on others an error as of `check_hosts_agree`.

@@ -127,7 +127,7 @@ def compile_step(
     Args:
       step: step, as `jax.jit` returns it.
       *arguments: trees of `jax.ShapeDtypeStruct` with shardings.
-      options: of the compiler, by name; they come before those in XLA_FLAGS.
+      options: settings of the compiler, by name; they come before those in XLA_FLAGS.
 
     Returns:
       What the program takes, or that it does not fit.

@@ -48,7 +48,7 @@ class OnNonFinite:
 
         Args:
           then: one of `THEN`; "skip", too, stops after `MOST_IN_A_ROW` steps in a row.
-          path: of the notes.
+          path: file for the notes.
           ids: number of a batch, from 0 -> its images, or those that others stand in for.
           writes: whether this process takes the notes.
         """

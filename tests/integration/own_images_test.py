@@ -46,7 +46,8 @@ def recipe(name, variant, path, **sections):
     config["run"] |= {"epochs": 3, "log_every": 1}
     config["schedule"] |= {"warmup_epochs": 0.0}
     for section, values in sections.items():
-        config[section] = config.get(section, {}) | values if "name" not in values else values
+        own = config.setdefault(section, {})
+        config[section] = values if "name" in values else own | values
     return config
 
 
