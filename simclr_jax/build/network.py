@@ -2,7 +2,7 @@
 
 encoder   models.ssl.ENCODERS[name]
 heads     build_heads
-augment   its size in px
+augment   the shape of its views
 """
 
 import dataclasses
@@ -13,9 +13,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from simclr_jax.augment.policies import POLICIES, Policy
+from simclr_jax.augment.policies import EVALUATIONS, POLICIES, Policy
 from simclr_jax.core import rng
-from simclr_jax.core.sections import Section, build_section, config_errors_at, lookup
+from simclr_jax.core.sections import (
+    Section,
+    build_section,
+    config_errors_at,
+    lookup,
+    settings_of,
+)
 from simclr_jax.core.types import Batch, Texts
 from simclr_jax.evals.online import Apply
 from simclr_jax.models import heads
@@ -54,7 +60,7 @@ class Network:
 
     def random_variables(self, seed: int) -> dict[str, Any]:
         """Returns the variables that training from scratch with this seed starts from."""
-        return _init(self.model, self.evaluation.size, rng.stream(jax.random.key(seed), "init", 0))
+        return _init(self.model, self.evaluation.shape, rng.stream(jax.random.key(seed), "init", 0))
 
 
 def network(config: Mapping[str, Any]) -> Network:
@@ -67,11 +73,10 @@ def network(config: Mapping[str, Any]) -> Network:
     encoder, settings = lookup("config.encoder", ENCODERS, config["encoder"])
     encoder = build_section("config.encoder", encoder, settings)
     model = build_section("config.heads", build_heads, config["heads"], encoder)
-    size_px = config["augment"]["size"]
-    with config_errors_at("config.augment"):
-        evaluation = POLICIES["eval"](size=size_px)
-    with config_errors_at("config.augment.size and config.encoder"):
-        init = lambda: _init(model, size_px, jax.random.key(0))
+    evaluation = _evaluation(config["augment"])
+    sized = ".size" if "size" in config["augment"] else ""
+    with config_errors_at(f"config.augment{sized} and config.encoder"):
+        init = lambda: _init(model, evaluation.shape, jax.random.key(0))
         shapes = jax.eval_shape(init)
 
     def images(batch: Batch) -> jax.Array:
@@ -84,6 +89,11 @@ def network(config: Mapping[str, Any]) -> Network:
             return out
 
         return jax.jit(run)
+
+    @jax.jit
+    def pixels(batch: Batch) -> jax.Array:
+        views = images(batch)
+        return views.reshape(views.shape[0], -1)
 
     @jax.jit
     def embed_text(variables: Mapping[str, Any], texts: Texts) -> jax.Array:
@@ -106,12 +116,20 @@ def network(config: Mapping[str, Any]) -> Network:
         project=apply("project"),
         embed_text=embed_text,
         update_statistics=update_statistics,
-        pixels=jax.jit(lambda batch: images(batch).reshape(batch["image"].shape[0], -1)),
+        pixels=pixels,
     )
 
 
-def _init(model: SSLModel, size_px: int, key: jax.Array) -> dict[str, Any]:
-    images = jnp.zeros((1, size_px, size_px, 3))
+def _evaluation(augment: Mapping[str, Any]) -> Policy:
+    """Returns how the view that is judged is made, by a section `augment`."""
+    fn = POLICIES["eval"]
+    if {"name": "eval", **augment}["name"] in EVALUATIONS:
+        fn = EVALUATIONS[augment["name"]]
+    return build_section("config.augment", fn, {key: augment[key] for key in settings_of(fn)})
+
+
+def _init(model: SSLModel, shape: tuple[int, int, int], key: jax.Array) -> dict[str, Any]:
+    images = jnp.zeros((1, *shape))
     variables = {"batch_stats": {}, **model.init(key, images, train=False)}
     if more := variables.keys() - {"params", "batch_stats"}:
         raise ValueError(
