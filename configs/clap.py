@@ -47,7 +47,7 @@ def get_config(variant: str = "laion") -> ConfigDict:
             split="train",
             test_split="test",
             batch_size=128,
-            captions=dict(context=20, vocab_size=1000),
+            captions=dict(context=16, vocab_size=1000),
         )
         # 31 bands to 1 kHz, where the notes are, from bins of 8 Hz.
         log_mel = dict(rate=16_000, num_fft=2048, hop=400, num_mels=96, highest_hz=8000.0)

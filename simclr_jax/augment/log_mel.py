@@ -89,7 +89,8 @@ class LogMel:
         return 10 * jnp.log10(jnp.maximum(in_bands, _LEAST_POWER))
 
     def _power_by_fft(self, frames: Array) -> Array:
-        windowed = frames[..., : self.num_fft] * jnp.asarray(self._window(), frames.dtype)
+        window = jnp.asarray(self._window(), frames.dtype)[None, None]
+        windowed = frames[..., : self.num_fft] * window
         return jnp.abs(jnp.fft.rfft(windowed)) ** 2  # [b, frames, bins]
 
     def _power_by_products(self, frames: Array) -> Array:

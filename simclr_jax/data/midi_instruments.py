@@ -28,11 +28,11 @@ SILENCE = 400  # samples after which nothing is left of a note that was cut off
 class MidiInstruments:
     """Notes that instruments play, and what is said of them; 473 pairs are for testing.
 
-    Every instrument and every note is trained on, and no pair that is tested.
+    Every instrument and every note is trained on, and no pair that is tested. An instrument alone
+    is told by what is said of all its notes.
     """
 
     has_sounds = True
-    templates = ("the sound of {}",)  # which no caption says
 
     def __init__(self, split: str):
         """Names the pairs of a split, and plays none.
@@ -52,6 +52,10 @@ class MidiInstruments:
         self._soundfont = Path(pretty_midi.__file__).parent / "TimGM6mb.sf2"
         self.class_names = tuple(map(pretty_midi.program_to_instrument_name, range(128)))
         self._note_names = {note: pretty_midi.note_number_to_name(note) for note in NOTES}
+        say = CAPTIONS[0].format
+        self.templates = tuple(
+            say(instrument="{}", note=name) for name in self._note_names.values()
+        )
         held_out = _held_out()
         self._pairs = [pair for pair in _pairs() if (pair in held_out) == (split == "test")]
         self.labels = np.array([instrument for instrument, _ in self._pairs])

@@ -116,7 +116,9 @@ def test_clap_names_tones_that_it_has_not_heard_and_its_encoder_is_judged_as_any
 
 
 def test_sounds_and_images_are_not_taken_for_each_other(clap_config, clip_config):
-    with pytest.raises(UserError, match=r"digits/train has images, and config\.augment\.name='au"):
+    with pytest.raises(
+        UserError, match=r"digits/train.* has images, and config\.augment\.name='au"
+    ):
         resolve(clip_config | {"augment": clap_config["augment"]})
     with pytest.raises(UserError, match=r"tones.csv/train has sounds, and .*='finetune' takes im"):
         resolve(clap_config | {"augment": clip_config["augment"]})

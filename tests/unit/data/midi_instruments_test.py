@@ -38,6 +38,8 @@ def test_a_record_is_a_second_of_the_note_that_its_captions_name(splits):
     record = of_name(splits["train"], "midi_instruments/Ocarina/C4")
     assert record.captions == ("Ocarina playing C4", "C4 on Ocarina", "Ocarina, C4")
     assert splits["train"].class_names[record.label] == "Ocarina"
+    assert len(splits["train"].templates) == 24
+    assert splits["train"].templates[12] == "{} playing C4"
     assert record.sound.rate == len(record.sound.samples) == 16_000
     power = np.abs(np.fft.rfft(record.sound.samples * np.hanning(16_000)))
     assert abs(power[100:1000].argmax() + 100 - 261.6) < 4  # Hz
