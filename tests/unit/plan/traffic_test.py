@@ -8,7 +8,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from simclr_jax.parallel.mesh import make_mesh
 from simclr_jax.plan.aot import slice_devices
 from simclr_jax.plan.chips import find_slice
-from simclr_jax.plan.traffic import Collective, count
+from simclr_jax.plan.traffic import Collective, count, operations
 from tests.helpers import hlo
 
 # Small enough to count by hand. KIB is 1024 bytes: an f32[256] or bf16[4,128].
@@ -84,6 +84,20 @@ def test_hbm_bytes_of_a_program_counted_by_hand():
     updated = KIB + 4 + KIB  # one row and k are read, a row of x is written
     by_hand = copied + squared + sliced + row + 5 * (step + 4 + test) + updated
     assert count(SMALL).hbm_bytes == by_hand
+
+
+def test_operations_are_what_moves_bytes_with_those_of_loops_in_all_their_runs():
+    found = {o.instruction.name: (o.hbm_bytes, o.times) for o in operations(SMALL)}
+    assert found == {
+        "copy-start": (2 * KIB, 1),
+        "square": (2 * KIB, 1),
+        "slice-start": (4 * KIB, 1),
+        "row.1": (KIB + 4, 1),
+        "next": (5 * 8, 5),
+        "w": (5 * 2 * KIB, 5),
+        "again": (5 * 8, 5),
+        "done": (2 * KIB + 4, 1),
+    }
 
 
 def test_a_transfer_in_a_loop_counts_as_often_as_it_runs():
