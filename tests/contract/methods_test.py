@@ -6,8 +6,6 @@ at once.
 
 import dataclasses
 import functools
-import importlib.util
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -21,8 +19,8 @@ from simclr_jax.models.ssl import ENCODERS
 from simclr_jax.parallel.sharding import PRESETS, batch_sharding
 from simclr_jax.train.step import make_train_step
 from simclr_jax.verify.shrunk import perturb_constants, shrink
+from tests.helpers import CONFIGS, recipe
 
-CONFIGS = Path(__file__).parents[2] / "configs"
 BATCH_SIZE = 16
 # What a method needs in place of the encoder with BatchNorm, and the first of its layers.
 ENCODERS_OF = {
@@ -41,9 +39,7 @@ def recipes():
     """
     found = {"digits": {}, "tfds/cifar10": {}, "midi_instruments": {}}
     for path in sorted(CONFIGS.glob("*.py")):
-        spec = importlib.util.spec_from_file_location(path.stem, path)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        module = recipe(path.stem)
         for variant in ("digits", "cifar10", "midi", ""):
             try:
                 config = module.get_config(variant).to_dict()

@@ -50,7 +50,7 @@ def test_clip_names_digits_that_it_has_not_seen_and_goes_on_where_it_was(clip_co
 
     encoder = simclr_jax.load(workdir)
     digits = open_source("digits", split="test")
-    images = encoder.project([digits[i].image for i in range(0, 1000, 5)])
+    images = encoder.project([np.asarray(digits[i].image) for i in range(0, 1000, 5)])
     words = encoder.embed_text([f"the digit {digit}" for digit in range(10)])
     unit = lambda rows: rows / np.linalg.norm(rows, axis=1, keepdims=True)
     right = (unit(images) @ unit(words).T).argmax(axis=1) == np.repeat(np.arange(10), 20)

@@ -8,6 +8,7 @@ import pytest
 from simclr_jax.augment.audio import audio, random_gain, random_masks, random_shift
 from simclr_jax.augment.log_mel import LogMel
 from simclr_jax.augment.policies import EVALUATIONS
+from simclr_jax.core.types import Clips
 
 SMALL = LogMel(rate=8000, num_fft=256, hop=80, num_mels=24, lowest_hz=60.0, highest_hz=4000.0)
 KEY = jax.random.key(0)
@@ -71,4 +72,4 @@ def test_a_sound_is_judged_by_its_spectrogram_from_silence_to_full_scale():
     np.testing.assert_allclose(100 * views[:, 0, ..., 0] - 100, SMALL(jnp.asarray(x)), atol=1e-3)
     silent = policy.augment(KEY, {"audio": jnp.zeros((1, 800), jnp.int16)})
     np.testing.assert_allclose(silent, 0, atol=1e-6)
-    assert (policy.cuts.rate, policy.cuts.num_samples, policy.cuts.random) == (8000, 800, False)
+    assert policy.cuts == Clips(rate=8000, num_samples=800, random=False)

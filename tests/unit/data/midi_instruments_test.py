@@ -7,7 +7,7 @@ import pytest
 
 from simclr_jax.core.errors import UserError
 from simclr_jax.data import midi_instruments
-from simclr_jax.data.records import count_shared
+from simclr_jax.data.records import Sound, count_shared
 from simclr_jax.data.sources import open_source
 
 SPLITS = ("train", "test")
@@ -40,17 +40,19 @@ def test_a_record_is_a_second_of_the_note_that_its_captions_name(splits):
     assert splits["train"].class_names[record.label] == "Ocarina"
     assert len(splits["train"].templates) == 24
     assert splits["train"].templates[12] == "{} playing C4"
+    assert isinstance(record.sound, Sound)
     assert record.sound.rate == len(record.sound.samples) == 16_000
     power = np.abs(np.fft.rfft(record.sound.samples * np.hanning(16_000)))
     assert abs(power[100:1000].argmax() + 100 - 261.6) < 4  # Hz
 
 
 def test_a_note_sounds_the_same_whatever_was_played_before_and_in_any_thread(splits):
-    source, chosen = splits["test"], [0, 200, 470, 3]
-    alone = [source[i].sound.samples for i in chosen]
-    again = [source[i].sound.samples for i in reversed(chosen)]
+    heard = lambda i: splits["test"][i].sound.samples
+    chosen = [0, 200, 470, 3]
+    alone = [heard(i) for i in chosen]
+    again = [heard(i) for i in reversed(chosen)]
     with concurrent.futures.ThreadPoolExecutor(2) as threads:
-        beside = list(threads.map(lambda i: source[i].sound.samples, chosen))
+        beside = list(threads.map(heard, chosen))
     for first, second, third in zip(alone, reversed(again), beside, strict=True):
         assert np.abs(first).max() > 100
         np.testing.assert_array_equal(first, second)

@@ -13,7 +13,7 @@ from simclr_jax.core.types import Clips
 from simclr_jax.data.decode import UnreadableImageError
 from simclr_jax.data.load import train_batches
 from simclr_jax.data.quarantine import Quarantine
-from simclr_jax.data.records import Record, Sound
+from simclr_jax.data.records import Record, Sound, captions_of, has_sounds
 from simclr_jax.data.sounds import clip_sound, decode_sound
 from simclr_jax.data.sources import open_source
 
@@ -154,8 +154,8 @@ def test_a_table_of_sounds_gives_batches_and_names_bad_rows_by_their_lines(tmp_p
     rows = [json.dumps({"path": f"{name}.wav", "caption": f"tone {name}"}) for name in names]
     (tmp_path / "t.jsonl").write_text("\n".join(rows))
     source, quarantine = open_source("jsonl", split="all", path=tmp_path / "t.jsonl"), Quarantine()
-    assert source.has_sounds
-    assert source.captions_of(1) == ("tone 1",)
+    assert has_sounds(source)
+    assert captions_of(source, 1) == ("tone 1",)
     clips = Clips(8000, 400, random=True)
     batches = train_batches(
         source,
@@ -171,7 +171,9 @@ def test_a_table_of_sounds_gives_batches_and_names_bad_rows_by_their_lines(tmp_p
         assert batch["audio"].shape == (4, 400)
         assert "image" not in batch
         for row, i in zip(batch["audio"], batch["id"], strict=True):
-            whole = np.frombuffer(source[int(i)].sound[44:], "<i2")
+            file = source[int(i)].sound
+            assert isinstance(file, bytes)
+            whole = np.frombuffer(file[44:], "<i2")
             assert any(np.array_equal(whole[k : k + 400], row) for k in range(401))
     bad = {entry.name: entry.reason for entry in quarantine.entries.values()}
     assert sorted(bad) == ["t.jsonl:3: bad.wav", "t.jsonl:5: none.wav"]
