@@ -59,7 +59,7 @@ class Counts:
       flops_once: the same with each loop counted once, as the compiler counts.
       recomputed_flops: part of `flops` that `jax.checkpoint` does a second time.
       fusions: runs of kernels that the compiler made of several operations.
-      collectives: by channel, or by name where they have none.
+      collectives: by the instructions around them, and what the pieces of a transfer share.
       unknown_loops: names of loops whose number of runs is not in the text; they count once.
     """
 
@@ -177,6 +177,8 @@ class _Counter:
     def _instruction(self, i: Instruction, inside: Computation) -> Counts:
         if inner := self._inner(i):
             counts = _sum(map(self.counts, inner))
+            own = {f"{i.name}/{key}": c for key, c in counts.collectives.items()}
+            counts = dataclasses.replace(counts, collectives=own)
             runs = self._runs(i, inside) if i.opcode == "while" else 1
             if runs is None:
                 return dataclasses.replace(counts, unknown_loops=(*counts.unknown_loops, i.name))
@@ -191,14 +193,16 @@ class _Counter:
         """Returns the arithmetic and the transfer of one instruction."""
         kind = i.opcode.removesuffix("-start")
         if kind in COLLECTIVES:
-            key = i.number(r"channel_id=(\d+)")
+            channel = i.number(r"channel_id=(\d+)")
             arrays = i.arrays
             if i.opcode != kind and kind != "all-reduce":  # (operands, results, ...)
                 arrays = i.parts[1]
             if fused and (kept := _scattered(i, inside)):
                 kind, arrays = "reduce-scatter", kept
             transfer = Collective(kind, sum(array.nbytes for array in arrays))
-            return Counts(collectives={i.name if key is None else f"channel {key}": transfer})
+            # Programs written device by device have one channel for all of their transfers.
+            shared = f"channel {channel}, {kind}, {transfer.nbytes} bytes"
+            return Counts(collectives={i.name if channel is None else shared: transfer})
         if i.opcode in ("convolution", "dot"):
             lhs, rhs = (inside.instructions[name].arrays[0] for name in i.operands)
             flops = (
@@ -317,7 +321,7 @@ def _sum(parts: Iterable[Counts]) -> Counts:
     parts, collectives = list(parts), {}
     for c in parts:
         for key, transfer in c.collectives.items():
-            collectives.setdefault(key, transfer)  # the pieces of one transfer share a channel
+            collectives.setdefault(key, transfer)  # of the pieces of one transfer, the first
     return Counts(
         hbm_bytes=sum(c.hbm_bytes for c in parts),
         flops=sum(c.flops for c in parts),

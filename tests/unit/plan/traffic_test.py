@@ -102,8 +102,20 @@ def test_operations_are_what_moves_bytes_with_those_of_loops_in_all_their_runs()
 
 def test_a_transfer_in_a_loop_counts_as_often_as_it_runs():
     counts = count(SMALL)
-    assert counts.collectives == {"channel 7": Collective("all-reduce", KIB, 5)}
+    assert list(counts.collectives.values()) == [Collective("all-reduce", KIB, 5)]
     assert counts.by_kind() == {"all-reduce": {"count": 5, "bytes": 5 * KIB}}
+
+
+def test_transfers_of_one_channel_in_two_loops_or_of_two_sizes_are_two():
+    assert "%loop =" in SMALL
+    again = (
+        "%loop.2 = (s32[], f32[256]{0}) while(%start), condition=%condition, body=%body\n  %loop ="
+    )
+    assert count(SMALL.replace("%loop =", again)).by_kind()["all-reduce"]["count"] == 2 * 5
+    line = "%w = f32[256]{0} all-reduce(%v), channel_id=7, to_apply=%sum"
+    other = "%u = s32[] all-reduce(%j), channel_id=7, to_apply=%sum\n  "
+    counts = count(SMALL.replace(line, other + line))
+    assert counts.by_kind() == {"all-reduce": {"count": 2 * 5, "bytes": 5 * (KIB + 4)}}
 
 
 def test_a_fusion_in_a_loop_counts_as_often_as_it_runs():
