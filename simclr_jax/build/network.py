@@ -31,6 +31,7 @@ class Network:
     Attributes:
       model: encoder and heads, without their variables.
       evaluation: how the view that is judged is made of an image.
+      channels: of the images that it takes.
       shapes: shapes of its variables, {"params": ..., "batch_stats": ...}.
       encode: (variables, batch) -> representations [b, d].
       classify: (variables, batch) -> logits [b, k], if the model has a classifier.
@@ -44,6 +45,7 @@ class Network:
 
     model: SSLModel
     evaluation: Policy
+    channels: int
     shapes: dict[str, Any]
     encode: Apply
     classify: Apply
@@ -54,11 +56,16 @@ class Network:
 
     def random_variables(self, seed: int) -> dict[str, Any]:
         """Returns the variables that training from scratch with this seed starts from."""
-        return _init(self.model, self.evaluation.size, rng.stream(jax.random.key(seed), "init", 0))
+        key = rng.stream(jax.random.key(seed), "init", 0)
+        return _init(self.model, self.evaluation.size, self.channels, key)
 
 
-def network(config: Mapping[str, Any]) -> Network:
+def network(config: Mapping[str, Any], channels: int = 3) -> Network:
     """Builds the network that the sections `encoder` and `heads` describe.
+
+    Args:
+      config: sections.
+      channels: of the images that it will see.
 
     Raises:
       UserError: naming the section, the key and the value that does not fit.
@@ -71,7 +78,7 @@ def network(config: Mapping[str, Any]) -> Network:
     with config_errors_at("config.augment"):
         evaluation = POLICIES["eval"](size=size_px)
     with config_errors_at("config.augment.size and config.encoder"):
-        init = lambda: _init(model, size_px, jax.random.key(0))
+        init = lambda: _init(model, size_px, channels, jax.random.key(0))
         shapes = jax.eval_shape(init)
 
     def images(batch: Batch) -> jax.Array:
@@ -100,6 +107,7 @@ def network(config: Mapping[str, Any]) -> Network:
     return Network(
         model=model,
         evaluation=evaluation,
+        channels=channels,
         shapes=shapes,
         encode=apply("encode"),
         classify=apply("classify"),
@@ -110,8 +118,8 @@ def network(config: Mapping[str, Any]) -> Network:
     )
 
 
-def _init(model: SSLModel, size_px: int, key: jax.Array) -> dict[str, Any]:
-    images = jnp.zeros((1, size_px, size_px, 3))
+def _init(model: SSLModel, size_px: int, channels: int, key: jax.Array) -> dict[str, Any]:
+    images = jnp.zeros((1, size_px, size_px, channels))
     variables = {"batch_stats": {}, **model.init(key, images, train=False)}
     if more := variables.keys() - {"params", "batch_stats"}:
         raise ValueError(

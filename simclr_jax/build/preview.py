@@ -10,6 +10,7 @@ from jax.experimental import multihost_utils
 from simclr_jax.build.experiment import Experiment
 from simclr_jax.core import rng
 from simclr_jax.core.types import Batch
+from simclr_jax.data.decode import as_rgb
 from simclr_jax.data.place import place_batches
 from simclr_jax.data.quarantine import Quarantine
 
@@ -17,6 +18,7 @@ from simclr_jax.data.quarantine import Quarantine
 def augmented_views(experiment: Experiment, num_images: int) -> np.ndarray:
     """Returns views of some images as training sees them, uint8 [m, v, h, w, 3].
 
+    Of other than three channels, they are shown as `decode.as_rgb` does.
     Views smaller than the largest are at the top left of a black one.
     """
     num_images = min(num_images, len(experiment.source))
@@ -44,4 +46,4 @@ def augmented_views(experiment: Experiment, num_images: int) -> np.ndarray:
         return jnp.concatenate([*map(one_size, by_size)], axis=1)
 
     shown = multihost_utils.process_allgather(views(batch), tiled=True)
-    return np.asarray(shown)[:num_images].astype(np.uint8)
+    return as_rgb(np.asarray(shown)[:num_images].astype(np.uint8))

@@ -7,9 +7,9 @@ says which.
 
 `convert` writes the images as ArrayRecord shards, which data set "array_record" reads. They are
 stored as they are, byte for byte. With --canvas=N those that do not fit N x N pixels are scaled
-down and stored anew, upright, as JPEG of quality 95 or, if they were not JPEG, as PNG: pixels,
-more than 8 bits a channel, transparency and camera data are lost. A conversion that was stopped
-goes on when the same command is given again.
+down and stored anew, upright and in RGB, as JPEG of quality 95 or, if they were not JPEG, as PNG:
+pixels, more than 8 bits a channel, other channels, transparency and camera data are lost. A
+conversion that was stopped goes on when the same command is given again.
 
 python -m simclr_jax data audit photos --output=photos_audit
 python -m simclr_jax data audit photos/train photos/test

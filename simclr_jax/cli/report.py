@@ -18,7 +18,7 @@ from simclr_jax.build.resolve import frozen_networks
 from simclr_jax.cli import app, own_encoder
 from simclr_jax.core.errors import UserError
 from simclr_jax.core.files import require_writable
-from simclr_jax.data.decode import decode
+from simclr_jax.data.decode import as_rgb, decode
 from simclr_jax.data.quarantine import read_quarantine
 from simclr_jax.data.reading import Reader
 from simclr_jax.data.records import captions_of
@@ -121,7 +121,8 @@ def _embedding(
     for i in features.ids:
         record = reader.record(int(i))
         names.append(record.name)
-        small.append(decode(record.image, canvas=THUMBNAIL_PX, rendering=rendering).pixels)
+        pixels = decode(record.image, canvas=THUMBNAIL_PX, rendering=rendering).pixels
+        small.append(as_rgb(pixels))
     shown = Embedding(
         features=features.features,
         labels=features.labels,
