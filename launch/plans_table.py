@@ -38,7 +38,13 @@ SCALING = {8: "2x2x2", 16: "2x2x4", 64: "4x4x4", 256: "4x8x8", 1024: "8x8x16"}
 PAIRS_PER_DEVICE = 64
 # v1_r50_1x on a quarter of the chips, the batch in parts.
 CHUNKS, CHUNKS_ON = (1, 4, 16), "v5e:4x4"
-TABLES = ("scaling", "chunks")
+# What else is pretrained, each with the batch that is published for it.
+FAMILY = (
+    *("byol:r50", "moco_v3:r50", "moco_v3:vit_s", "swav:r50", "deepcluster_v2:r50", "dino:vit_s"),
+    *("instdisc:r50", "clip:vit_b16"),
+)
+FAMILY_SLICES = ("v5e:8x8", "v5p:4x4x4")
+TABLES = ("scaling", "chunks", "family")
 
 BEFORE = f"""\
 Pretraining on ImageNet with the published batch of {PUBLISHED_BATCH}, without momentum memory,
@@ -58,9 +64,14 @@ What grows is NT-Xent: each device gathers the projections of all, and compares 
 `--config.method.grad_cache_chunks`, per device:
 
 """
-AFTER = """
+FAMILY_BEFORE = f"""
 Less memory is paid for in transfers: the gradient is summed over the devices once for each chunk.
 
+Other methods with the batch that is published for each, on {" and ".join(FAMILY_SLICES)}. All
+views, second networks, queues and banks are in it, as the recipe has them:
+
+"""
+AFTER = """
 `python launch/plans_table.py --run` compiles what `launch/plans.json` lacks (its answers stand
 there, each with its command), and `--write` makes this part of the page.
 """
@@ -69,6 +80,7 @@ NETWORK_COLUMNS = (
     *("step, at least", "pairs/s, at most", "MFU, at most", "recipe, at least", "compiled in"),
 )
 SCALING_COLUMNS = ("chips", "batch", "HBM", "FLOPs", "HBM traffic", "step", "transfers")
+FAMILY_COLUMNS = ("recipe", "batch", *NETWORK_COLUMNS[1:])
 CHUNKS_COLUMNS = ("chunks", "HBM", "FLOPs", "HBM traffic", "step", "transfers")
 
 
@@ -95,10 +107,16 @@ def main() -> None:
     replace_between(PAGE, START, END, section(_load()))
 
 
-def command(variant: str, topology: str, *overrides: str) -> str:
+def command(variant: str, topology: str, *overrides: str, recipe: str = RECIPE) -> str:
     """Returns the command that plans one row; its answer is kept under it."""
-    arguments = [f"--config={RECIPE}:{variant}", f"--topology={topology}", *overrides]
+    arguments = [f"--config={recipe}:{variant}", f"--topology={topology}", *overrides]
     return shlex.join(["python", "-m", "simclr_jax", "plan", *arguments])
+
+
+def family_command(name: str, topology: str) -> str:
+    """Returns the command that plans one row of the fourth table."""
+    recipe, _, variant = name.partition(":")
+    return command(variant, topology, recipe=f"configs/{recipe}.py")
 
 
 def scaling_command(chips: int) -> str:
@@ -129,6 +147,8 @@ def _run(only: Sequence[str], *, again: bool) -> None:
 def _commands(table: str) -> list[str]:
     if table == "scaling":
         return [scaling_command(chips) for chips in SCALING]
+    if table == "family":
+        return [family_command(name, topology) for topology in FAMILY_SLICES for name in FAMILY]
     return [chunks_command(chunks) for chunks in CHUNKS]
 
 
@@ -152,7 +172,8 @@ def _plan(line: str, *, again: bool) -> dict[str, Any]:
     if run.returncode not in (0, 1) or not run.stdout:
         sys.exit(f"It ended with exit code {run.returncode}; nothing is kept of it.")
     answer = json.loads(run.stdout)
-    del answer["chip"], answer["tried"], answer["flags"]
+    for key in ("chip", "tried", "flags", "traffic"):
+        answer.pop(key, None)  # a step that does not fit has no traffic
     write_text(PLANS, json.dumps(_load() | {line: answer}, indent=1, sort_keys=True) + "\n")
     return answer
 
@@ -172,7 +193,8 @@ def section(plans: dict[str, dict[str, Any]]) -> str:
         (
             *(BEFORE, _table(NETWORK_COLUMNS, networks)),
             *(BETWEEN, _table(SCALING_COLUMNS, rows)),
-            *(CHUNKS_BEFORE, _table(CHUNKS_COLUMNS, parts), AFTER),
+            *(CHUNKS_BEFORE, _table(CHUNKS_COLUMNS, parts)),
+            *(FAMILY_BEFORE, _family(plans), AFTER),
         )
     )
 
@@ -186,6 +208,18 @@ def _network_rows(name: str, plans: dict[str, dict[str, Any]]) -> Iterator[list[
         yield [f"`{name}`", *_network_cells(answer)]
     if not answers:
         yield [f"`{name}`", "not planned yet", *[""] * (len(NETWORK_COLUMNS) - 2)]
+
+
+def _family(plans: dict[str, dict[str, Any]]) -> str:
+    rows, missing = [], []
+    for name in FAMILY:
+        for topology in FAMILY_SLICES:
+            if answer := plans.get(family_command(name, topology)):
+                rows.append([f"`{name}`", f"{answer['batch_size']:,}", *_network_cells(answer)])
+            else:
+                missing.append(f"`{name}` on {topology}")
+    left = f"\nNot planned yet: {', '.join(missing)}.\n" if missing else ""
+    return _table(FAMILY_COLUMNS, rows) + left
 
 
 def _network_cells(answer: dict[str, Any]) -> list[str]:

@@ -24,7 +24,7 @@ from simclr_jax import run, sweeps
 from simclr_jax.build import recipe as recipes
 from simclr_jax.core.errors import UserError
 from simclr_jax.core.files import expand_workdir
-from simclr_jax.core.types import Batch
+from simclr_jax.core.types import Batch, Clips
 from simclr_jax.data.given import Given, GivenImage
 from simclr_jax.data.quarantine import Quarantine
 from simclr_jax.evals.features import extract_features
@@ -133,7 +133,7 @@ class Encoder:
 
         Args:
           images: paths, uint8 arrays [h, w, 3] or [h, w], and PIL images, in any mixture; or one
-            uint8 array [n, h, w, 3].
+            uint8 array [n, h, w, 3]. Of a run on sounds, paths of them.
 
         Raises:
           UserError: if one of them cannot be read, naming it.
@@ -163,11 +163,12 @@ class Encoder:
     def _rows(
         self, images: Sequence[GivenImage] | np.ndarray, apply: Callable[[Batch], jax.Array]
     ) -> Float[np.ndarray, "n d"]:
-        source, unreadable = Given(images, self.run.dataset.rendering), Quarantine()
+        cuts, unreadable = self.run.network.evaluation.cuts, Quarantine()
+        is_sound = isinstance(cuts, Clips)
+        source = Given(images, self.run.dataset.rendering, has_sounds=is_sound)
         rows = min(self.run.dataset.batch_size, 1 << (len(source) - 1).bit_length())
         devices = self.run.mesh.size  # which share a batch evenly
         dataset = dataclasses.replace(self.run.dataset, batch_size=-(-rows // devices) * devices)
-        cuts = self.run.network.evaluation.cuts
         batches = dataset.eval_batches(source, cuts, quarantine=unreadable)
         features = extract_features(apply, batches, self.run.mesh).features
         for entry in unreadable.entries.values():

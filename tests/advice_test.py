@@ -90,7 +90,7 @@ def texts(path):
     }
     for node in ast.walk(tree):
         if isinstance(node, ast.JoinedStr):
-            known = lambda part: part.value if isinstance(part, ast.Constant) else "{}"
+            known = lambda part: str(part.value) if isinstance(part, ast.Constant) else "{}"
             yield "".join(map(known, node.values))
         elif isinstance(node, ast.Constant) and id(node) not in parts | docs:
             yield str(node.value)

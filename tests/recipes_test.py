@@ -1,8 +1,6 @@
 """Every recipe and every variant builds, on devices or not, and keeps its published numbers."""
 
 import functools
-import importlib.util
-from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
 
@@ -12,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from launch import bench_table, plans_table, results_table
 from simclr_jax.build import resolve
 from simclr_jax.build.experiment import build_experiment
 from simclr_jax.build.online import online_evaluation
@@ -28,20 +27,9 @@ from simclr_jax.models.ssl import ENCODERS
 from simclr_jax.parallel.sharding import PRESETS
 from simclr_jax.plan.dataset_spec import open_or_describe
 from simclr_jax.train.metrics import MetricsWriter
+from tests import helpers
 
-ROOT = Path(__file__).parents[1]
-
-
-@functools.cache
-def module(path):
-    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def recipe(name):
-    return module(f"configs/{name}.py")
+recipe = functools.cache(helpers.recipe)
 
 
 def variants(name):
@@ -304,6 +292,7 @@ def test_a_warm_start_fits_what_the_pretraining_recipe_makes(name, variant, pret
     (start,) = built(name, variant).warm_starts
     target = built(name, variant).abstract_state
     source = built(*pretrained).abstract_state
+    assert start.trees is not None
     for path, path_there in start.trees.items():
         want, got = select(vars(target), path), select(vars(source), path_there)
         assert jax.tree.map(np.shape, want) == jax.tree.map(np.shape, got)
@@ -323,7 +312,7 @@ def test_a_warm_start_fits_what_the_pretraining_recipe_makes(name, variant, pret
     ],
 )
 def test_a_classifier_is_where_the_variant_puts_it(variant, select):
-    config = module("configs/finetune.py").get_config(variant)
+    config = recipe("finetune").get_config(variant)
     assert config.heads.select == select
     taken_over = {tree for tree in config.warm_start.trees if "projector" in tree}
     assert len(taken_over) == 3 * select
@@ -363,22 +352,18 @@ def test_every_published_number_belongs_to_one_variant():
 
 
 def test_the_table_of_results_is_what_the_script_prints():
-    results_table = module("launch/results_table.py")
     assert between_marks(results_table) == results_table.section(), "run it with --write"
 
 
 def test_the_table_of_plans_is_what_the_script_prints():
-    plans_table = module("launch/plans_table.py")
     assert between_marks(plans_table) == plans_table.section(plans_table._load())
 
 
 def test_the_table_of_times_is_what_the_script_prints():
-    bench_table = module("launch/bench_table.py")
     assert between_marks(bench_table) == bench_table.section(bench_table.kept())
 
 
 def test_times_stand_with_the_place_and_the_day_that_they_are_of():
-    bench_table = module("launch/bench_table.py")
     side = {"median": 2.0, "low": 1.9, "high": 2.2, "quiet": 9, "samples": 9}
     row = {"what": bench_table.ROWS[0].what, "peer": "lightly", "ratio": 1.0, "bar": 1.2}
     place = {"date": "2026-01-02", "machine": "2 x CPU", "versions": {"jax": "1"}}
@@ -399,7 +384,6 @@ def between_marks(table):
 
 
 def test_the_table_shows_what_was_measured(monkeypatch):
-    results_table = module("launch/results_table.py")
     finetune = recipe("finetune")
     measured = {"v2_r50_1x,fraction=0.01": 57.5}
     recipes = lambda name: SimpleNamespace(

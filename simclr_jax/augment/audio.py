@@ -1,26 +1,41 @@
-"""Random changes of sounds: gain and shift of waveforms, masks on their spectrograms.
+"""Views of sounds: log-mel spectrograms, after random gain and shift, with random masks.
 
 Pitch stays as it is, because captions name notes and voices. Every clip of a batch has its own
 draw.
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from simclr_jax.augment.log_mel import LogMel, Waveform, as_floats
-from simclr_jax.core.ranges import CountOrZero, NonNegative, Share
-from simclr_jax.core.types import PRNGKey
+from simclr_jax.augment.log_mel import LogMel, as_floats
+from simclr_jax.augment.views import Policy
+from simclr_jax.core.ranges import CountOrZero, NonNegative, Positive, Share
+from simclr_jax.core.types import Batch, Clips, PRNGKey, ViewArray
+
+_RANGE_DB = 100.0  # from the least power to that of a loud band
 
 
-@dataclasses.dataclass(frozen=True)
-class AudioAugment:
-    """Settings of random views of sounds; called, it draws them.
+def audio(
+    *,
+    seconds: Positive = 10.0,
+    log_mel: LogMel | None = None,
+    gain_db: NonNegative = 6.0,
+    shift: Share = 0.1,
+    time_mask: Share = 0.1,
+    mel_mask: Share = 0.1,
+    num_masks: CountOrZero = 2,
+) -> Policy:
+    """Returns one view of a sound: the spectrogram of a random clip, as an image of one channel.
 
-    Attributes:
-      log_mel: makes spectrograms of waveforms.
+    -100 dB are 0 and 0 dB are 1, so that encoders find what they take of images.
+
+    Args:
+      seconds: length of a clip. A shorter sound is repeated as often as it fits, then silence.
+      log_mel: settings of the spectrogram; those of LAION's CLAP if None.
       gain_db: most decibels that a clip gets louder or softer by.
       shift: most of a clip that it is moved by, either way; what leaves at one end comes in at
         the other.
@@ -28,28 +43,27 @@ class AudioAugment:
       mel_mask: most of the bands that one mask hides.
       num_masks: masks of either kind, which may overlap.
     """
+    spectrogram = log_mel or LogMel()
 
-    log_mel: LogMel
-    gain_db: NonNegative = 6.0
-    shift: Share = 0.1
-    time_mask: Share = 0.1
-    mel_mask: Share = 0.1
-    num_masks: CountOrZero = 2
-
-    def __call__(self, key: PRNGKey, waveform: Waveform) -> Float[Array, "b frames mels 1"]:
-        """Returns a spectrogram of each clip in decibels, as an image of one channel.
-
-        Args:
-          key: random key.
-          waveform: samples in [-1, 1], or int16.
-        """
+    def augment(key: PRNGKey, batch: Batch) -> ViewArray:
         keys = jax.random.split(key, 4)
-        waveform = random_shift(keys[0], as_floats(waveform), share=self.shift)
-        waveform = random_gain(keys[1], waveform, decibels=self.gain_db)
-        x = self.log_mel(waveform)
-        for key, axis, share in ((keys[2], 1, self.time_mask), (keys[3], 2, self.mel_mask)):
-            x = random_masks(key, x, axis=axis, share=share, num_masks=self.num_masks)
-        return x[..., None]
+        waveform = random_shift(keys[0], as_floats(batch["audio"]), share=shift)
+        x = spectrogram(random_gain(keys[1], waveform, decibels=gain_db))
+        for key, axis, share in ((keys[2], 1, time_mask), (keys[3], 2, mel_mask)):
+            x = random_masks(key, x, axis=axis, share=share, num_masks=num_masks)
+        return 1 + x[:, None, :, :, None] / _RANGE_DB
+
+    clips = Clips(spectrogram.rate, round(seconds * spectrogram.rate), random=True)
+    frames = spectrogram.num_frames(clips.num_samples)
+    return Policy(clips, augment, (frames, spectrogram.num_mels, 1))
+
+
+def evaluation(*, seconds: Positive, log_mel: LogMel | None) -> Policy:
+    """Returns the view of `audio` without chance: of the middle of a longer sound."""
+    still: dict[str, Any] = dict(gain_db=0.0, shift=0.0, num_masks=0)
+    policy = audio(seconds=seconds, log_mel=log_mel, **still)
+    assert isinstance(policy.cuts, Clips)
+    return dataclasses.replace(policy, cuts=dataclasses.replace(policy.cuts, random=False))
 
 
 def random_gain(

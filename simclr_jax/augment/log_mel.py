@@ -1,7 +1,8 @@
 """Waveforms as pictures of time and pitch: log-mel spectrograms, on the device.
 
 Frames are cut without gathers: a waveform in pieces of one hop, and a frame is some pieces in a
-row. The Fourier transform is a product with a real matrix, which is what a TPU is fast at.
+row. The Fourier transform is a product with a real matrix, which is what a TPU is fast at, and on a
+CPU a fast one.
 
 Definitions are those of librosa, https://librosa.org (McFee et al. 2015), with Slaney's scale.
 """
@@ -81,11 +82,20 @@ class LogMel:
                 f"{self.num_fft // 2 + 1} are needed."
             )
         frames = self._frames(as_floats(waveform))
-        product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
-        real, imaginary = (product(frames, jnp.asarray(x, frames.dtype)) for x in self._waves())
-        power = real**2 + imaginary**2  # [b, frames, bins]
-        in_bands = product(power, jnp.asarray(self.filters().T, power.dtype))
+        power = jax.lax.platform_dependent(
+            frames, cpu=self._power_by_fft, default=self._power_by_products
+        )
+        in_bands = _product(power, jnp.asarray(self.filters().T, power.dtype))
         return 10 * jnp.log10(jnp.maximum(in_bands, _LEAST_POWER))
+
+    def _power_by_fft(self, frames: Array) -> Array:
+        window = jnp.asarray(self._window(), frames.dtype)[None, None]
+        windowed = frames[..., : self.num_fft] * window
+        return jnp.abs(jnp.fft.rfft(windowed)) ** 2  # [b, frames, bins]
+
+    def _power_by_products(self, frames: Array) -> Array:
+        real, imaginary = (_product(frames, jnp.asarray(x, frames.dtype)) for x in self._waves())
+        return real**2 + imaginary**2
 
     def _frames(self, waveform: Array) -> Array:
         """Returns frames [b, frames, pieces * hop], longer than num_fft where it does not fit."""
@@ -102,10 +112,13 @@ class LogMel:
         sample, bins = np.arange(self.num_fft), np.arange(self.num_fft // 2 + 1)
         # The angle modulo a turn, so that large products lose nothing.
         turns = (sample[:, None] * bins[None] % self.num_fft) / self.num_fft
-        window = (0.5 - 0.5 * np.cos(2 * np.pi * sample / self.num_fft))[:, None]
+        window = self._window()[:, None]
         beyond = ((0, -self.num_fft % self.hop), (0, 0))
         cosines, sines = np.cos(2 * np.pi * turns), np.sin(2 * np.pi * turns)
         return np.pad(window * cosines, beyond), np.pad(window * sines, beyond)
+
+    def _window(self) -> Float[np.ndarray, " n"]:
+        return 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(self.num_fft) / self.num_fft)
 
     def filters(self) -> Float[np.ndarray, "mels bins"]:
         """Returns the weight of each frequency in each band: triangles of area 2 / Hz."""
@@ -115,6 +128,9 @@ class LogMel:
         low, middle, high = corners[:-2, None], corners[1:-1, None], corners[2:, None]
         rising, falling = (hz - low) / (middle - low), (high - hz) / (high - middle)
         return np.maximum(0, np.minimum(rising, falling)) * 2 / (high - low)
+
+
+_product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
 def as_floats(waveform: Waveform) -> Float[Array, "b samples"]:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from simclr_jax.augment import color, crop, geometry
+from simclr_jax.augment import audio, color, crop, geometry
 from simclr_jax.augment.views import (
     Augment,
     Cut,
@@ -29,7 +29,7 @@ from simclr_jax.augment.views import (
 from simclr_jax.core.ranges import Count
 from simclr_jax.core.types import Cuts, PRNGKey
 
-__all__ = ["POLICIES", "Augment", "Policy"]
+__all__ = ["EVALUATIONS", "POLICIES", "Augment", "Policy"]
 
 # The official code neither crops nor resizes test images up to this size in pixels.
 MAX_UNCROPPED = 32
@@ -318,7 +318,8 @@ def finetune(
         mirror = jax.random.bernoulli(key) if flip else False
         return jnp.clip(geometry.resize(cut, valid, shape=(size, size), mirror=mirror), 0, 1)
 
-    return Policy(Cuts(size, 1, functools.partial(boxes, num=1)), per_view(view))
+    cuts = Cuts(size, 1, functools.partial(boxes, num=1))
+    return Policy(cuts, per_view(view), (size, size, 3))
 
 
 def evaluation(*, size: int) -> Policy:
@@ -338,7 +339,7 @@ def evaluation(*, size: int) -> Policy:
         return jnp.clip(geometry.resize(cut, valid, shape=(size, size)), 0, 1)
 
     cuts = Cuts(size, 1, lambda bits, whole: box(whole)[None])
-    return Policy(cuts, per_view(view))
+    return Policy(cuts, per_view(view), (size, size, 3))
 
 
 POLICIES: dict[str, Callable[..., Policy]] = {
@@ -349,4 +350,8 @@ POLICIES: dict[str, Callable[..., Policy]] = {
     "multi_crop": multi_crop,
     "finetune": finetune,
     "eval": evaluation,
+    "audio": audio.audio,
 }
+# What the views of a policy are judged by, with those of its settings that this takes, too; by
+# `evaluation` where nothing else is named.
+EVALUATIONS: dict[str, Callable[..., Policy]] = {"audio": audio.evaluation}

@@ -33,21 +33,23 @@ ViewFunction: TypeAlias = Callable[[PRNGKey, Cut, Size, Index], View]
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
-    """How views are made of an image.
+    """How views are made of an image or a sound.
 
     Attributes:
       cuts: part of the image that each view shows, for the host; a tuple for views of several
-        sizes, the largest first.
+        sizes, the largest first. Or which part of a sound.
       augment: (key, batch of cuts) -> views, on the device.
+      shape: height, width and channels of the largest views.
     """
 
     cuts: CutsBySize
     augment: Augment
+    shape: tuple[int, int, int]
 
     @property
     def size(self) -> int:
-        """Height and width of the largest views in pixels."""
-        return jax.tree.leaves(self.cuts)[0].size
+        """Height of the largest views in pixels; their width, too, if they are of images."""
+        return self.shape[0]
 
 
 def joined(*policies: Policy) -> Policy:
@@ -61,7 +63,8 @@ def joined(*policies: Policy) -> Policy:
         ]
         return tuple(jax.tree.leaves(views))
 
-    return Policy(tuple(jax.tree.leaves([policy.cuts for policy in policies])), augment)
+    cuts = tuple(jax.tree.leaves([policy.cuts for policy in policies]))
+    return Policy(cuts, augment, policies[0].shape)
 
 
 def random_views(
@@ -139,7 +142,7 @@ def random_views(
 
     num_views = len(blur)
     cuts = Cuts(size, num_views, functools.partial(boxes, num=num_views))
-    return Policy(cuts, per_view(view))
+    return Policy(cuts, per_view(view), (size, size, 3))
 
 
 def _of_view(chances: tuple[float, ...], index: Index) -> Scalar | float:

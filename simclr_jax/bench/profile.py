@@ -1,6 +1,5 @@
 """A trace of a few steps of a run, and its most expensive operations in words."""
 
-import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,12 +13,12 @@ from simclr_jax.core.errors import UserError
 from simclr_jax.core.state import TrainState
 from simclr_jax.core.types import Metrics
 from simclr_jax.parallel.hosts import is_primary
-from simclr_jax.plan.hlo import Instruction, parse
+from simclr_jax.plan.hlo import parse
+from simclr_jax.plan.words import in_words
 from simclr_jax.run import Run
 
 WARM_UP, NUM_STEPS, TOP = 3, 5, 10
 COLUMNS = ("ms a step", "share", "operation", "pass", "where", "result")
-_WRAPPER = re.compile(r"^(\w+)\((.*)\)$")
 # Their time is that of the operations which they call, which are in the trace, too.
 _CALLERS = ("while", "call", "conditional")
 
@@ -89,25 +88,3 @@ def seconds_by_operation(file: Path, module: str) -> Mapping[str, float]:
                 if "hlo_op" in about and about["hlo_module"] == module:
                     seconds[str(about["hlo_op"])] += event.duration_ns / 1e9
     return seconds
-
-
-def in_words(i: Instruction) -> tuple[str, str, str, str]:
-    """Returns what an instruction does, in which pass, of which module, and what it returns.
-
-    JAX names an operation by the functions around it, such as
-    "jit(train_step)/transpose(jvp(SSLModel))/encoder/stem/conv/conv_general_dilated".
-    """
-    found = re.search(r'op_name="([^"]*)"', i.attributes)
-    name = found[1] if found else i.opcode
-    # XLA names what it merged "(a:b:...)": the first stands for all.
-    *around, last = name.removeprefix("(").partition(":")[0].split("/")
-    path, wrappers = [], set()
-    for name in around:
-        while wrapped := _WRAPPER.match(name):
-            wrappers.add(wrapped[1])
-            name = "" if wrapped[1] == "jit" else wrapped[2]
-        path += [name] if name else []
-    direction = "backward" if "transpose" in wrappers else "forward" if "jvp" in wrappers else "-"
-    kind = f"{last} and what is fused with it" if i.opcode == "fusion" else last
-    shapes = ", ".join(f"{a.dtype}[{','.join(map(str, a.shape))}]" for a in i.arrays[:2])
-    return kind, direction, "/".join(path) or "-", shapes

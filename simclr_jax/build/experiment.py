@@ -27,7 +27,7 @@ from simclr_jax.optim.build import OPTIMIZERS, with_frozen
 from simclr_jax.optim.schedules import RunSchedule, num_train_steps, recipe_schedule
 from simclr_jax.parallel.sharding import Layout, batch_sharding, replicated
 from simclr_jax.train.loop import RunConfig
-from simclr_jax.train.step import TrainStep, init_state, make_train_step
+from simclr_jax.train.step import init_state, make_train_step
 from simclr_jax.train.warm_start import WarmStart, module_trees
 
 
@@ -144,7 +144,7 @@ def build_experiment(
     )
 
 
-def train_step(experiment: Experiment) -> TrainStep:
+def train_step(experiment: Experiment) -> jax.stages.Wrapped:
     """Returns the jitted step of a run, which overwrites its state.
 
     `train_step(p).lower(p.abstract_state, p.abstract_batch)` needs no data and no device.

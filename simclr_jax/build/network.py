@@ -2,7 +2,7 @@
 
 encoder   models.ssl.ENCODERS[name]
 heads     build_heads
-augment   its size in px
+augment   the shape of its views
 """
 
 import dataclasses
@@ -13,10 +13,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from simclr_jax.augment.policies import POLICIES, Policy
+from simclr_jax.augment.policies import EVALUATIONS, POLICIES, Policy
 from simclr_jax.core import rng
-from simclr_jax.core.sections import Section, build_section, config_errors_at, lookup
-from simclr_jax.core.types import Batch, Texts
+from simclr_jax.core.sections import (
+    Section,
+    build_section,
+    config_errors_at,
+    lookup,
+    settings_of,
+)
+from simclr_jax.core.types import Batch, Clips, Texts
 from simclr_jax.evals.online import Apply
 from simclr_jax.models import heads
 from simclr_jax.models.own import require_imported
@@ -31,7 +37,6 @@ class Network:
     Attributes:
       model: encoder and heads, without their variables.
       evaluation: how the view that is judged is made of an image.
-      channels: of the images that it takes.
       shapes: shapes of its variables, {"params": ..., "batch_stats": ...}.
       encode: (variables, batch) -> representations [b, d].
       classify: (variables, batch) -> logits [b, k], if the model has a classifier.
@@ -45,7 +50,6 @@ class Network:
 
     model: SSLModel
     evaluation: Policy
-    channels: int
     shapes: dict[str, Any]
     encode: Apply
     classify: Apply
@@ -54,10 +58,14 @@ class Network:
     update_statistics: Callable[[Mapping[str, Any], Batch], dict[str, Any]]
     pixels: Callable[[Batch], jax.Array]
 
+    @property
+    def channels(self) -> int:
+        """Of the images, or spectrograms, that the encoder takes."""
+        return self.evaluation.shape[2]
+
     def random_variables(self, seed: int) -> dict[str, Any]:
         """Returns the variables that training from scratch with this seed starts from."""
-        key = rng.stream(jax.random.key(seed), "init", 0)
-        return _init(self.model, self.evaluation.size, self.channels, key)
+        return _init(self.model, self.evaluation.shape, rng.stream(jax.random.key(seed), "init", 0))
 
 
 def network(config: Mapping[str, Any], channels: int = 3) -> Network:
@@ -74,11 +82,10 @@ def network(config: Mapping[str, Any], channels: int = 3) -> Network:
     encoder, settings = lookup("config.encoder", ENCODERS, config["encoder"])
     encoder = build_section("config.encoder", encoder, settings)
     model = build_section("config.heads", build_heads, config["heads"], encoder)
-    size_px = config["augment"]["size"]
-    with config_errors_at("config.augment"):
-        evaluation = POLICIES["eval"](size=size_px)
-    with config_errors_at("config.augment.size and config.encoder"):
-        init = lambda: _init(model, size_px, channels, jax.random.key(0))
+    evaluation = _evaluation(config["augment"], channels)
+    sized = ".size" if "size" in config["augment"] else ""
+    with config_errors_at(f"config.augment{sized} and config.encoder"):
+        init = lambda: _init(model, evaluation.shape, jax.random.key(0))
         shapes = jax.eval_shape(init)
 
     def images(batch: Batch) -> jax.Array:
@@ -91,6 +98,11 @@ def network(config: Mapping[str, Any], channels: int = 3) -> Network:
             return out
 
         return jax.jit(run)
+
+    @jax.jit
+    def pixels(batch: Batch) -> jax.Array:
+        views = images(batch)
+        return views.reshape(views.shape[0], -1)
 
     @jax.jit
     def embed_text(variables: Mapping[str, Any], texts: Texts) -> jax.Array:
@@ -107,19 +119,30 @@ def network(config: Mapping[str, Any], channels: int = 3) -> Network:
     return Network(
         model=model,
         evaluation=evaluation,
-        channels=channels,
         shapes=shapes,
         encode=apply("encode"),
         classify=apply("classify"),
         project=apply("project"),
         embed_text=embed_text,
         update_statistics=update_statistics,
-        pixels=jax.jit(lambda batch: images(batch).reshape(batch["image"].shape[0], -1)),
+        pixels=pixels,
     )
 
 
-def _init(model: SSLModel, size_px: int, channels: int, key: jax.Array) -> dict[str, Any]:
-    images = jnp.zeros((1, size_px, size_px, channels))
+def _evaluation(augment: Mapping[str, Any], channels: int) -> Policy:
+    """Returns how the view that is judged is made, by a section `augment`."""
+    fn = POLICIES["eval"]
+    if {"name": "eval", **augment}["name"] in EVALUATIONS:
+        fn = EVALUATIONS[augment["name"]]
+    settings = {key: augment[key] for key in settings_of(fn)}
+    policy = build_section("config.augment", fn, settings)
+    if isinstance(policy.cuts, Clips):
+        return policy
+    return dataclasses.replace(policy, shape=(*policy.shape[:2], channels))
+
+
+def _init(model: SSLModel, shape: tuple[int, int, int], key: jax.Array) -> dict[str, Any]:
+    images = jnp.zeros((1, *shape))
     variables = {"batch_stats": {}, **model.init(key, images, train=False)}
     if more := variables.keys() - {"params", "batch_stats"}:
         raise ValueError(

@@ -18,7 +18,7 @@ from simclr_jax.data.quarantine import Quarantine
 def augmented_views(experiment: Experiment, num_images: int) -> np.ndarray:
     """Returns views of some images as training sees them, uint8 [m, v, h, w, 3].
 
-    Of other than three channels, they are shown as `decode.as_rgb` does.
+    Of other than three channels, images are shown as `decode.as_rgb` does, and so are spectrograms.
     Views smaller than the largest are at the top left of a black one.
     """
     num_images = min(num_images, len(experiment.source))
@@ -33,12 +33,12 @@ def augmented_views(experiment: Experiment, num_images: int) -> np.ndarray:
     )
     (batch,) = place_batches(first, experiment.mesh)
     key = rng.stream(jax.random.key(experiment.run.seed), "augment", 0)
-    side = experiment.policy.size
+    height, width, _ = experiment.policy.shape
 
     def one_size(views: jax.Array) -> jax.Array:
-        below = side - views.shape[2]
-        padding = [(0, 0), (0, 0), (0, below), (0, below), (0, 0)]
-        return jnp.pad(jnp.round(views.astype(jnp.float32) * 255), padding)
+        below, beside = height - views.shape[2], width - views.shape[3]
+        padding = [(0, 0), (0, 0), (0, below), (0, beside), (0, 0)]
+        return jnp.pad(jnp.clip(jnp.round(views.astype(jnp.float32) * 255), 0, 255), padding)
 
     @jax.jit
     def views(batch: Batch) -> jax.Array:

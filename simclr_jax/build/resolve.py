@@ -13,7 +13,7 @@ from simclr_jax.core.files import absolute
 from simclr_jax.core.sections import build_section, settings_of
 from simclr_jax.data.dataset import Dataset
 from simclr_jax.data.files import absolute_paths
-from simclr_jax.data.records import Source
+from simclr_jax.data.records import Source, has_sounds
 from simclr_jax.data.sources import suggest_sizes
 from simclr_jax.data.text import FILE as TOKENIZER
 from simclr_jax.data.text import Captioned, has_captions, tokenizer_of
@@ -93,8 +93,8 @@ def take_over_network(config: Mapping[str, Any]) -> dict[str, Any]:
         there = load_config(teachers[0], ("data", "augment"))
     else:
         return config
-    if augment["size"] is None:
-        augment["size"] = there["augment"]["size"]
+    if "size" in augment and augment["size"] is None:
+        augment["size"] = {"size": None, **there["augment"]}["size"]
     if data["canvas"] is None:
         data["canvas"] = there["data"]["canvas"]
     return config
@@ -155,7 +155,16 @@ def _open(
     unsettled = {name: 2 for name in ("canvas", "batch_size") if data[name] is None}
     dataset = build_section("config.data", Dataset, data | unsettled)
     source: Source = dataset.open_train() if train_source is None else train_source
-    if data["canvas"] is None or augment["size"] is None:
+    takes_images = "size" in augment
+    if train_source is None and has_sounds(source) == takes_images:
+        raise UserError(
+            f"{source.name} has sounds, and config.augment.name={augment['name']!r} takes images: "
+            "--config.augment.name=audio takes sounds, as in the recipe clap."
+            if takes_images
+            else f"{source.name} has images, and config.augment.name={augment['name']!r} takes "
+            "sounds: name some, such as --config.data.name=midi_instruments."
+        )
+    if takes_images and (data["canvas"] is None or augment["size"] is None):
         canvas, size = suggest_sizes(source)
         data["canvas"] = data["canvas"] or canvas
         augment["size"] = augment["size"] or size

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from absl import flags
 from etils import epath
-from jaxtyping import Int
+from jaxtyping import Int, UInt8
 
 from simclr_jax.build.experiment import Experiment, build_experiment
 from simclr_jax.build.preview import augmented_views
@@ -21,7 +21,7 @@ from simclr_jax.core.files import require_writable
 from simclr_jax.data.decode import as_rgb, decode
 from simclr_jax.data.quarantine import read_quarantine
 from simclr_jax.data.reading import Reader
-from simclr_jax.data.records import captions_of
+from simclr_jax.data.records import Source, captions_of, has_sounds
 from simclr_jax.evals.features import extract_features
 from simclr_jax.evals.results import Row, read_results
 from simclr_jax.report.contents import Embedding, ReportContents
@@ -121,15 +121,28 @@ def _embedding(
     for i in features.ids:
         record = reader.record(int(i))
         names.append(record.name)
-        pixels = decode(record.image, canvas=THUMBNAIL_PX, rendering=rendering).pixels
-        small.append(as_rgb(pixels))
+        if not has_sounds(source):
+            pixels = decode(record.image, canvas=THUMBNAIL_PX, rendering=rendering).pixels
+            small.append(as_rgb(pixels))
     shown = Embedding(
         features=features.features,
         labels=features.labels,
         names=names,
-        thumbnails=_thumbnails(small),
+        thumbnails=_thumbnails(small) if small else _spectrograms(run, experiment, source, chosen),
     )
     return shown, features.ids
+
+
+def _spectrograms(
+    run: restored.Restored, experiment: Experiment, source: Source, ids: Int[np.ndarray, " n"]
+) -> UInt8[np.ndarray, "n h w 3"]:
+    """Returns small pictures of sounds: time to the right, pitch upwards."""
+    view = run.network.evaluation
+    batches = experiment.dataset.eval_batches(source, view.cuts, indices=ids)
+    rows = extract_features(run.network.pixels, batches, experiment.mesh).features
+    every = -(-view.shape[0] // THUMBNAIL_PX)
+    pictures = rows.reshape(-1, *view.shape)[:, ::every, ::-1].swapaxes(1, 2)
+    return (255 * pictures.clip(0, 1)).astype(np.uint8).repeat(3, axis=3)
 
 
 def _pairs(

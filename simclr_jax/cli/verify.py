@@ -15,7 +15,7 @@ from simclr_jax.build.resolve import take_over_network
 from simclr_jax.build.schema import complete
 from simclr_jax.cli import app, recipe
 from simclr_jax.core.errors import UserError
-from simclr_jax.verify.proof import verify
+from simclr_jax.verify.proof import LEAST_GRADIENT, verify
 from simclr_jax.verify.shrunk import shrink
 from simclr_jax.verify.variants import (
     TOLERANCE,
@@ -117,6 +117,8 @@ def _notes(comparisons: list[Comparison], grad_cache_chunks: int) -> list[str]:
         "  views       of the augmentation, in float32, with a tolerance of "
         f"{VIEWS_TOLERANCE:.0e}; all else is in",
         "              float64 and sees the views of one device",
+        f"  gradients   relative to {LEAST_GRADIENT:.0e} of the largest at the least: one that",
+        "              should be zero is all rounding, such as that of a shift before BatchNorm",
         "  statistics  BatchNorm's, which are moved by the step",
         "  state       what the method keeps, such as a queue or an EMA target",
         "  update      parameters and optimizer state, beside what one device's optimizer makes of",

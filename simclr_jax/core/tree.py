@@ -53,7 +53,9 @@ def replace(tree: Any, path: str, part: Any) -> Any:
     return {**tree, name: replace(tree[name], rest, part) if rest else part}
 
 
-def largest_difference(want: Any, got: Any, start: Any = None) -> tuple[float, str]:
+def largest_difference(
+    want: Any, got: Any, start: Any = None, *, least: float = 0.0
+) -> tuple[float, str]:
     """Returns the largest max |want - got| / max |want| of all arrays, and the path of that array.
 
     Args:
@@ -61,25 +63,25 @@ def largest_difference(want: Any, got: Any, start: Any = None) -> tuple[float, s
       got: tree of the same structure.
       start: third tree of the same structure; the difference is then relative to
         max |want - start|, how far the array has moved.
+      least: smallest number that a difference is relative to, as a part of the largest of all
+        arrays: one that should be zero, and is not for rounding, has no scale of its own.
 
     Returns:
       0 and "" if all are equal; infinity if there is a NaN, or a difference where nothing should
       be, or should have moved.
     """
+    starts = jax.tree.map(np.zeros_like, want) if start is None else start
+    apart = lambda a, b: float(np.abs(np.subtract(a, b, dtype=np.float64)).max(initial=0))
+    scales = jax.tree.leaves(jax.tree.map(apart, want, starts))
+    smallest = least * max(scales, default=0.0)
     worst = (0.0, "")
     leaves = jax.tree_util.tree_leaves_with_path(want)
-    starts = [None] * len(leaves) if start is None else jax.tree.leaves(start)
-    for (path, a), b, before in zip(leaves, jax.tree.leaves(got), starts, strict=True):
-        a, b = np.asarray(a), np.asarray(b)
-        apart = np.abs(np.subtract(a, b, dtype=np.float64))
-        scale = np.abs(a)
-        if before is not None:
-            scale = np.abs(np.subtract(a, before, dtype=np.float64))
-        difference = float(apart.max(initial=0))
+    for (path, a), b, scale in zip(leaves, jax.tree.leaves(got), scales, strict=True):
+        difference, scale = apart(a, b), max(scale, smallest)
         if difference == 0:
             continue
-        finite = math.isfinite(difference) and scale.max() > 0
-        relative = difference / float(scale.max()) if finite else math.inf
+        finite = math.isfinite(difference) and scale > 0
+        relative = difference / scale if finite else math.inf
         if relative > worst[0]:
             worst = (relative, path_name(path))
     return worst

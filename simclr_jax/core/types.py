@@ -28,7 +28,7 @@ Texts: TypeAlias = Mapping[str, Array]
 # width, at the top left), "label" int32 [b] (-1 where unknown), "id" int32 [b] (-1 in rows that
 # only fill up). For views of several sizes, the first two are tuples of arrays, as the views are.
 # With captions also "text" int32 [b, context], "text_length" int32 [b] and "text_id" int32 [b],
-# equal for equal captions.
+# equal for equal captions. Of sounds "audio" int16 [b, samples] takes the place of the first two.
 Batch: TypeAlias = Mapping[str, Any]
 Metrics: TypeAlias = Mapping[str, Array]
 
@@ -49,5 +49,20 @@ class Cuts:
     boxes: Callable[[np.random.Philox, tuple[int, int]], Int32[np.ndarray, "v 4"]]
 
 
+@dataclasses.dataclass(frozen=True)
+class Clips:
+    """What a view is of a sound, in place of `Cuts` of an image.
+
+    Attributes:
+      rate: samples per second.
+      num_samples: length of a clip; what is shorter is repeated.
+      random: whether a clip begins anywhere in a longer sound, or is its middle.
+    """
+
+    rate: int
+    num_samples: int
+    random: bool
+
+
 # A tuple for views of several sizes, as the views are.
-CutsBySize: TypeAlias = Cuts | tuple[Cuts, ...]
+CutsBySize: TypeAlias = Cuts | Clips | tuple[Cuts, ...]

@@ -1,11 +1,11 @@
-"""What a batch holds: views of images, their labels, and tokens where its source has captions."""
+"""What a batch holds: views of images, or clips of sounds, their labels, and tokens of captions."""
 
 from typing import Any, TypeAlias
 
 import jax
 import numpy as np
 
-from simclr_jax.core.types import Cuts, CutsBySize
+from simclr_jax.core.types import Clips, Cuts, CutsBySize
 from simclr_jax.data.records import Source
 from simclr_jax.data.text import tokenizer_of
 
@@ -13,7 +13,7 @@ HostBatch: TypeAlias = dict[str, Any]
 
 
 def empty_batch(num_rows: int, cuts: CutsBySize, source: Source, *, channels: int = 3) -> HostBatch:
-    """Returns black images without labels and captions; what a source gives decides the entries.
+    """Returns black images, or silence, without labels; what a source gives decides the entries.
 
     Args:
       num_rows: b.
@@ -24,7 +24,8 @@ def empty_batch(num_rows: int, cuts: CutsBySize, source: Source, *, channels: in
     Returns:
       {"image": uint8 [b, v, s, s, c], "size": int32 [b, v, 2], "label": int32 [b], "id": int64
       [b]}, and for a source of tokens "text": int32 [b, context], "text_length": int32 [b] and
-      "text_id": int32 [b]. For views of several sizes, the first two are tuples of such arrays.
+      "text_id": int32 [b]. For views of several sizes, the first two are tuples of such arrays. Of
+      sounds, "audio": int16 [b, samples] takes their place.
     """
 
     def black(cuts: Cuts) -> np.ndarray:
@@ -33,9 +34,11 @@ def empty_batch(num_rows: int, cuts: CutsBySize, source: Source, *, channels: in
     def full(cuts: Cuts) -> np.ndarray:
         return np.full((num_rows, cuts.num_views, 2), cuts.size, np.int32)
 
-    batch = {
-        "image": jax.tree.map(black, cuts),
-        "size": jax.tree.map(full, cuts),
+    if isinstance(cuts, Clips):
+        batch = {"audio": np.zeros((num_rows, cuts.num_samples), np.int16)}
+    else:
+        batch = {"image": jax.tree.map(black, cuts), "size": jax.tree.map(full, cuts)}
+    batch |= {
         "label": np.full(num_rows, -1, np.int32),
         "id": np.full(num_rows, -1, np.int64),
     }

@@ -9,6 +9,7 @@ import numpy as np
 from simclr_jax.core.errors import UserError, did_you_mean
 from simclr_jax.data.classes import quote
 
+SOUND = ("audio", "sound", "wav")  # names that columns of images do not have
 IMAGE = ("image", "img", "path", "filepath", "file_path", "file_name", "filename", "file")
 LABEL = ("label", "class")
 CAPTION = ("caption", "captions", "text", "title")
@@ -20,7 +21,7 @@ class Columns:
     """Names of the columns that are read; None takes the first of the usual names there is.
 
     Attributes:
-      image: column of the images, or of their paths.
+      image: column of the images, or of the paths of images or sounds.
       label: column of their classes, as text or whole numbers.
       caption: column of their texts.
     """
@@ -39,7 +40,7 @@ class Columns:
         Raises:
           UserError: if one that is asked for is not there, or there is none for the image.
         """
-        usual = {"image": IMAGE, "label": LABEL, "caption": CAPTION}
+        usual = {"image": IMAGE + SOUND, "label": LABEL, "caption": CAPTION}
         chosen = {}
         for kind, names in usual.items():
             asked = getattr(self, kind)
@@ -52,7 +53,7 @@ class Columns:
         if chosen["image"] is None:
             raise UserError(
                 f"{where} has no column called {', '.join(IMAGE[:-1])} or {IMAGE[-1]}, only "
-                f"{quote(list(there))}: say which one holds the images, "
+                f"{quote(list(there))}: say which one holds the images or sounds, "
                 "--config.data.image_column=NAME."
             )
         return Columns(**chosen)

@@ -1,4 +1,4 @@
-"""The images of a run: where they come from, how many at a time, in which size."""
+"""The images or sounds of a run: where they come from, how many at a time, in which size."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -26,10 +26,10 @@ class Dataset:
     """The images of a run, read by every process in its share.
 
     Attributes:
-      name: "digits", "folder", "csv", "jsonl", "webdataset", "parquet" or "tfds/NAME".
+      name: one of `sources.SOURCES`, such as "digits", "folder" or "tfds/NAME".
       batch_size: images in the global batch, over all devices.
       canvas: side in px of the square that every image is fitted into, by scaling it down
-        only, before views are cut out of it. What fits keeps the official pixels.
+        only, before views are cut out of it. What fits keeps the official pixels. None for sounds.
       split: images to train on; see `sources.open_source`.
       test_split: images to judge on; None if there are none.
       path: the folder or file, or several with commas between, see `sources.open_source`; or the
@@ -63,7 +63,7 @@ class Dataset:
 
     name: str
     batch_size: Count
-    canvas: Count
+    canvas: Count | None
     split: str
     test_split: str | None = None
     path: str | tuple[str, ...] | None = None

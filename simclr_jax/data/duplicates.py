@@ -9,7 +9,6 @@ from jaxtyping import Bool, Int, UInt8, UInt64
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-THUMBNAIL_PX = 16
 # 64 bits in six bands: where at most three bits differ, at least three whole bands agree.
 BANDS, MAX_BITS = 6, 3
 WINDOW = 8  # an image is compared with as many that follow it in a band's order

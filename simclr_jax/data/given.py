@@ -1,4 +1,4 @@
-"""Images that a caller hands over, as a data set."""
+"""Images, or files of sounds, that a caller hands over, as a data set."""
 
 import os
 from collections.abc import Sequence
@@ -24,7 +24,23 @@ class Given:
     class_names: tuple[str, ...] = ()
     fingerprint = "given"
 
-    def __init__(self, images: Sequence[GivenImage] | np.ndarray, rendering: Rendering = RENDERING):
+    def __init__(
+        self,
+        images: Sequence[GivenImage] | np.ndarray,
+        rendering: Rendering = RENDERING,
+        *,
+        has_sounds: bool = False,
+    ):
+        """Takes what is given.
+
+        Args:
+          images: see `GivenImage`; or paths of sounds.
+          rendering: how what Pillow has opened becomes grey levels.
+          has_sounds: whether these are sounds.
+
+        Raises:
+          UserError: if it is no list, or an empty one.
+        """
         if isinstance(images, np.ndarray) and images.ndim != 4:
             raise UserError(f"{_WANTED}, got one array of shape {list(images.shape)}: {_ADVICE}")
         if isinstance(images, str | os.PathLike | Image.Image):
@@ -32,13 +48,16 @@ class Given:
         if not len(images):
             raise UserError("There are no images: the list is empty.")
         self._images = images
-        self._rendering = rendering  # of those that Pillow has opened
+        self._rendering = rendering
+        self.has_sounds = has_sounds
 
     def __len__(self) -> int:
         return len(self._images)
 
     def __getitem__(self, index: int, /) -> Record:
         image, name = self._images[index], f"image {index}"
+        if self.has_sounds and not isinstance(image, str | os.PathLike):
+            raise UserError(f"It must be a path of a sound, got {type(image)}.")
         if isinstance(image, np.ndarray):
             return Record(image, -1, name)
         if isinstance(image, Image.Image):
@@ -48,6 +67,7 @@ class Given:
         name = f"{name} ({os.fspath(image)})"
         try:
             with open(os.path.expanduser(image), "rb") as file:
-                return Record(file.read(), -1, name)
+                data = file.read()
         except OSError as error:
             raise UnreadableImageError(f"cannot be read: {error.strerror}", name) from error
+        return Record(b"", -1, name, sound=data) if self.has_sounds else Record(data, -1, name)

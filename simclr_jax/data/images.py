@@ -1,12 +1,12 @@
-"""The images of a source, decoded, and what cannot be read of them."""
+"""The images or sounds of a source, decoded, and what cannot be read of them."""
 
-import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 from simclr_jax.core.errors import UserError
-from simclr_jax.data.decode import Rendering, UnreadableImageError, decode
+from simclr_jax.data.decode import UnreadableImageError
 from simclr_jax.data.quarantine import Unreadable
 from simclr_jax.data.reading import Reader
 from simclr_jax.data.records import Record, Source, name_of
@@ -14,29 +14,28 @@ from simclr_jax.data.text import problem_with, tokenizer_of
 
 
 class Example(NamedTuple):
-    """One image, as it is cut into views."""
+    """One image or sound, as it is cut into views: pixels [h, w, 3], or samples [n]."""
 
     id: int
     label: int
-    pixels: np.ndarray
+    decoded: np.ndarray
     captions: tuple[str, ...]
 
 
 class Images:
     """The images of a source, decoded; what is known to be unreadable is not tried again."""
 
-    def __init__(self, source: Source, reader: Reader, canvas: int, rendering: Rendering):
+    def __init__(self, source: Source, reader: Reader, decode: Callable[[Record], np.ndarray]):
         """Says where they come from.
 
         Args:
           source: the data set.
           reader: what reads its records.
-          canvas: side in pixels of the square that an image is fitted into.
-          rendering: how what a file stores becomes grey levels.
+          decode: what becomes of a record, or an `UnreadableImageError`.
         """
         self._source = source
         self._reader = reader
-        self._decode = functools.partial(decode, canvas=canvas, rendering=rendering)
+        self._decode = decode
         self._needs_captions = tokenizer_of(source) is not None
         self._unreadable: dict[int, Unreadable] = {}
 
@@ -54,7 +53,7 @@ class Images:
             record = self._reader.record(i) if record is None else record
             if self._needs_captions and (problem := problem_with(record.captions)):
                 raise UnreadableImageError(problem, record.name)
-            pixels = self._decode(record.image).pixels
+            decoded = self._decode(record)
         except UnreadableImageError as error:
             name = error.name or (record.name if record else name_of(source, i))
             self._unreadable[i] = Unreadable(i, name, error.reason)
@@ -68,4 +67,4 @@ class Images:
                 f"data set has {classes} classes, so it must be from 0 to {classes - 1}, or -1: "
                 "unknown."
             )
-        return Example(i, record.label, pixels, record.captions)
+        return Example(i, record.label, decoded, record.captions)

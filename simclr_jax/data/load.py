@@ -18,10 +18,10 @@ import joblib
 import numpy as np
 
 from simclr_jax.core.errors import UserError
-from simclr_jax.core.types import Cuts, CutsBySize
+from simclr_jax.core.types import Clips, Cuts, CutsBySize
 from simclr_jax.data.batch import HostBatch, empty_batch
 from simclr_jax.data.cut import cut
-from simclr_jax.data.decode import RENDERING, Rendering
+from simclr_jax.data.decode import RENDERING, Rendering, decode
 from simclr_jax.data.images import Example, Images
 from simclr_jax.data.order import Order, process_rows, random_words
 from simclr_jax.data.quarantine import (
@@ -32,6 +32,7 @@ from simclr_jax.data.quarantine import (
 )
 from simclr_jax.data.reading import PATIENCE, Patience, Reader
 from simclr_jax.data.records import Record, Source
+from simclr_jax.data.sounds import clip_sound, decode_sound
 from simclr_jax.data.stand_ins import StandIns
 from simclr_jax.data.text import tokenizer_of
 
@@ -45,7 +46,7 @@ def train_batches(
     cuts: CutsBySize | None = None,
     *,
     batch_size: int,
-    canvas: int,
+    canvas: int | None,
     seed: int,
     first_step: int,
     num_steps: int,
@@ -69,7 +70,8 @@ def train_batches(
       source: the data set.
       cuts: how many views there are, how large, and what they show; None: one, of all the image.
       batch_size: rows of the global batch.
-      canvas: side in pixels of the square that each image is fitted into before it is cut.
+      canvas: side in pixels of the square that each image is fitted into before it is cut; None
+        for sounds.
       seed: seed of the shuffle and of the cuts.
       first_step: optimizer steps taken already.
       num_steps: optimizer steps of the whole run, counted from step 0.
@@ -92,13 +94,14 @@ def train_batches(
     all_rows = Order(len(source), batch_size, seed)
     layout = _Layout(batch_size // process_count, num_steps - first_step)
     reader = Reader(source, patience)
-    images = Images(source, reader, canvas, rendering)
+    shown = cuts or _whole(canvas)
+    images = Images(source, reader, _decoder(shown, canvas, rendering))
     most = most_unreadable(max_unreadable, len(source))
 
     def read_chunk(index: int) -> "_Chunk":
         step, rows = layout.rows(index)
         step += first_step
-        place = _Place(cuts or _whole(canvas), seed, step, source, rendering.channels)
+        place = _Place(shown, seed, step, source, rendering.channels)
         chunk = _Chunk.empty(place, order.rows[rows])
         stand_ins = StandIns(len(source), seed, lambda: all_rows.ids(step))
 
@@ -125,7 +128,7 @@ def eval_batches(
     cuts: CutsBySize | None = None,
     *,
     batch_size: int,
-    canvas: int,
+    canvas: int | None,
     indices: Sequence[int] | np.ndarray | None = None,
     quarantine: Quarantine | None = None,
     process_index: int = 0,
@@ -145,7 +148,8 @@ def eval_batches(
       source: the data set.
       cuts: how many views there are, how large, and what they show; None: one, of all the image.
       batch_size: rows of the global batch.
-      canvas: side in pixels of the square that each image is fitted into before it is cut.
+      canvas: side in pixels of the square that each image is fitted into before it is cut; None
+        for sounds.
       indices: the examples to read, in this order; all if None.
       quarantine: where unreadable images are noted.
       process_index: this process.
@@ -169,11 +173,12 @@ def eval_batches(
     padded[: len(ids)] = ids
     layout = _Layout(len(mine), num_batches)
     reader = Reader(source, patience)
-    images = Images(source, reader, canvas, rendering)
+    shown = cuts or _whole(canvas)
+    images = Images(source, reader, _decoder(shown, canvas, rendering))
 
     def read_chunk(index: int) -> "_Chunk":
         step, rows = layout.rows(index)
-        place = _Place(cuts or _whole(canvas), 0, step, source, rendering.channels)
+        place = _Place(shown, 0, step, source, rendering.channels)
         chunk = _Chunk.empty(place, mine[rows])
         chunk.batch["valid"] = np.zeros(rows.stop - rows.start, bool)
         chunk_ids = padded[step * batch_size + mine[rows]]
@@ -192,9 +197,21 @@ def eval_batches(
     return _require_one_valid(batches, source, len(ids), quarantine)
 
 
-def _whole(canvas: int) -> Cuts:
+def _whole(canvas: int | None) -> Cuts:
     """Returns one view that shows all of an image, which is no larger than its canvas."""
+    assert canvas is not None  # who has no cuts has images
     return Cuts(canvas, 1, lambda words, size: np.array([[0, 0, *size]], np.int32))
+
+
+def _decoder(
+    cuts: CutsBySize, canvas: int | None, rendering: Rendering
+) -> Callable[[Record], np.ndarray]:
+    """Returns what makes pixels, or samples, of a record."""
+    if isinstance(cuts, Clips):
+        return lambda record: decode_sound(record, cuts.rate)
+    if canvas is None:
+        raise UserError("config.data.canvas is missing; it must be a number of pixels.")
+    return lambda record: decode(record.image, canvas=canvas, rendering=rendering).pixels
 
 
 class _EnoughError(Exception):
@@ -252,9 +269,9 @@ class _Chunk:
         return None
 
     def put(self, row: int, example: Example) -> None:
-        """Fills a row: cuts what each of its views shows out of an image, and draws a caption."""
+        """Fills a row: cuts what its views show out of an image or a sound, and draws a caption."""
         self.batch["label"][row], self.batch["id"][row] = example.label, example.id
-        place, pixels = self.place, example.pixels
+        place, decoded = self.place, example.decoded
         which = (place.seed, place.step, int(self.rows[row]))
         if (tokenizer := tokenizer_of(place.source)) is not None:
             drawn = random_words(*which, stream=1).random_raw() % len(example.captions)
@@ -262,11 +279,14 @@ class _Chunk:
             self.batch["text"][row] = tokens.ids
             self.batch["text_length"][row], self.batch["text_id"][row] = tokens.length, tokens.hash
         words = random_words(*which)
+        if isinstance(place.cuts, Clips):
+            self.batch["audio"][row] = clip_sound(decoded, place.cuts, words)
+            return
         arrays = (place.cuts, self.batch["image"], self.batch["size"])
         for cuts, images, sizes in zip(*map(jax.tree.leaves, arrays), strict=True):
-            boxes = cuts.boxes(words, (pixels.shape[0], pixels.shape[1]))
+            boxes = cuts.boxes(words, (decoded.shape[0], decoded.shape[1]))
             for view, box in enumerate(boxes):
-                part = cut(pixels, box, cuts.size)
+                part = cut(decoded, box, cuts.size)
                 images[row, view, : part.shape[0], : part.shape[1]] = part
                 sizes[row, view] = part.shape[:2]
 

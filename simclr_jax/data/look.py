@@ -49,7 +49,7 @@ def advice(seen: Survey, dataset: Dataset, *, view_size: int) -> list[str]:
             _dark(seen),
             _constant(seen, dataset),
             _identical(seen),
-            _shrunk(seen, dataset.canvas, view_size),
+            _shrunk(seen, dataset.canvas or view_size, view_size),
         ]
     return [note for note in notes if note]
 

@@ -1,7 +1,7 @@
 """Host batches to global arrays, a few batches ahead of the step that needs them."""
 
 import collections
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -14,7 +14,7 @@ from simclr_jax.core.types import Batch
 
 def place_batches(
     batches: Iterator[Mapping[str, Any]], mesh: Mesh, *, depth: int = 2
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Yields batches as global arrays whose rows are split over all axes of the mesh.
 
     Transfers run while the device computes: JAX starts them and returns, so with a depth of 2
@@ -35,7 +35,7 @@ def place_batches(
 
 def _placed(
     batches: Iterator[Mapping[str, Any]], sharding: NamedSharding, depth: int
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     def place(rows: np.ndarray) -> jax.Array:
         # JAX has no int64 unless asked: ids are int32 on the device.
         rows = rows.astype(jax.dtypes.canonicalize_dtype(rows.dtype))

@@ -3,10 +3,22 @@
 import dataclasses
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int
+
+
+class Sound(NamedTuple):
+    """A sound of one channel.
+
+    Attributes:
+      samples: int16 [n].
+      rate: samples per second.
+    """
+
+    samples: np.ndarray
+    rate: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,16 +26,19 @@ class Record:
     """One example as it is stored.
 
     Attributes:
-      image: the bytes of an encoded file, or uint8 pixels [h, w], [h, w, 1] or [h, w, 3].
+      image: the bytes of an encoded file, or uint8 pixels [h, w], [h, w, 1] or [h, w, 3]; no bytes
+        where the example is a sound.
       label: class index, -1 where unknown.
       name: name of the image, for people: unique within its data set, the same in every run.
       captions: what is said of it; one of them is drawn each time that it is trained on.
+      sound: the bytes of an encoded file, or samples; None where the example is an image.
     """
 
     image: bytes | np.ndarray
     label: int
     name: str
     captions: tuple[str, ...] = ()
+    sound: bytes | Sound | None = None
 
 
 @runtime_checkable  # so that a type checker can be on in tests
@@ -38,6 +53,7 @@ class Source(Protocol):
 
     One whose records have captions may have `captions_of(id) -> tuple[str, ...]` where they are
     known before the image is read, and `templates`, captions with {} in place of a class's name.
+    Records of sounds come from one whose `has_sounds` is True.
 
     Attributes:
       name: name for people and for messages.
@@ -83,6 +99,11 @@ def name_of(source: Source, i: int) -> str:
     """Returns what to call record i, without reading it."""
     name = getattr(source, "name_of", None)
     return f"{source.name}/{i}" if name is None else name(i)
+
+
+def has_sounds(source: Source) -> bool:
+    """Returns whether a source is of sounds, and not of images."""
+    return getattr(source, "has_sounds", False)
 
 
 def captions_of(source: Source, i: int) -> tuple[str, ...]:

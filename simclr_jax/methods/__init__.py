@@ -2,6 +2,7 @@
 
 from simclr_jax.methods.barlow_twins import barlow_twins
 from simclr_jax.methods.byol import byol
+from simclr_jax.methods.clap import clap
 from simclr_jax.methods.clip import clip
 from simclr_jax.methods.colorization import colorization
 from simclr_jax.methods.cpc import cpc
@@ -56,6 +57,7 @@ METHODS = {
     "mae": mae,
     "clip": clip,
     "siglip": siglip,
+    "clap": clap,
     "supervised": supervised,
     "distill": distill,
 }

@@ -3,19 +3,13 @@
 Radford et al. 2021, https://arxiv.org/abs/2103.00020
 """
 
-import dataclasses
-import math
 from typing import Annotated
-
-import jax.numpy as jnp
 
 from simclr_jax.augment.policies import Augment
 from simclr_jax.core.ranges import CountOrZero, Positive, Range
 from simclr_jax.core.run_facts import RunFacts
-from simclr_jax.core.types import Batch, Metrics, Params, Scalar
-from simclr_jax.losses.two_towers import DUPLICATES, symmetric_info_nce
 from simclr_jax.methods.base import Method
-from simclr_jax.methods.pairs import Rows, from_pairs
+from simclr_jax.methods.pairs import from_contrast
 from simclr_jax.models.ssl import SSLModel
 
 
@@ -53,33 +47,16 @@ def clip(
       ValueError: if the duplicates are unknown, the model has other heads, or the chunks are out
         of range.
     """
-    if duplicates not in DUPLICATES:
-        raise ValueError(f"duplicates={duplicates!r} must be one of {[*DUPLICATES]}.")
-
-    def loss(params: Params, images: Rows, texts: Rows, batch: Batch) -> tuple[Scalar, Metrics]:
-        both = symmetric_info_nce(
-            images,
-            texts,
-            log_scale=params["log_scale"],
-            ids=batch["text_id"],
-            duplicates=duplicates,
-            tile=loss_tile or None,
-        )
-        return both.loss, {
-            "loss_chance": jnp.log(float(images.shape[0])),
-            "loss_image_to_text": both.first_to_second,
-            "loss_text_to_image": both.second_to_first,
-        }
-
-    method = from_pairs(
+    return from_contrast(
         "clip",
+        "image",
         model,
         augment,
         facts,
-        loss,
-        scalars={"log_scale": -math.log(temperature)},
+        temperature=temperature,
         max_scale=max_scale,
+        duplicates=duplicates,
         lock_images=lock_images,
+        loss_tile=loss_tile,
         grad_cache_chunks=grad_cache_chunks,
     )
-    return dataclasses.replace(method, negatives=facts.batch_size - 1)

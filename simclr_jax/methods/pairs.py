@@ -1,6 +1,8 @@
-"""Methods of two towers: an image and a caption of it are a pair, mapped to where they meet."""
+"""Methods of two towers: an image, or a sound, and its caption are mapped to where they meet."""
 
+import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
@@ -13,7 +15,7 @@ from simclr_jax.core.run_facts import RunFacts
 from simclr_jax.core.state import TrainState
 from simclr_jax.core.tree import stop_gradient_at
 from simclr_jax.core.types import Batch, Metrics, Params, PRNGKey, Scalar, Views
-from simclr_jax.losses.two_towers import pair_metrics
+from simclr_jax.losses.two_towers import DUPLICATES, pair_metrics, symmetric_info_nce
 from simclr_jax.methods.base import (
     Frozen,
     Method,
@@ -33,6 +35,71 @@ PairLoss: TypeAlias = Callable[[Params, Rows, Rows, Batch], tuple[Scalar, Metric
 ENCODER = "encoder/.*"
 
 
+def from_contrast(
+    name: str,
+    seen: str,
+    model: SSLModel,
+    augment: Augment,
+    facts: RunFacts,
+    *,
+    temperature: float,
+    max_scale: float,
+    duplicates: str,
+    lock_images: bool,
+    loss_tile: int | None,
+    grad_cache_chunks: int,
+) -> Method:
+    """Returns the method that tells each example its caption from all others, and back.
+
+    Args:
+      name: name of the method, for messages.
+      seen: what the encoder takes, "image" or "audio", in the names of both halves of the loss.
+      model: network with a projector, a text tower and its projector, and no other head.
+      augment: (key, batch) -> one view of each example.
+      facts: facts of the run.
+      temperature: as of `clip.clip`, and so is what follows.
+      max_scale: see there.
+      duplicates: see there.
+      lock_images: see there.
+      loss_tile: see there.
+      grad_cache_chunks: see there.
+
+    Raises:
+      UserError: as `clip.clip` does.
+      ValueError: likewise.
+    """
+    if duplicates not in DUPLICATES:
+        raise ValueError(f"duplicates={duplicates!r} must be one of {[*DUPLICATES]}.")
+
+    def loss(params: Params, images: Rows, texts: Rows, batch: Batch) -> tuple[Scalar, Metrics]:
+        both = symmetric_info_nce(
+            images,
+            texts,
+            log_scale=params["log_scale"],
+            ids=batch["text_id"],
+            duplicates=duplicates,
+            tile=loss_tile or None,
+        )
+        return both.loss, {
+            "loss_chance": jnp.log(float(images.shape[0])),
+            f"loss_{seen}_to_text": both.first_to_second,
+            f"loss_text_to_{seen}": both.second_to_first,
+        }
+
+    method = from_pairs(
+        name,
+        model,
+        augment,
+        facts,
+        loss,
+        scalars={"log_scale": -math.log(temperature)},
+        max_scale=max_scale,
+        lock_images=lock_images,
+        grad_cache_chunks=grad_cache_chunks,
+    )
+    return dataclasses.replace(method, negatives=facts.batch_size - 1)
+
+
 def from_pairs(
     name: str,
     model: SSLModel,
@@ -45,7 +112,7 @@ def from_pairs(
     lock_images: bool,
     grad_cache_chunks: int,
 ) -> Method:
-    """Returns the method that minimises a loss of images and captions; it has no state.
+    """Returns the method that minimises a loss of images, or sounds, and captions; it has no state.
 
     The towers are at params/encoder with params/projector, and at params/text with
     params/text_projector. What the loss learns beside is in float32 at params/NAME, and its

@@ -20,7 +20,8 @@ from jax.experimental import topologies
 
 from simclr_jax.core.errors import UserError
 from simclr_jax.plan.chips import GIB, Slice
-from simclr_jax.plan.traffic import count
+from simclr_jax.plan.traffic import count, operations
+from simclr_jax.plan.words import by_part
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ class Program:
         compiler itself counts each loop once.
       recomputed_flops: the part that rematerialisation and gradient caching do a second time.
       hbm_bytes: HBM traffic counted from the compiled program; see `plan.traffic`.
+      traffic: the same by part of the network and pass; see `plan.words.by_part`.
       bytes_accessed: HBM traffic as the compiler counts it.
       fusions: runs of kernels that the compiler made of several operations.
       collectives: kind -> {"count", "bytes"}; bytes are of results, per device.
@@ -64,6 +66,7 @@ class Program:
     flops: float
     recomputed_flops: int
     hbm_bytes: int
+    traffic: list[dict[str, Any]]
     bytes_accessed: float
     fusions: int
     collectives: dict[str, dict[str, int]]
@@ -144,7 +147,8 @@ def compile_step(
             return TooLarge(_needed_bytes(message), message, time.monotonic() - start)
     seconds = time.monotonic() - start
     memory, costs = compiled.memory_analysis(), compiled.cost_analysis()
-    counts = count(compiled.as_text())
+    text = compiled.as_text()
+    counts = count(text)
     in_place = memory.alias_size_in_bytes
     return Program(
         arguments_bytes=memory.argument_size_in_bytes,
@@ -158,6 +162,7 @@ def compile_step(
         flops=costs["flops"] + counts.flops - counts.flops_once,
         recomputed_flops=counts.recomputed_flops,
         hbm_bytes=counts.hbm_bytes,
+        traffic=by_part(operations(text)),
         bytes_accessed=costs["bytes accessed"],
         fusions=counts.fusions,
         collectives=counts.by_kind(),

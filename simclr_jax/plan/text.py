@@ -2,6 +2,7 @@
 
 from typing import Any
 
+NUM_PARTS = 12  # of the traffic, the largest; what is left is one line more
 PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -42,7 +43,8 @@ def describe(answer: dict[str, Any]) -> str:
         lines.append(_row("assumed", answer["assumed"]))
     lines += [_row("tried", tried) for tried in answer["tried"]]
     if "estimate" in answer:
-        lines += [*_memory(answer), *_step(answer), *_time(answer["estimate"])]
+        lines += [*_memory(answer), *_step(answer), *_traffic(answer)]
+        lines += _time(answer["estimate"])
     else:
         lines.append(_row("compiler", answer["compiler"]))
     versions = ", ".join(f"{name} {version}" for name, version in answer["versions"].items())
@@ -83,6 +85,20 @@ def _step(answer: dict[str, Any]) -> list[str]:
         lines.append(_row(kind, f"{row['count']}, {_amount(row['bytes'])}B of results"))
     if answer["unknown_loops"]:
         lines.append(_row("", f"{answer['unknown_loops']} loops of unknown length count once"))
+    return lines
+
+
+def _traffic(answer: dict[str, Any]) -> list[str]:
+    """Returns where the HBM traffic is: of each part of the network, in each pass."""
+    parts = answer["traffic"]
+    lines = ["", "HBM traffic by part; a fusion counts where its last operation does"]
+    for part in parts[:NUM_PARTS]:
+        passed = "" if part["pass"] == "-" else f", {part['pass']}"
+        name, share = f"{part['part']}{passed}", part["hbm_bytes"] / answer["hbm_bytes"]
+        lines.append(_row(f"{_amount(part['hbm_bytes'])}B", f"{share:6.1%}  {name}"))
+    if rest := sum(part["hbm_bytes"] for part in parts[NUM_PARTS:]):
+        others = f"{rest / answer['hbm_bytes']:6.1%}  {len(parts) - NUM_PARTS} other parts"
+        lines.append(_row(f"{_amount(rest)}B", others))
     return lines
 
 

@@ -8,13 +8,10 @@ fusion reads in several passes counts once, so the figure is what must move at t
 """
 
 import dataclasses
-import functools
-import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
-import numpy as np
-
+from simclr_jax.plan.arithmetic import convolution_flops, dot_flops
 from simclr_jax.plan.hlo import Array, Computation, Instruction, parse
 
 COLLECTIVES = (
@@ -109,6 +106,33 @@ def count(text: str) -> Counts:
     return _Counter(computations).counts(entry)
 
 
+@dataclasses.dataclass(frozen=True)
+class Operation:
+    """One instruction that moves something, and its traffic in one run of the program.
+
+    Attributes:
+      instruction: instruction, a fusion as a whole.
+      inside: computation that it is in.
+      hbm_bytes: bytes read from and written to HBM, in all its runs.
+      times: how often it runs.
+    """
+
+    instruction: Instruction
+    inside: Computation
+    hbm_bytes: int
+    times: int
+
+
+def operations(text: str) -> list[Operation]:
+    """Returns what moves bytes in HBM; the sum of them is `count(text).hbm_bytes`.
+
+    Raises:
+      ValueError: if the text has no entry computation.
+    """
+    computations, entry = parse(text)
+    return list(_Counter(computations).operations(entry, 1))
+
+
 def _hbm(arrays: Iterable[Array]) -> int:
     return sum(array.hbm_bytes for array in arrays)
 
@@ -127,21 +151,36 @@ class _Counter:
             )
         return self._known[name]
 
-    def _instruction(self, i: Instruction, inside: Computation) -> Counts:
+    def operations(self, name: str, times: int) -> Iterator[Operation]:
+        """Yields what moves bytes when a computation runs so many times."""
+        computation = self._computations[name]
+        for i in computation.instructions.values():
+            inner = self._inner(i)
+            for called in inner:
+                runs = self._runs(i, computation) if i.opcode == "while" else 1
+                yield from self.operations(called, times * (1 if runs is None else runs))
+            if not inner and (nbytes := self._instruction(i, computation).hbm_bytes):
+                yield Operation(i, computation, nbytes * times, times)
+
+    def _inner(self, i: Instruction) -> list[str]:
+        """Returns the computations that an instruction runs; of branches, the one of most bytes."""
         if i.opcode == "while":
-            (body,), (condition,) = i.called("body"), i.called("condition")
-            runs = self._runs(i, inside)
-            both = _sum((self.counts(body), self.counts(condition)))
-            if runs is None:
-                return dataclasses.replace(both, unknown_loops=(*both.unknown_loops, i.name))
-            return both.times(runs)
+            return i.called("body") + i.called("condition")
         if i.opcode == "conditional":
             branches = i.called("branch_computations")
             branches += i.called("true_computation") + i.called("false_computation")
-            return max((self.counts(b) for b in branches), key=lambda c: c.hbm_bytes)
+            return [max(branches, key=lambda name: self.counts(name).hbm_bytes)]
         if i.opcode in ("call", "async-start"):
-            (name,) = i.called("to_apply") or i.called("calls") or i.called("called_computations")
-            return self.counts(name)
+            return i.called("to_apply") or i.called("calls") or i.called("called_computations")
+        return []
+
+    def _instruction(self, i: Instruction, inside: Computation) -> Counts:
+        if inner := self._inner(i):
+            counts = _sum(map(self.counts, inner))
+            runs = self._runs(i, inside) if i.opcode == "while" else 1
+            if runs is None:
+                return dataclasses.replace(counts, unknown_loops=(*counts.unknown_loops, i.name))
+            return counts.times(runs)
         if i.opcode == "fusion":
             (name,) = i.called("calls")
             inner = self._arithmetic(name)
@@ -162,7 +201,9 @@ class _Counter:
             return Counts(collectives={i.name if key is None else f"channel {key}": transfer})
         if i.opcode in ("convolution", "dot"):
             lhs, rhs = (inside.instructions[name].arrays[0] for name in i.operands)
-            flops = _convolution(i, lhs, rhs) if i.opcode == "convolution" else _dot(i, lhs)
+            flops = (
+                convolution_flops(i, lhs, rhs) if i.opcode == "convolution" else dot_flops(i, lhs)
+            )
             again = flops if RECOMPUTED in i.attributes else 0
             return Counts(flops=flops, flops_once=flops, recomputed_flops=again)
         return Counts()
@@ -320,43 +361,3 @@ def _traffic(i: Instruction, inside: Computation) -> int:
         source = operands[0][0].in_hbm
         return _hbm(results) + source * sum(array.padded_bytes for array in results)
     return _hbm(arrays) + _hbm(results)
-
-
-def _convolution(i: Instruction, lhs: Array, rhs: Array) -> int:
-    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", i.attributes)
-    if labels is None:
-        return 0
-    window = re.search(r"window=\{([^}]*)\}", i.attributes)
-    given = dict(item.split("=") for item in window[1].split()) if window else {}
-    out, rank = i.arrays[0], len(labels[1]) - 2
-    setting = lambda key, default: given.get(key, "x".join([default] * rank)).split("x")
-    size, stride = setting("size", "1"), setting("stride", "1")
-    pads, base, spread = (
-        setting("pad", "0_0"),
-        setting("lhs_dilate", "1"),
-        setting("rhs_dilate", "1"),
-    )
-    # Of G groups of features, the kernel has the inputs of one; of G groups of the batch, the
-    # output has the length of one. So either kind has divided by G already.
-    total = 2 * out.shape[labels[3].index("b")] * out.shape[labels[3].index("f")]
-    total *= rhs.shape[labels[2].index("i")]
-    for d in range(rank):
-        total *= _products(
-            lhs.shape[labels[1].index(str(d))],
-            out.shape[labels[3].index(str(d))],
-            *map(int, (size[d], stride[d], pads[d].split("_")[0], base[d], spread[d])),
-        )
-    return total
-
-
-@functools.cache
-def _products(n: int, out: int, size: int, stride: int, pad: int, base: int, spread: int) -> int:
-    """Returns how many products along one dimension are of elements that are there."""
-    at = np.arange(out)[:, None] * stride + np.arange(size)[None] * spread - pad
-    return int(np.sum((at >= 0) & (at <= (n - 1) * base) & (at % base == 0)))
-
-
-def _dot(i: Instruction, lhs: Array) -> int:
-    found = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", i.attributes)
-    dims = [int(d) for d in found[1].split(",") if d] if found else []
-    return 2 * math.prod(i.arrays[0].shape) * math.prod(lhs.shape[d] for d in dims)

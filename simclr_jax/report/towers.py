@@ -18,6 +18,8 @@ PROTOCOLS = {
     "zero_shot": "class told by its name (zero-shot)",
     "image_to_text": "caption of an image",
     "text_to_image": "image of a caption",
+    "audio_to_text": "caption of a sound",
+    "text_to_audio": "sound of a caption",
 }
 # Metric -> what the page calls it, as it ends.
 ENDS = {
@@ -96,13 +98,18 @@ def _table(results: Sequence[Row]) -> str:
 
 
 def _halves(metrics: Sequence[Mapping[str, Any]]) -> str:
-    first, second = (series(metrics, f"loss_{way}") for way in ("image_to_text", "text_to_image"))
-    if first is None or second is None:
+    ways = [(f"{seen}_to_text", f"text_to_{seen}") for seen in ("image", "audio")]
+    both = [[series(metrics, f"loss_{way}") for way in pair] for pair in ways]
+    found = [(pair, halves) for pair, halves in zip(ways, both, strict=True) if None not in halves]
+    if not found:
         return ""
+    names, (first, second) = found[0]
+    assert first is not None
+    assert second is not None
     curves = [Curve(first.x, first.y, "encoder"), Curve(second.x, second.y, "pixels")]
     items = [
-        ("var(--encoder)", "-", "image to text"),
-        ("var(--pixels)", "-", "text to image"),
+        ("var(--encoder)", "-", names[0].replace("_", " ")),
+        ("var(--pixels)", "-", names[1].replace("_", " ")),
     ]
     svg = figures.line_chart("halves", "Both halves of the loss", curves, x_label=first.unit)
     caption = (

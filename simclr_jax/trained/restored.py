@@ -15,7 +15,7 @@ from simclr_jax.core.compile import jit_once
 from simclr_jax.core.errors import UserError
 from simclr_jax.core.sections import build_section
 from simclr_jax.core.tree import select
-from simclr_jax.core.types import Batch
+from simclr_jax.core.types import Batch, Clips
 from simclr_jax.data.dataset import Dataset
 from simclr_jax.data.place import place_batches
 from simclr_jax.data.quarantine import Quarantine
@@ -190,7 +190,16 @@ class Restored:
         return lambda batch: self.network.encode(variables, batch)
 
     def encoder_to_export(self) -> TrainedEncoder:
-        """Returns the encoder as export formats take it, with a classifier that is right on it."""
+        """Returns the encoder as export formats take it, with a classifier that is right on it.
+
+        Raises:
+          UserError: if it is one of sounds.
+        """
+        if isinstance(self.network.evaluation.cuts, Clips):
+            raise UserError(
+                f"The encoder of {self.workdir} takes spectrograms, and files are made of encoders "
+                "of images. `embed` writes its features, and simclr_jax.load gives them to Python."
+            )
         network: Any = self.model.encoder  # a linen module, which its protocol does not say
         params, batch_stats = (
             jax.device_get(self.variables[key]) for key in ("params", "batch_stats")

@@ -9,7 +9,7 @@ import numpy as np
 from simclr_jax.core.errors import UserError
 from simclr_jax.core.sections import config_errors_at
 from simclr_jax.data.dataset import Dataset
-from simclr_jax.data.records import Source, captions_of
+from simclr_jax.data.records import Source, captions_of, has_sounds
 from simclr_jax.evals.features import Features, check_labels, extract_features
 from simclr_jax.evals.retrieval import recalls
 from simclr_jax.evals.zero_shot import class_rows, predict
@@ -94,9 +94,10 @@ def _retrieval(run: Restored, test: Source, images: Features) -> list[dict[str, 
             f"{len(np.unique(owners))} of {len(here)} images."
         )
     captions = run.embed_captions([text for _, text in said])
+    seen = "audio" if has_sounds(test) else "image"
     both_ways = {
-        "image_to_text": recalls(images.features, captions, here, owners),
-        "text_to_image": recalls(captions, images.features, owners, here),
+        f"{seen}_to_text": recalls(images.features, captions, here, owners),
+        f"text_to_{seen}": recalls(captions, images.features, owners, here),
     }
     return [
         {

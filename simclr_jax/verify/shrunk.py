@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from simclr_jax.augment.log_mel import LogMel
 from simclr_jax.build.resolve import (
     frozen_networks,
     network_of_run,
@@ -23,13 +24,14 @@ from simclr_jax.build.schema import complete
 from simclr_jax.core.sections import config_errors_at
 from simclr_jax.core.state import TrainState
 from simclr_jax.core.tree import path_name
-from simclr_jax.data.records import Record
+from simclr_jax.data.records import Record, Sound
 from simclr_jax.optim.schedules import peak_rate
 
 # Views up to this many px and networks up to this wide, a laptop's own, stay as they are.
 # Views are odd, so that padding is not the same on both sides.
 MAX_VIEWS = {"size": 33, "local_size": 25}  # settings of the augmentation
 MAX_CANVAS = 48
+MAX_SECONDS = 0.5
 MAX_WIDTH, SMALL_WIDTH = 0.25, 0.125
 SMALL_TEXT = {"width": 64, "depth": 2, "num_heads": 2}
 MAX_BATCH = 32
@@ -57,15 +59,18 @@ class Shrunk(NamedTuple):
 class RandomImages:
     """Blocks of random colours in random sizes, with random labels: a `records.Source`.
 
-    Each has a caption of its own.
+    Each has a caption of its own, and noise for what takes sounds.
     """
 
     name = "random images"
     fingerprint = "random images"
 
-    def __init__(self, num_images: int, canvas: int, channels: int, num_classes: int):
+    def __init__(
+        self, num_images: int, canvas: int, channels: int, num_classes: int, rate: int | None
+    ):
         self.class_names = tuple(map(str, range(num_classes)))
         self._num_images, self._canvas, self._channels = num_images, canvas, channels
+        self._rate = rate
 
     def __len__(self) -> int:
         return self._num_images
@@ -77,7 +82,10 @@ class RandomImages:
         height, width = rng.integers(self._canvas * 2 // 3, self._canvas + 1, 2)
         pixels = tiles.repeat(block, axis=0).repeat(block, axis=1)[:height, :width]
         label = int(rng.integers(len(self.class_names)))
-        return Record(pixels, label, f"random/{index}", self.captions_of(index))
+        sound = None
+        if self._rate is not None:
+            sound = Sound(rng.integers(-(2**13), 2**13, self._rate // 4, np.int16), self._rate)
+        return Record(pixels, label, f"random/{index}", self.captions_of(index), sound)
 
     def captions_of(self, index: int) -> tuple[str, ...]:
         """Returns what is said of an image."""
@@ -117,6 +125,11 @@ def shrink(config: Mapping[str, Any], *, multiple: int, num_steps: int) -> Shrun
             change("augment", augment, key, largest)
     if data["canvas"] is None or data["canvas"] > MAX_CANVAS:
         change("data", data, "canvas", MAX_CANVAS)
+    sample_rate = None
+    if augment["name"] == "audio":
+        sample_rate = (augment["log_mel"] or vars(LogMel()))["rate"]
+        if augment["seconds"] > MAX_SECONDS:
+            change("augment", augment, "seconds", MAX_SECONDS)
     num_classes = _classes(small)
     dtype = {"dtype": "float32", **small["encoder"]}["dtype"]
     for key in frozen_networks(method["name"]):
@@ -145,8 +158,13 @@ def shrink(config: Mapping[str, Any], *, multiple: int, num_steps: int) -> Shrun
         rate = peak_rate(schedule["base_lr"], batch_size or data["batch_size"], scaling)
     small["schedule"] = {"base_lr": rate, "scaling": "none", "warmup_epochs": 0.0}
     changes.append(f"schedule: from the first step on its peak, {rate:.3g}")
-    num_images = 100 * num_steps * data["batch_size"]
-    source = RandomImages(num_images, data["canvas"], data["channels"], num_classes)
+    source = RandomImages(
+        100 * num_steps * data["batch_size"],
+        data["canvas"],
+        data["channels"],
+        num_classes,
+        sample_rate,
+    )
     return Shrunk(small, source, changes)
 
 

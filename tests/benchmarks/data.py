@@ -98,6 +98,7 @@ def canvases() -> int:
 
 def plain_decoder() -> int:
     """Reads and decodes images by Pillow alone, at the scale at which they are read here."""
+    assert PHOTOS.value is not None
     paths = sorted(Path(PHOTOS.value).iterdir())
     for path in EPOCHS.value * paths:
         with Image.open(io.BytesIO(path.read_bytes())) as image:

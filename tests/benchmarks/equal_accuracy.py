@@ -104,7 +104,7 @@ def features(experiment: Experiment, state: Any) -> tuple[Any, Any]:
     encode = lambda batch: experiment.network.encode(variables, batch)
     test = experiment.test_source
     assert test is not None
-    return tuple(
+    train, test = (
         extract_features(
             encode,
             experiment.dataset.eval_batches(source, experiment.network.evaluation.cuts),
@@ -112,6 +112,7 @@ def features(experiment: Experiment, state: Any) -> tuple[Any, Any]:
         )
         for source in (experiment.source, test)
     )
+    return train, test
 
 
 def judge(train: Any, test: Any) -> float:
@@ -143,12 +144,12 @@ def train_lightly(experiment: Experiment, python: str) -> Result:
         arguments = [STEM.value, WIDTH.value, experiment.run.seed, experiment.num_steps]
         subprocess.run([python, script, there, back, *map(str, arguments)], check=True)
         with np.load(back) as found:
-            accuracies = [
+            before, after = (
                 judge(*(x._replace(features=found[f"{when}_{split}"]) for x, split in pairs))
                 for when in ("before", "after")
                 for pairs in [list(zip(images, ("train", "test"), strict=True))]
-            ]
-            return Result(*accuracies, float(found["seconds"]))
+            )
+            return Result(before, after, float(found["seconds"]))
 
 
 def settings(program: str, seed: int) -> dict[str, Any]:
@@ -182,8 +183,8 @@ def main(argv: Sequence[str]) -> None:
     for seed in map(int, SEEDS.value):
         experiment = build_experiment(config(seed), jax.devices()[:1])
         runs = {"simclr_jax": lambda e=experiment: train(e)}
-        if LIGHTLY.value:
-            runs["lightly"] = lambda e=experiment: train_lightly(e, LIGHTLY.value)
+        if python := LIGHTLY.value:
+            runs["lightly"] = lambda e=experiment, python=python: train_lightly(e, python)
         for name, run in runs.items():
             result = remembered(name, seed)
             if result is None:

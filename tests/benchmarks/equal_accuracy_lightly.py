@@ -8,6 +8,8 @@ convolution in the shortcut of the first stage, and channels multiplied by WIDTH
 standard deviation taken from pixels; and no shift in the projector's last BatchNorm.
 """
 
+# pyright: reportMissingImports=false
+# The modules are those of another environment.
 import math
 import sys
 import time
@@ -108,10 +110,11 @@ def main(there, back, stem, width, seed, num_steps):
         schedule.step()
         if i % 39 == 38:
             print(f"  step {i + 1}: loss {loss.item():.3f}", flush=True)
-    found["seconds"] = time.monotonic() - start
+    seconds = time.monotonic() - start
     found |= {"after_train": encode(encoder, images), "after_test": encode(encoder, test)}
-    np.savez(back, **found)
+    np.savez(back, allow_pickle=False, seconds=seconds, **found)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:4], float(sys.argv[4]), *map(int, sys.argv[5:]))
+    there, back, stem, width, seed, num_steps = sys.argv[1:]
+    main(there, back, stem, float(width), int(seed), int(num_steps))

@@ -15,6 +15,7 @@ import numpy as np
 import optax
 
 from simclr_jax.augment.policies import POLICIES
+from simclr_jax.core.run_facts import RunFacts
 from simclr_jax.methods.supervised import supervised
 from simclr_jax.models.heads import classifier
 from simclr_jax.models.resnet import ResNet
@@ -31,7 +32,8 @@ def main() -> None:
     model = SSLModel(ResNet(50), classifier=classifier(num_classes=1000))
     augment = POLICIES["finetune"](size=SIZE_PX).augment
     schedule = warmup_cosine(peak=0.1, total_steps=1000, warmup_steps=0)
-    method, tx, root = supervised(model, augment), lars(schedule), jax.random.key(0)
+    facts = RunFacts(num_steps=1000, num_images=BATCH_SIZE, num_classes=1000, batch_size=BATCH_SIZE)
+    method, tx, root = supervised(model, augment, facts), lars(schedule), jax.random.key(0)
     pixels = np.random.default_rng(0).integers(
         0, 256, (BATCH_SIZE, 1, SIZE_PX, SIZE_PX, 3), np.uint8
     )

@@ -32,7 +32,7 @@ def main() -> None:
 
     arguments = experiment.abstract_state, experiment.abstract_batch
     whole, bare = (
-        jax.jit(one, donate_argnums=0).lower(*arguments).compile().cost_analysis()
+        jax.jit(one, donate_argnums=0).lower(*arguments).compile().cost_analysis() or {}
         for one in (step, without)
     )
     growth = {}

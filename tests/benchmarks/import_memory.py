@@ -37,11 +37,12 @@ def write_checkpoint(prefix: str) -> None:
     from simclr_jax.models.resnet import ResNet
     from simclr_jax.models.ssl import SSLModel
 
-    model = SSLModel(ResNet(DEPTH.value, WIDTH.value, sk_ratio=0.0625), MLP())
+    encoder, projector = ResNet(DEPTH.value, WIDTH.value, sk_ratio=0.0625), MLP()
+    model = SSLModel(encoder, projector)
     variables = jax.eval_shape(
         lambda: model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False)
     )
-    names = official_names(model.encoder, model.projector)
+    names = official_names(encoder, projector)
     parts: list[list[tuple[str, tuple[int, ...]]]] = [[]]
     for path, x in jax.tree_util.tree_leaves_with_path(variables):
         if 4 * sum(math.prod(shape) for _, shape in parts[-1]) > PART_BYTES:

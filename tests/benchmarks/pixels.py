@@ -18,6 +18,7 @@ from absl import app, flags
 from PIL import Image
 
 from simclr_jax.augment.policies import evaluation, finetune
+from simclr_jax.core.types import Cuts
 from simclr_jax.data.cut import cut
 from simclr_jax.data.decode import decode
 from simclr_jax.data.order import random_words
@@ -134,7 +135,9 @@ def large(files: list[bytes], megapixels: int) -> list[bytes]:
 
 def milliseconds(design: Design, files: list[bytes]) -> float:
     """Returns the least mean CPU time of an image in a few rounds."""
-    boxes = finetune(size=SIZE).cuts.boxes
+    cuts = finetune(size=SIZE).cuts
+    assert isinstance(cuts, Cuts)
+    boxes = cuts.boxes
     two = lambda i: (
         lambda size: np.concatenate(
             [boxes(random_words(0, view, i), size) for view in range(VIEWS)]
@@ -157,6 +160,7 @@ def distances(design: Design, files: list[bytes]) -> np.ndarray:
         whole, fitted = decode(file, canvas=UNLIMITED).pixels, design.fit(file)
         size = whole.shape[0], whole.shape[1]
         for policy in policies:
+            assert isinstance(policy.cuts, Cuts)
             (box,) = policy.cuts.boxes(random_words(0, 0, i), size)
             want = resized(cut(whole, box, UNLIMITED))
             out.append(np.sqrt(np.mean((design.view(fitted, box, size) - want) ** 2)))

@@ -53,14 +53,15 @@ def jax_loss(name: str) -> tuple[Callable[[], Any], int]:
         z = jax.device_put(projections())
     loss = lambda z: contrastive.nt_xent(z, temperature=TEMPERATURE, tile=tile)
     compiled = jax.jit(jax.value_and_grad(loss)).lower(z).compile()
-    temporaries = compiled.memory_analysis().temp_size_in_bytes
-    return lambda: jax.block_until_ready(compiled(z)), temporaries
+    memory = compiled.memory_analysis()
+    assert memory is not None
+    return lambda: jax.block_until_ready(compiled(z)), memory.temp_size_in_bytes
 
 
 def lightly_loss() -> tuple[Callable[[], Any], None]:
     """Returns a call that gives (value, gradient)."""
-    import torch
-    from lightly.loss import NTXentLoss
+    import torch  # pyright: ignore[reportMissingImports] - of another environment
+    from lightly.loss import NTXentLoss  # pyright: ignore[reportMissingImports] - as above
 
     first, second = torch.from_numpy(projections()).unbind(1)
     views = [view.clone().requires_grad_() for view in (first, second)]

@@ -53,12 +53,12 @@ def ours() -> Callable[[], Any]:
 
 def open_clip() -> Callable[[], Any]:
     """Returns a call that gives (value, gradients), without what `ours` does to normalise rows."""
-    import torch
-    from torch.nn.functional import cross_entropy
+    import torch  # pyright: ignore[reportMissingImports] - of another environment
 
     image, text = (torch.from_numpy(x).requires_grad_() for x in towers())
     log_scale = torch.tensor(LOG_SCALE, requires_grad=True)
     labels = torch.arange(PAIRS.value)
+    cross_entropy = torch.nn.functional.cross_entropy
 
     def run() -> tuple[Any, Any]:
         scale = log_scale.exp()

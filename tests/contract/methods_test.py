@@ -1,12 +1,11 @@
 """What every method promises to the train step; a new one is tested by being in METHODS.
 
-Each is built from its recipe on the digits, made small and given an encoder that compiles at once.
+Each is built from its recipe for data that are here, made small and given an encoder that compiles
+at once.
 """
 
 import dataclasses
 import functools
-import importlib.util
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -14,20 +13,21 @@ import optax
 import pytest
 
 from simclr_jax.build.experiment import build_experiment
+from simclr_jax.build.schema import complete
 from simclr_jax.methods import METHODS
 from simclr_jax.models.ssl import ENCODERS
 from simclr_jax.parallel.sharding import PRESETS, batch_sharding
 from simclr_jax.train.step import make_train_step
 from simclr_jax.verify.shrunk import perturb_constants, shrink
+from tests.helpers import CONFIGS, recipe
 
-CONFIGS = Path(__file__).parents[2] / "configs"
 BATCH_SIZE = 16
 # What a method needs in place of the encoder with BatchNorm, and the first of its layers.
 ENCODERS_OF = {
     "cpc": {"name": "tiny", "norm": False},
     "mae": {"name": "vit", "size": "tiny", "patch": 4},
 }
-FIRST_KERNEL = {"mae": ("patches", (48, 128))}
+FIRST_KERNEL = {"mae": ("patches", (48, 128)), "clap": ("conv", (3, 3, 1, 8))}
 pytestmark = pytest.mark.parametrize("name", METHODS)
 
 
@@ -35,21 +35,19 @@ pytestmark = pytest.mark.parametrize("name", METHODS)
 def recipes():
     """Returns, for each method, the config of the first recipe for it that takes the digits.
 
-    Where none does, it is that for CIFAR-10.
+    Where none does, it is that for CIFAR-10, or for sounds.
     """
-    found = {"digits": {}, "tfds/cifar10": {}}
+    found = {"digits": {}, "tfds/cifar10": {}, "midi_instruments": {}}
     for path in sorted(CONFIGS.glob("*.py")):
-        spec = importlib.util.spec_from_file_location(path.stem, path)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        for variant in ("digits", "cifar10", ""):
+        module = recipe(path.stem)
+        for variant in ("digits", "cifar10", "midi", ""):
             try:
                 config = module.get_config(variant).to_dict()
             except ValueError:  # it has no such variant
                 continue
             if (data := config["data"]["name"]) in found:
                 found[data].setdefault(config["method"]["name"], config)
-    return found["tfds/cifar10"] | found["digits"]
+    return found["midi_instruments"] | found["tfds/cifar10"] | found["digits"]
 
 
 @pytest.fixture
@@ -65,7 +63,8 @@ def build(name, monkeypatch, tiny_encoder):
             "schedule": {"base_lr": rate, "scaling": "none", "warmup_epochs": 0.0},
         }
         config["data"] = config["data"] | {"batch_size": BATCH_SIZE}
-        config["augment"] = config["augment"] | {"size": 20}
+        if "size" in complete(config)["augment"]:
+            config["augment"] = config["augment"] | {"size": 20}
         small = shrink(config, multiple=8, num_steps=1)
         if "dtype" in small.config["encoder"]:
             small.config["encoder"]["dtype"] = "float32"

@@ -182,8 +182,7 @@ def test_a_checkpoint_of_another_depth_is_refused(tmp_path):
 
 def test_weights_of_timm_are_an_encoder_to_start_from(photos, tmp_path):
     torch = pytest.importorskip("torch")
-    from safetensors.torch import save_file
-
+    save_file = pytest.importorskip("safetensors.torch").save_file
     from simclr_jax.interop.torch_vit import ViT
 
     torch.manual_seed(0)

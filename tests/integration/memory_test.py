@@ -20,6 +20,7 @@ from simclr_jax.parallel.sharding import Layout, batch_sharding, replicated
 from simclr_jax.train.checkpoint import Checkpoints
 from simclr_jax.train.checkpoint_writer import CheckpointWriter
 from simclr_jax.train.step import init_state, make_train_step
+from tests.helpers import hlo
 
 pytestmark = pytest.mark.integration
 ROOT = jax.random.key(0)
@@ -70,7 +71,7 @@ class Trainer:
     def train(self, state, num_steps):
         for _ in range(num_steps):
             state, metrics = self.step(state, self._batch)
-        assert bool(metrics["health/finite"])
+            assert bool(metrics["health/finite"])
         return state
 
 
@@ -89,7 +90,7 @@ def test_eight_devices_with_a_split_queue_take_the_steps_of_one():
 
 
 def test_the_queue_is_never_gathered():
-    arrays = set(re.findall(r"f32\[([\d,]+)\]", on_devices(8).step.as_text()))
+    arrays = set(re.findall(r"f32\[([\d,]+)\]", hlo(on_devices(8).step)))
     assert f"{KEYS},{SLOTS * KEYS // 8}" in arrays, "all queries with the keys of one device"
     whole = {f"{SLOTS},{KEYS},{D}", f"{KEYS},{SLOTS},{D}", f"{SLOTS * KEYS},{D}"}
     assert not arrays & whole

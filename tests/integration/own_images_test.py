@@ -1,6 +1,5 @@
 """From class folders to figures: pretrain, fine-tune, probe, distil, judge, embed, report."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from PIL import Image
 from simclr_jax import run as runs
 from simclr_jax.train.loop import fit
 from simclr_jax.train.metrics import read_metrics
+from tests import helpers
 
 pytestmark = pytest.mark.integration
 ROOT = Path(__file__).parents[2]
@@ -38,10 +38,7 @@ def images(tmp_path):
 
 def recipe(name, variant, path, **sections):
     """Returns a recipe for three epochs on a folder; sections replace its own, or parts of them."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / f"configs/{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config(variant).to_dict()
+    config = helpers.recipe(name).get_config(variant).to_dict()
     config["data"] |= {"path": str(path)}
     config["run"] |= {"epochs": 3, "log_every": 1}
     config["schedule"] |= {"warmup_epochs": 0.0}

@@ -89,6 +89,8 @@ def test_the_figures_agree_with_each_other():
     # On a v3 the compiler counts what is in HBM and nothing else, but loops once.
     assert answer["hbm_bytes"] == pytest.approx(answer["bytes_accessed"], rel=0.25)
     assert answer["collectives"]["all-reduce"]["count"] > 0
+    assert sum(part["hbm_bytes"] for part in answer["traffic"]) == answer["hbm_bytes"]
+    assert {"forward", "backward"} <= {part["pass"] for part in answer["traffic"]}
     estimate = answer["estimate"]
     assert "not a measurement" in estimate["basis"]
     by_bytes = answer["hbm_bytes"] / (answer["chip"]["hbm_bandwidth"] / 2)

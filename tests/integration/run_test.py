@@ -115,7 +115,7 @@ def test_a_diverging_run_stops_and_leaves_the_last_good_checkpoint(tiny_config, 
         NonFiniteError, match=r"not finite at step \d+ .*lower schedule.base_lr"
     ) as e:
         train(tiny_config, tmp_path)
-    failed = int(re.search(r"at step (\d+)", str(e.value)).group(1))
+    failed = int(re.findall(r"at step (\d+)", str(e.value))[0])
     assert saved_steps(tmp_path)[-1] == failed - 1
     abstract = build_experiment(tiny_config).abstract_state
     checkpoints = Checkpoints(tmp_path)

@@ -1,6 +1,7 @@
-"""CLIP on the digits from the config to its figures, and what it refuses."""
+"""CLIP on digits and CLAP on tones from the config to their figures, and what they refuse."""
 
 import json
+import wave
 
 import numpy as np
 import pytest
@@ -49,7 +50,7 @@ def test_clip_names_digits_that_it_has_not_seen_and_goes_on_where_it_was(clip_co
 
     encoder = simclr_jax.load(workdir)
     digits = open_source("digits", split="test")
-    images = encoder.project([digits[i].image for i in range(0, 1000, 5)])
+    images = encoder.project([np.asarray(digits[i].image) for i in range(0, 1000, 5)])
     words = encoder.embed_text([f"the digit {digit}" for digit in range(10)])
     unit = lambda rows: rows / np.linalg.norm(rows, axis=1, keepdims=True)
     right = (unit(images) @ unit(words).T).argmax(axis=1) == np.repeat(np.arange(10), 20)
@@ -64,6 +65,63 @@ def test_clip_names_digits_that_it_has_not_seen_and_goes_on_where_it_was(clip_co
     (tmp_path / "tokenizer.json").unlink()
     with pytest.raises(UserError, match=r"tokenizer\.json is not there"):
         evaluate(workdir, protocol=["zero_shot"])
+
+
+@pytest.fixture
+def clap_config(clip_config, tmp_path):
+    """A table of 160 tones of four pitches and random loudness, a quarter of them for testing."""
+    pytest.importorskip("soundfile", reason="the extra audio is not installed")
+    rows, rng = ["path,caption,label,split"], np.random.default_rng(0)
+    for i in range(160):
+        word, hz = (("low", 200), ("middle", 500), ("high", 1200), ("shrill", 3000))[i % 4]
+        phase = 2 * np.pi * hz * np.arange(2000) / 8000
+        with wave.open(str(tmp_path / f"{i}.wav"), "wb") as file:
+            file.setparams((1, 2, 8000, 0, "NONE", ""))
+            file.writeframes((rng.uniform(1e3, 2e4) * np.sin(phase)).astype("<i2").tobytes())
+        rows.append(f"{i}.wav,tone {i} is {word},{word},{'test' if i % 16 < 4 else 'train'}")
+    (tmp_path / "tones.csv").write_text("\n".join(rows))
+    data = {"name": "csv", "path": str(tmp_path / "tones.csv"), "canvas": None, "fraction": 1.0}
+    small = {"rate": 8000, "num_fft": 256, "hop": 125, "num_mels": 16, "highest_hz": 4000.0}
+    return clip_config | {
+        "data": clip_config["data"] | data | {"batch_size": 16},
+        "augment": {"name": "audio", "seconds": 0.2, "log_mel": small},
+        "method": {"name": "clap"},
+    }
+
+
+def test_clap_names_tones_that_it_has_not_heard_and_its_encoder_is_judged_as_any(
+    clap_config, tmp_path
+):
+    workdir = str(tmp_path / "run")
+    train(clap_config, workdir)
+    judged = evaluate(
+        workdir,
+        protocol=["zero_shot", "retrieval", "knn"],
+        features=["encoder"],
+        fractions=[1.0],
+        knn_k=5,
+        templates=["tone 3 is {}"],
+    )
+    rows = {row["protocol"]: row for row in judged}
+    assert rows["zero_shot"]["top1_chance"] == 0.25
+    assert rows["zero_shot"]["top1"] > 0.5
+    assert rows["knn"]["top1"] > 0.5
+    assert rows["audio_to_text"]["num_captions"] == rows["text_to_audio"]["num_captions"] == 40
+    encoder = simclr_jax.load(workdir)
+    assert encoder.project([tmp_path / "0.wav", tmp_path / "1.wav"]).shape == (2, 16)
+    with pytest.raises(UserError, match="takes spectrograms, and files are made of encoders of im"):
+        encoder.export(tmp_path / "x.safetensors", format="safetensors")
+    last = json.loads((tmp_path / "run/metrics.jsonl").read_text().splitlines()[-1])
+    assert {"loss_audio_to_text", "loss_text_to_audio"} <= last.keys()
+
+
+def test_sounds_and_images_are_not_taken_for_each_other(clap_config, clip_config):
+    with pytest.raises(
+        UserError, match=r"digits/train.* has images, and config\.augment\.name='au"
+    ):
+        resolve(clip_config | {"augment": clap_config["augment"]})
+    with pytest.raises(UserError, match=r"tones.csv/train has sounds, and .*='finetune' takes im"):
+        resolve(clap_config | {"augment": clip_config["augment"]})
 
 
 def test_a_text_tower_without_captions_is_told_how_to_get_some(clip_config):

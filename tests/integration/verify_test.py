@@ -70,7 +70,7 @@ def test_every_method_learns_the_same_in_every_layout(tiny_config, monkeypatch, 
     assert failures(comparisons) == []
     negatives = {"simclr": 30, "memory": 30 + 64, "clip": 15}.get(name)
     for one in comparisons:
-        assert one.negatives is None if negatives is None else round(one.negatives) == negatives
+        assert (None if one.negatives is None else round(one.negatives)) == negatives
         if one.variant.num_devices > 1:
             assert one.differences["gradients"] > 0, "sums in another order must round otherwise"
 

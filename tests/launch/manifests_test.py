@@ -123,5 +123,5 @@ def test_slurm_job_refuses_several_tasks_of_a_verb_that_does_not_join_them():
 def test_slurm_examples_use_the_same_cpus_of_a_node():
     script = (ROOT / "launch/slurm.sbatch").read_text()
     (whole,) = re.findall(r"^#SBATCH --cpus-per-task=(\d+)", script, re.MULTILINE)
-    tasks, each = re.search(r"--ntasks-per-node=(\d+) .*--cpus-per-task=(\d+)", script).groups()
+    tasks, each = re.findall(r"--ntasks-per-node=(\d+) .*--cpus-per-task=(\d+)", script)[0]
     assert int(tasks) * int(each) == int(whole)

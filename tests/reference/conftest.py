@@ -35,7 +35,7 @@ def golden_network(name: str, dtype: str) -> GoldenNetwork:
         golden = {key: file[key] for key in file.files}
     paths = {official: path for path, official in official_names(encoder, projector).items()}
     theirs = [key.removeprefix("w/") for key in golden if key.startswith("w/")]
-    ours = {key: paths[tf1_name(key)] for key in theirs}
+    ours = {key: paths[tf1_name(key) or ""] for key in theirs}
     variables = {}
     for key, path in ours.items():
         *parents, leaf = path.split("/")

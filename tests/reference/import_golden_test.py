@@ -32,8 +32,6 @@ pytestmark = [
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden"
 R18 = GOLDEN / "tf1_checkpoints" / "r18_cifar_w0125"
-# The networks are tiny: most of the time would go into optimising code that runs once.
-FAST_COMPILE = {"xla_backend_optimization_level": 0}
 
 
 def golden(name):
@@ -61,8 +59,7 @@ def apply(workdir, rows):
     model = SSLModel(ResNet(**settings), MLP(**config["heads"]["projector"]))
     init = lambda: model.init(jax.random.key(0), jnp.zeros(rows[:1].shape), train=False)
     variables = restore(workdir, jax.eval_shape(init))
-    forward = jax.jit(lambda variables: model.apply(variables, jnp.asarray(rows), train=False))
-    return forward.lower(variables).compile(compiler_options=FAST_COMPILE)(variables)
+    return jax.jit(lambda v: model.apply(v, jnp.asarray(rows), train=False))(variables)
 
 
 def assert_close(got, want):

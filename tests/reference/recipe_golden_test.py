@@ -7,7 +7,6 @@ the files hold float32, which is 2e-4 to 3e-4 of that for kernels.
 """
 
 import dataclasses
-import importlib.util
 from pathlib import Path
 
 import jax
@@ -18,6 +17,7 @@ from simclr_jax.build.experiment import build_experiment, train_step
 from simclr_jax.core.state import TrainState
 from simclr_jax.core.tree import select
 from simclr_jax.data.records import Record
+from tests import helpers
 
 pytestmark = pytest.mark.reference
 
@@ -27,8 +27,6 @@ RECIPES = {
     "r50": ("simclr_imagenet", "v2_r50_1x"),
 }
 TOLERANCES = {"scale": 1e-4, "bias": 1e-4, "kernel": 4e-4}
-# The networks are tiny: most of the time would go into optimising code that runs once.
-FAST_COMPILE = {"xla_backend_optimization_level": 0}
 
 
 class Images:
@@ -49,11 +47,7 @@ class Images:
 def golden_recipe(name, num_images, size_px):
     """Returns a recipe with what the golden run says of size, rate, decay and temperature."""
     recipe, variant = RECIPES[name]
-    path = ROOT / "configs" / f"{recipe}.py"
-    spec = importlib.util.spec_from_file_location(recipe, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config(variant)
+    config = helpers.recipe(recipe).get_config(variant)
     config.data.update(batch_size=num_images, canvas=size_px)
     config.encoder.update(width=0.125, dtype="float64")
     config.augment.update(size=size_px)
@@ -77,7 +71,6 @@ def two_steps(config, network):
     state = TrainState(np.int32(0), params, batch_stats, e.tx.init(params), ())
     labels = np.full(len(views), -1, np.int32)
     state, batch = jax.device_put((state, {"views": views, "label": labels}), devices[0])
-    step = step.lower(state, batch).compile(compiler_options=FAST_COMPILE)
     losses = []
     for _ in range(2):
         state, metrics = step(state, batch)

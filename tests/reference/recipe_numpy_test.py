@@ -8,9 +8,8 @@ and of google-research/simclr; rows are ordered as there, all first views before
 """
 
 import dataclasses
-import importlib.util
 import math
-from pathlib import Path
+from typing import Any
 
 import flax.linen as nn
 import flax.traverse_util
@@ -22,14 +21,12 @@ from simclr_jax.build.experiment import build_experiment, train_step
 from simclr_jax.core.state import TrainState
 from simclr_jax.data.records import Record
 from simclr_jax.models.ssl import ENCODERS
+from tests import helpers
 
 pytestmark = pytest.mark.reference
 
-ROOT = Path(__file__).parents[2]
 B, SIZE, WIDTH, CLASSES, NUM_IMAGES, STEPS = 8, 20, 12, 5, 800, 3
 QUEUE = 2 * 2 * B  # two batches of keys
-# Most of the time would go into optimising code that runs three times.
-FAST_COMPILE = {"xla_backend_optimization_level": 0}
 ENCODER = [("encoder/dense", "encoder/norm", True)]
 
 
@@ -272,11 +269,7 @@ PUBLISHED = [
 def small(recipe):
     """Returns a recipe for images of this test, in float64."""
     name, _, variant = recipe.partition(":")
-    path = ROOT / "configs" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config(variant).to_dict()
+    config = helpers.recipe(name).get_config(variant).to_dict()
     config["encoder"] = {"name": "one_layer"}
     config["augment"]["size"] = config["data"]["canvas"] = SIZE
     config["data"]["batch_size"] = B
@@ -329,12 +322,12 @@ def test_three_steps_of_a_recipe_are_the_published_ones(monkeypatch, published):
         start = TrainState(np.int32(0), params, stats, e.tx.init(params), memory)
         state = jax.device_put(start, devices[0])
         batches = [{"views": v, "label": y} for v, y in zip(views, labels, strict=True)]
-        step = step.lower(state, batches[0]).compile(compiler_options=FAST_COMPILE)
         for batch in batches:
             state, _ = step(state, jax.device_put(batch, devices[0]))
         got = flat(jax.device_get(state.params))
 
-    p, running, velocity, method_state = flat(params), flat(stats), {}, {}
+    p, running, velocity = flat(params), flat(stats), {}
+    method_state: dict[str, Any] = {}
     if "teacher" in memory:
         method_state = {"teacher": {name: flat(t) for name, t in memory["teacher"].items()}}
     if "queue" in memory:

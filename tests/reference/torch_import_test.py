@@ -53,7 +53,7 @@ def randomised(module):
 
 
 def logits_of(module, images, normalization):
-    mean, std = (np.float32(values) for values in NORMALIZATIONS[normalization])
+    mean, std = (np.array(values, np.float32) for values in NORMALIZATIONS[normalization])
     with torch.inference_mode():
         return module(torch.tensor(((images - mean) / std).transpose(0, 3, 1, 2))).numpy()
 

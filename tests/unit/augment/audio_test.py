@@ -5,8 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from simclr_jax.augment.audio import AudioAugment, random_gain, random_masks, random_shift
+from simclr_jax.augment.audio import audio, random_gain, random_masks, random_shift
 from simclr_jax.augment.log_mel import LogMel
+from simclr_jax.augment.policies import EVALUATIONS
+from simclr_jax.core.types import Clips
 
 SMALL = LogMel(rate=8000, num_fft=256, hop=80, num_mels=24, lowest_hz=60.0, highest_hz=4000.0)
 KEY = jax.random.key(0)
@@ -53,16 +55,21 @@ def test_masks_hide_stretches_behind_the_mean(axis):
 
 
 def test_a_view_is_an_image_of_one_channel_and_every_clip_has_its_draw():
-    x = jnp.tile(clips(1), (2, 1))
-    augment = jax.jit(AudioAugment(SMALL))
-    views = augment(KEY, x)
-    assert views.shape == (2, SMALL.num_frames(800), SMALL.num_mels, 1)
-    assert np.abs(np.asarray(views[0] - views[1])).max() > 1
-    np.testing.assert_array_equal(views, augment(KEY, x))
-    assert np.abs(np.asarray(views - augment(jax.random.key(1), x))).max() > 1
+    policy = audio(seconds=0.1, log_mel=SMALL)
+    batch = {"audio": jnp.tile(clips(1), (2, 1))}
+    augment = jax.jit(policy.augment)
+    views = augment(KEY, batch)
+    assert views.shape == (2, 1, *policy.shape) == (2, 1, SMALL.num_frames(800), 24, 1)
+    assert np.abs(np.asarray(views[0] - views[1])).max() > 0.01
+    np.testing.assert_array_equal(views, augment(KEY, batch))
+    assert np.abs(np.asarray(views - augment(jax.random.key(1), batch))).max() > 0.01
 
 
-def test_with_nothing_to_change_a_view_is_the_spectrogram():
+def test_a_sound_is_judged_by_its_spectrogram_from_silence_to_full_scale():
     x = np.random.default_rng(0).integers(-(2**15), 2**15, (2, 800)).astype(np.int16)
-    still = AudioAugment(SMALL, gain_db=0.0, shift=0.0, num_masks=0)
-    np.testing.assert_allclose(still(KEY, jnp.asarray(x))[..., 0], SMALL(jnp.asarray(x)), atol=1e-4)
+    policy = EVALUATIONS["audio"](seconds=0.1, log_mel=SMALL)
+    views = np.asarray(policy.augment(KEY, {"audio": jnp.asarray(x)}))
+    np.testing.assert_allclose(100 * views[:, 0, ..., 0] - 100, SMALL(jnp.asarray(x)), atol=1e-3)
+    silent = policy.augment(KEY, {"audio": jnp.zeros((1, 800), jnp.int16)})
+    np.testing.assert_allclose(silent, 0, atol=1e-6)
+    assert policy.cuts == Clips(rate=8000, num_samples=800, random=False)

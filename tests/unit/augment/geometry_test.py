@@ -2,6 +2,7 @@
 
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -44,8 +45,9 @@ def statistics(box: np.ndarray, height: int, width: int) -> dict[str, np.ndarray
 
 
 def distances(ours: np.ndarray, theirs: np.ndarray, shape: tuple[int, int]) -> dict[str, float]:
-    ours, theirs = statistics(ours, *shape), statistics(theirs, *shape)
-    return {name: stats.ks_2samp(ours[name], theirs[name]).statistic for name in ours}
+    one, other = statistics(ours, *shape), statistics(theirs, *shape)
+    compared: dict[str, Any] = {name: stats.ks_2samp(one[name], other[name]) for name in one}
+    return {name: result.statistic for name, result in compared.items()}
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -8,6 +8,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from simclr_jax.augment import policies
+from simclr_jax.core.types import Cuts
 
 SIZE = 24
 
@@ -18,6 +19,12 @@ def make_batch(num_views: int, num_images: int = 16) -> dict[str, jax.Array]:
     sizes = rng.integers(SIZE // 2, SIZE + 1, (num_images, num_views, 2), dtype=np.int32)
     cuts = rng.integers(0, 256, shape, dtype=np.uint8)
     return {"image": jnp.asarray(cuts), "size": jnp.asarray(sizes)}
+
+
+def cuts(policy: policies.Policy) -> Cuts:
+    """Returns the only size of view that a policy has."""
+    assert isinstance(policy.cuts, Cuts)
+    return policy.cuts
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +146,7 @@ def test_simclr_cifar_is_half_the_strength_and_no_blur(batch):
 def evaluate(image: np.ndarray, *, size: int) -> np.ndarray:
     """The evaluation view of one image; what it does not show of the canvas is white."""
     policy = policies.evaluation(size=size)
-    (box,) = policy.cuts.boxes(np.random.Philox(0), image.shape[:2])
+    (box,) = cuts(policy).boxes(np.random.Philox(0), image.shape[:2])
     y, x, height, width = box
     canvas = np.full((1, 1, 64, 64, 3), 255, np.uint8)
     canvas[0, 0, :height, :width] = image[y : y + height, x : x + width]
@@ -203,9 +210,9 @@ def test_a_sampler_that_draws_no_small_crop_is_not_asked_for_one():
 def test_cuts_as_its_sampler_does(name, settings):
     whole = {"min_area": 1.0, "crop_sampler": "area", "flip": False}
     policy = policies.POLICIES[name](size=SIZE, **whole, **settings)
-    boxes = policy.cuts.boxes(np.random.Philox(key=0), (32, 48))
+    boxes = cuts(policy).boxes(np.random.Philox(key=0), (32, 48))
     # No crop of that area has an aspect ratio of 3 : 2, so that all are the central one.
-    np.testing.assert_array_equal(boxes, [[0, 2, 32, 43]] * policy.cuts.num_views)
+    np.testing.assert_array_equal(boxes, [[0, 2, 32, 43]] * cuts(policy).num_views)
 
 
 @pytest.mark.parametrize("strength", [-0.1, 1.26])
@@ -231,7 +238,7 @@ def test_names_images_that_are_not_bytes():
 
 
 def test_an_image_has_its_own_crops_and_one_generator_gives_them_again():
-    draw = policies.simclr(size=SIZE).cuts.boxes
+    draw = cuts(policies.simclr(size=SIZE)).boxes
     first = draw(np.random.Philox(1), (300, 400))
     np.testing.assert_array_equal(first, draw(np.random.Philox(1), (300, 400)))
     assert first.shape == (2, 4)
@@ -240,7 +247,7 @@ def test_an_image_has_its_own_crops_and_one_generator_gives_them_again():
 
 
 def test_crops_are_as_large_as_the_policy_asks():
-    draw = policies.finetune(size=8, min_area=0.9).cuts.boxes
+    draw = cuts(policies.finetune(size=8, min_area=0.9)).boxes
     _, _, height, width = np.concatenate([draw(np.random.Philox(i), (60, 60)) for i in range(99)]).T
     assert (height * width).min() >= 0.9 * 60 * 60
 

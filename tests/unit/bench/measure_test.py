@@ -77,4 +77,6 @@ def _kinds(module):
     tree = ast.parse(Path(measure.__file__).with_name(f"{module}.py").read_text())
     (kinds,) = [n.value for n in tree.body if isinstance(n, ast.AnnAssign)]
     assert isinstance(kinds, ast.Dict)
-    return {ast.literal_eval(key) for key in kinds.keys}
+    keys = [key for key in kinds.keys if key is not None]
+    assert len(keys) == len(kinds.keys)
+    return set(map(ast.literal_eval, keys))

@@ -4,7 +4,7 @@ import contextlib
 
 import pytest
 
-from simclr_jax.build.schema import NAMED, SECTIONS
+from simclr_jax.build.schema import SECTIONS
 from simclr_jax.core.errors import UserError
 from simclr_jax.core.run_facts import RunFacts
 from simclr_jax.core.sections import REQUIRED, build_section, settings_of
@@ -60,7 +60,7 @@ def fitting(fn, settings):
 def callables():
     """Yields path, callable and what it is handed, for each section and each one within it."""
     for section, fn in SECTIONS.items():
-        for name, choice in fn.items() if section in NAMED else [("", fn)]:
+        for name, choice in (fn if isinstance(fn, dict) else {"": fn}).items():
             yield f"{section} {name}".strip(), choice, GIVEN.get(section, ())
             for key, setting in settings_of(choice).items():
                 if setting.build is not None:

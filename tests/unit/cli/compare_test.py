@@ -311,6 +311,8 @@ def test_a_reader_that_ends_first_leaves_no_traceback(workdir):
         with subprocess.Popen(
             [*verb, *how], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         ) as program:
+            assert program.stdout is not None
+            assert program.stderr is not None
             program.stdout.close()
             assert program.stderr.read() == ""
         assert program.returncode == 1

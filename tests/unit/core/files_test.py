@@ -33,10 +33,10 @@ class Bucket(MemoryFileSystem):
     def _strip_protocol(cls, path):
         return super()._strip_protocol(str(path).replace("gs://", "memory://"))
 
-    def _open(self, path, mode="rb", **settings):
+    def _open(self, path, mode="rb", *arguments, **settings):
         if "a" in mode:
             raise NotImplementedError("Cloud Storage cannot add to an object.")
-        return super()._open(path, mode, **settings)
+        return super()._open(path, mode, *arguments, **settings)
 
 
 @pytest.fixture

@@ -31,3 +31,13 @@ def test_what_should_not_be_or_move_is_as_far_off_as_can_be():
     zero, one = {"a": np.zeros(2)}, {"a": np.ones(2)}
     assert largest_difference(zero, one) == (math.inf, "a")
     assert largest_difference(one, zero, start=one) == (math.inf, "a")
+
+
+def test_what_should_be_zero_is_judged_by_the_scale_of_the_rest():
+    want = {"a": np.array([2.0]), "zero": np.array([1e-17])}
+    rounded = {"a": np.array([2.0]), "zero": np.array([-1e-17])}
+    assert largest_difference(want, rounded) == (2.0, "zero")
+    relative, path = largest_difference(want, rounded, least=1e-6)
+    assert (relative, path) == (pytest.approx(2e-17 / 2e-6), "zero")
+    wrong = {"a": np.array([2.0]), "zero": np.array([1e-8])}
+    assert largest_difference(want, wrong, least=1e-6)[0] == pytest.approx(1e-8 / 2e-6)

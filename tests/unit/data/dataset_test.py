@@ -5,6 +5,7 @@ import pytest
 
 from simclr_jax.core.errors import UserError
 from simclr_jax.data.dataset import Dataset
+from simclr_jax.data.folder import Folder
 from simclr_jax.data.records import count_shared
 
 
@@ -23,7 +24,15 @@ def dataset(path=None, **settings):
 
 def open_both(data):
     train = data.open_train()
-    return train, data.open_test(train)
+    test = data.open_test(train)
+    assert test is not None
+    return train, test
+
+
+def open_folder(path, **settings):
+    source = dataset(path, **settings).open("all")
+    assert isinstance(source, Folder)
+    return source
 
 
 def labels(source):
@@ -64,8 +73,8 @@ def test_links_to_training_images_are_training_images(tmp_path):
 
 def test_the_same_file_has_one_key_from_any_root_and_another_file_another(tmp_path):
     write(tmp_path, "train/1.jpg", "test/1.jpg")
-    whole = dataset(tmp_path, split="all").open("all")
-    below = dataset(tmp_path / "train").open("all")
+    whole = open_folder(tmp_path, split="all")
+    below = open_folder(tmp_path / "train")
     assert count_shared(whole, below) == 1
     assert len(set(whole.image_keys().tolist())) == 2
 
@@ -99,7 +108,7 @@ def test_splits_are_not_taken_for_classes(tmp_path):
 
 def test_classes_are_looked_for_only_if_every_image_is_in_one(tmp_path):
     write(tmp_path, "a/1.jpg", "b/2.jpg")
-    find = lambda: dataset(tmp_path, labels_from_folders=None).open("all")
+    find = lambda: open_folder(tmp_path, labels_from_folders=None)
     assert find().class_names == ("a", "b")
     write(tmp_path, "loose.jpg")
     assert find().class_names == ()

@@ -182,10 +182,10 @@ def test_floats_and_long_integers_are_read_once_their_range_is_said(kind):
 
 
 def test_values_that_are_no_numbers_are_the_least():
-    data = encode(Image.fromarray(np.float32([[np.nan, 1, 3, np.inf]])), "TIFF")
+    data = encode(Image.fromarray(np.array([[np.nan, 1, 3, np.inf]], np.float32)), "TIFF")
     got = decode(data, canvas=4, rendering=Rendering(value_range="file")).pixels
     np.testing.assert_array_equal(got[0, :, 0], [0, 0, 255, 255])
-    nothing = encode(Image.fromarray(np.float32([[np.nan, np.nan]])), "TIFF")
+    nothing = encode(Image.fromarray(np.array([[np.nan, np.nan]], np.float32)), "TIFF")
     with pytest.raises(UnreadableImageError, match="none of its values is a number"):
         decode(nothing, canvas=4, rendering=Rendering(value_range="file"))
 
@@ -229,7 +229,10 @@ JPEG = encode(Image.fromarray(gradient(64, 64)), "JPEG", quality=95)
         (png_header(100_000, 100_000), "exceeds limit of 178956970"),
         (png_header(0, 5), "pixels|no image"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no image that Pillow reads"),
-        (encode(Image.fromarray(np.float32([[0, np.nan]])), "TIFF"), "float32.*with 1 NaN"),
+        (
+            encode(Image.fromarray(np.array([[0, np.nan]], np.float32)), "TIFF"),
+            "float32.*with 1 NaN",
+        ),
     ],
 )
 def test_refuses_broken_files_with_a_reason(data, reason):
@@ -261,9 +264,12 @@ def test_large_arrays_are_scaled_down(shape):
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (np.float32([[0.25, np.nan]]), r"float32 of shape \[1, 2\] from 0.25 to 0.25, with 1 NaN"),
-        (np.float64([[-1, 1]]), "float64 of shape .* from -1 to 1"),
-        (np.int64([[0, 300]]), "int64 .* from 0 to 300"),
+        (
+            np.array([[0.25, np.nan]], np.float32),
+            r"float32 of shape \[1, 2\] from 0.25 to 0.25, with 1 NaN",
+        ),
+        (np.array([[-1, 1]], np.float64), "float64 of shape .* from -1 to 1"),
+        (np.array([[0, 300]], np.int64), "int64 .* from 0 to 300"),
         (np.zeros((2, 2, 4), np.uint8), r"\[h, w, 3\], got \[2, 2, 4\]"),
         (np.zeros(4, np.uint8), r"got \[4\]"),
     ],

@@ -13,9 +13,13 @@ from PIL import Image
 from simclr_jax.core.errors import UserError
 from simclr_jax.core.types import Cuts
 from simclr_jax.data.dataset import Dataset
+from simclr_jax.data.folder import Folder
+from simclr_jax.data.parquet import Parquet
 from simclr_jax.data.quarantine import Quarantine
 from simclr_jax.data.records import Record
 from simclr_jax.data.sources import LISTED
+from simclr_jax.data.table import Table
+from simclr_jax.data.webdataset import WebDataset
 
 COUNT, BROKEN = 24, 17
 WHOLE = Cuts(8, 1, lambda bits, shape: np.array([[0, 0, *shape]], np.int32))
@@ -65,6 +69,12 @@ def dataset(roots, name, **settings):
     return Dataset(name, 6, 8, "all", path=str(roots / name), **labels, **settings)
 
 
+def open_listed(roots, name, **settings):
+    source = dataset(roots, name, **settings).open_train()
+    assert isinstance(source, Folder | Table | WebDataset | Parquet)
+    return source
+
+
 def batches(data, **options):
     defaults = {"seed": 3, "first_step": 0, "num_steps": 8, "quarantine": Quarantine()}
     return list(data.train_batches(data.open_train(), WHOLE, **(defaults | options)))
@@ -79,7 +89,7 @@ def test_every_source_gives_the_batches_of_the_folder(roots, name):
         for key in b:
             np.testing.assert_array_equal(a[key], b[key])
     (broken,) = quarantine.entries
-    source = dataset(roots, name).open_train()
+    source = open_listed(roots, name)
     assert broken in {source.name_of(i) for i in range(COUNT)}
     later = batches(dataset(roots, name), first_step=5)
     for a, b in zip(later, want[5:], strict=True):
@@ -88,7 +98,7 @@ def test_every_source_gives_the_batches_of_the_folder(roots, name):
 
 @pytest.mark.parametrize("name", LISTED)
 def test_every_source_tells_names_keys_labels_and_classes_without_reading(roots, name):
-    source = dataset(roots, name).open_train()
+    source = open_listed(roots, name)
     assert source.class_names == ("a", "b")
     assert list(source.labels) == [0] * 12 + [1] * 12
     assert len(set(source.image_keys().tolist())) == COUNT

@@ -4,6 +4,7 @@ import pytest
 
 from simclr_jax.core.errors import UserError
 from simclr_jax.data.files import absolute_paths
+from simclr_jax.data.folder import Folder
 from simclr_jax.data.sources import open_source
 
 
@@ -15,7 +16,9 @@ def write(root, *names):
 
 
 def open_all(path, **options):
-    return open_source(**({"name": "folder", "split": "all", "path": path} | options))
+    source = open_source(**({"name": "folder", "split": "all", "path": path} | options))
+    assert isinstance(source, Folder)
+    return source
 
 
 def names(source):

@@ -5,6 +5,7 @@ import io
 import json
 import threading
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -219,7 +220,7 @@ def test_ends_where_nothing_can_be_read(share):
 def test_an_array_of_floats_ends_the_run_by_name():
     class Floats(Numbers):
         def __getitem__(self, index: int, /) -> Record:
-            return Record(np.float32([[np.nan, 0.5]]), 0, "x")
+            return Record(np.array([[np.nan, 0.5]], np.float32), 0, "x")
 
     with pytest.raises(UserError, match=r"of numbers: Images must be uint8.*float32.*1 NaN"):
         train(Floats(4))
@@ -267,7 +268,7 @@ def test_evaluation_of_nothing_readable_is_an_error_and_of_nothing_is_empty():
 
 
 def test_names_bad_arguments_at_the_call_not_at_the_first_batch():
-    options = {"batch_size": 4, "canvas": 4}
+    options: dict[str, Any] = {"batch_size": 4, "canvas": 4}
     with pytest.raises(ValueError, match="first_step must be from 0 to num_steps=2, got 3"):
         train_batches(Numbers(3), seed=0, first_step=3, num_steps=2, **options)
     with pytest.raises(ValueError, match="indices must be from 0 to 2, got 1 to 3"):
@@ -284,8 +285,9 @@ def grain_threads() -> list[threading.Thread]:
 def test_closing_early_ends_all_threads():
     for old in grain_threads():
         old.join(timeout=10)
-    options = {"batch_size": 8, "canvas": 4, "seed": 0, "first_step": 0, "num_steps": 10**6}
-    batches = train_batches(Numbers(50), num_threads=3, **options)
+    batches = train_batches(
+        Numbers(50), batch_size=8, canvas=4, seed=0, first_step=0, num_steps=10**6, num_threads=3
+    )
     next(batches)
     threads = grain_threads()
     assert len(threads) > 0

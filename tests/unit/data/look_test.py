@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from numpy.typing import DTypeLike
 from PIL import Image
 
 from simclr_jax.data.dataset import Dataset
@@ -10,7 +11,7 @@ from simclr_jax.data.look import look
 VIEW = 32
 
 
-def noise(i, height=48, width=48, high=256, kind=np.uint8):
+def noise(i, height=48, width=48, high=256, kind: DTypeLike = np.uint8):
     return np.random.default_rng(i).integers(0, high, (height, width)).astype(kind)
 
 

@@ -12,7 +12,7 @@ from simclr_jax.data import parquet
 from simclr_jax.data.columns import Columns
 from simclr_jax.data.dataset import Dataset
 from simclr_jax.data.decode import UnreadableImageError
-from simclr_jax.data.records import count_shared
+from simclr_jax.data.records import count_shared, name_of
 from simclr_jax.data.sources import open_source
 
 
@@ -29,7 +29,9 @@ def write(path, images, names=None, row_group_size=None, **columns):
 
 
 def open_it(path, split="all", **options):
-    return open_source("parquet", **({"split": split, "path": path} | options))
+    source = open_source("parquet", **({"split": split, "path": path} | options))
+    assert isinstance(source, parquet.Parquet)
+    return source
 
 
 def labels(source):
@@ -71,8 +73,9 @@ def test_splits_are_files_or_a_column(tmp_path):
     data = Dataset("parquet", 2, 8, "train", "test", str(tmp_path))
     train = data.open_train()
     test = data.open_test(train)
+    assert test is not None
     assert [len(train), labels(test), test.class_names] == [3, [1], ("x", "y")]
-    assert train.name_of(2) == "train-00001-of-00002.parquet, row 0"
+    assert name_of(train, 2) == "train-00001-of-00002.parquet, row 0"
     assert count_shared(open_it(tmp_path), train) == 3
     with pytest.raises(UserError, match=r"has no column 'split', has no split 'val'.*'train'\?*"):
         open_it(tmp_path, "val")

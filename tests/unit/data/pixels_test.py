@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from simclr_jax.augment.policies import Policy, evaluation, finetune
+from simclr_jax.core.types import Cuts
 from simclr_jax.data.decode import decode
 from simclr_jax.data.load import eval_batches, train_batches
 from simclr_jax.data.order import random_words
@@ -114,8 +115,16 @@ def test_evaluation_views_have_the_official_pixels(source):
 
 def test_training_crops_have_the_official_pixels_of_their_box(source):
     policy = finetune(size=SIZE, flip=False)
-    options = {"batch_size": len(source), "canvas": 8192, "seed": 3, "first_step": 0}
-    (batch,) = train_batches(source, policy.cuts, num_steps=1, **options)
+    assert isinstance(policy.cuts, Cuts)
+    (batch,) = train_batches(
+        source,
+        policy.cuts,
+        batch_size=len(source),
+        canvas=8192,
+        seed=3,
+        first_step=0,
+        num_steps=1,
+    )
     distances = []
     for row, (i, view) in enumerate(zip(batch["id"], views_of(policy, batch), strict=True)):
         width, height = Image.open(io.BytesIO(source.files[i])).size

@@ -27,6 +27,12 @@ class Blank:
         return Record(np.full((1, 1), index, np.uint8), -1, str(index))
 
 
+def blank_batches(cuts, num_steps: int):
+    return train_batches(
+        Blank(), cuts, batch_size=16, canvas=2, seed=0, first_step=0, num_steps=num_steps
+    )
+
+
 def host_batches(count: int, closed: list[bool] | None = None):
     try:
         for i in range(count):
@@ -87,17 +93,16 @@ def test_closes_its_source(how):
 
 
 def test_labels_and_pixels_survive_the_way_to_the_devices():
-    options = {"batch_size": 16, "canvas": 2, "seed": 0, "first_step": 0, "num_steps": 3}
-    placed = list(place_batches(train_batches(Blank(), PIXEL, **options), make_mesh(8)))
-    for got, want in zip(placed, train_batches(Blank(), PIXEL, **options), strict=True):
+    read = lambda: blank_batches(PIXEL, num_steps=3)
+    placed = list(place_batches(read(), make_mesh(8)))
+    for got, want in zip(placed, read(), strict=True):
         for key in ("image", "size", "label"):
             np.testing.assert_array_equal(got[key], want[key])
             assert got[key].dtype == want[key].dtype
 
 
 def test_places_each_of_several_sizes_of_views():
-    options = {"batch_size": 16, "canvas": 2, "seed": 0, "first_step": 0, "num_steps": 1}
-    batches = train_batches(Blank(), (PIXEL, PIXEL), **options)
+    batches = blank_batches((PIXEL, PIXEL), num_steps=1)
     (batch,) = place_batches(batches, make_mesh(8))
     assert [x.shape for x in batch["image"]] == [(16, 1, 2, 2, 3)] * 2
     assert {x.sharding.spec for x in (*batch["image"], *batch["size"])} == {

@@ -4,6 +4,8 @@ import dataclasses
 import errno
 import threading
 import time
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ from simclr_jax.data.records import Record
 class Shaky:
     """Image i is filled with i; before it is read, `before(i, number of the try)` is called."""
 
-    before: object = lambda i, number: None
+    before: Callable[[int, int], object] = lambda i, number: None
     name: str = "shaky"
     class_names: tuple[str, ...] = ()
     fingerprint: str = "0"
@@ -42,7 +44,13 @@ def fails(*args):
 
 
 def batches(source, **options):
-    defaults = {"batch_size": 8, "canvas": 4, "seed": 0, "first_step": 0, "num_steps": 6}
+    defaults: dict[str, Any] = {
+        "batch_size": 8,
+        "canvas": 4,
+        "seed": 0,
+        "first_step": 0,
+        "num_steps": 6,
+    }
     return list(train_batches(source, **(defaults | options)))
 
 

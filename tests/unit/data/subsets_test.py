@@ -13,7 +13,8 @@ from simclr_jax.data.subsets import LabelSubset, any_label, balanced_subset, rea
 class Labelled:
     """Grey images whose level is their index, with the given labels."""
 
-    name, class_names, fingerprint = "test images", ("a", "b"), "f"
+    name, fingerprint = "test images", "f"
+    class_names: tuple[str, ...] = ("a", "b")
 
     def __init__(self, labels):
         self.given = labels

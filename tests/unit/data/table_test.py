@@ -1,6 +1,7 @@
 """Tables of images: columns, classes, captions, splits, and what is wrong named by its line."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +16,9 @@ from simclr_jax.data.look import look
 from simclr_jax.data.records import count_shared
 from simclr_jax.data.sources import open_source
 from simclr_jax.data.subsets import LabelSubset
+from simclr_jax.data.table import Table
 
-ALL = {"split": "all"}
+ALL: dict[str, Any] = {"split": "all"}
 
 
 @pytest.fixture
@@ -31,7 +33,9 @@ def root(tmp_path):
 def table(root, text, name="t.csv", **options):
     (root / name).write_bytes(text if isinstance(text, bytes) else text.encode())
     kind = "jsonl" if name.startswith("j") or name.endswith("jsonl") else "csv"
-    return open_source(**({"name": kind, "path": root / name} | ALL | options))
+    source = open_source(**({"name": kind, "path": root / name} | ALL | options))
+    assert isinstance(source, Table)
+    return source
 
 
 def lines(*rows):
@@ -236,10 +240,17 @@ def test_the_fingerprint_follows_rows_labels_and_captions(root):
 
 def test_a_run_that_goes_on_names_what_a_table_says_anew(root):
     open_it = lambda label: table(root, lines("image,label", f"in/0.png,{label}", "in/none.png,a"))
-    look_at = lambda label: listing.list_images(open_it(label), hashed=True)
+
+    def look_at(label):
+        found = listing.list_images(open_it(label), hashed=True)
+        assert found is not None
+        return found
+
     listing.write(str(root), look_at("a"))
     go_on = lambda label: listing.continued(str(root), look_at(label), step=3, accept="")
-    assert go_on("a").sizes[1] == listing.MISSING
+    found = go_on("a")
+    assert found is not None
+    assert found.sizes[1] == listing.MISSING
     with pytest.raises(UserError, match="what is said of them, labels or captions, not"):
         go_on("b")
     (root / "in/none.png").write_bytes(b"now it is")

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,9 +44,9 @@ def tokenizer():
     return Captions(context=8).tokenizer_for(Colours())
 
 
-def train(source, *, num_steps=6, **options):
-    settings = dict(batch_size=4, canvas=4, seed=0, first_step=0, num_steps=num_steps)
-    return list(train_batches(source, WHOLE, **(settings | options)))
+def train(source, *, cuts=WHOLE, num_steps=6, **options):
+    settings: dict[str, Any] = dict(batch_size=4, canvas=4, seed=0, first_step=0)
+    return list(train_batches(source, cuts, num_steps=num_steps, **(settings | options)))
 
 
 def test_a_vocabulary_is_trained_to_the_same_byte_again(tokenizer):
@@ -105,9 +106,8 @@ def test_a_resumed_run_draws_the_captions_of_one_that_was_not_stopped(tokenizer)
 
 def test_captions_do_not_change_where_views_are_cut(tokenizer):
     drawn = Cuts(2, 1, lambda bits, shape: np.array([[bits.random_raw() % 3, 0, 2, 2]], np.int32))
-    settings = dict(batch_size=4, canvas=4, seed=0, first_step=0, num_steps=3)
-    plain = train_batches(Colours(), drawn, **settings)
-    with_text = train_batches(Captioned(Colours(), tokenizer), drawn, **settings)
+    plain = train(Colours(), cuts=drawn, num_steps=3)
+    with_text = train(Captioned(Colours(), tokenizer), cuts=drawn, num_steps=3)
     for a, b in zip(plain, with_text, strict=True):
         assert "text" not in a
         np.testing.assert_array_equal(a["image"], b["image"])

@@ -16,6 +16,7 @@ from simclr_jax.data.dataset import Dataset
 from simclr_jax.data.decode import UnreadableImageError
 from simclr_jax.data.records import count_shared, left_out
 from simclr_jax.data.sources import open_source
+from simclr_jax.data.webdataset import WebDataset
 
 
 def write_tar(path, *members, **options):
@@ -40,7 +41,9 @@ def link(name, target, kind=tarfile.SYMTYPE):
 
 
 def open_tars(path, split="all", **options):
-    return open_source("webdataset", **({"split": split, "path": path} | options))
+    source = open_source("webdataset", **({"split": split, "path": path} | options))
+    assert isinstance(source, WebDataset)
+    return source
 
 
 def names(source):
@@ -220,6 +223,8 @@ def test_splits_are_names_of_tars_or_of_their_folders(tmp_path):
         count(f"{tmp_path}/train-{{000..002}}.tar", "all")
     data = Dataset("webdataset", 2, 8, "train", "test", str(tmp_path))
     train = data.open_train()
-    assert len(data.open_test(train)) == 1
+    test = data.open_test(train)
+    assert test is not None
+    assert len(test) == 1
     assert count_shared(train, open_tars(tmp_path)) == 2
     assert len(np.unique(open_tars(tmp_path).image_keys())) == 4

@@ -1,5 +1,7 @@
 """extract_features: every example once, in order, whatever the devices and the padding."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +15,7 @@ from simclr_jax.parallel.mesh import make_mesh
 IMAGES = np.random.default_rng(0).integers(0, 256, size=(21, 2, 2, 3)).astype(np.uint8)
 
 
-def batches(order=range(21), unreadable=(), batch_size=8):
+def batches(order: Sequence[int] = range(21), unreadable=(), batch_size=8):
     order = list(order)
     for start in range(0, len(order), batch_size):
         ids = np.array(order[start : start + batch_size], np.int64)

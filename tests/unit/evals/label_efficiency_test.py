@@ -62,8 +62,9 @@ def test_leaves_out_rows_without_a_label():
     train, test = examples(200), examples(60, seed=1)
     train.labels[:8] = -1
     test.labels[:4] = -1
-    settings = dict(name="x", num_classes=4, fractions=(1.0,), protocols=("knn",), k=3)
-    row = label_efficiency(train, test, **settings)[0]
+    row, *_ = label_efficiency(
+        train, test, name="x", num_classes=4, fractions=(1.0,), protocols=("knn",), k=3
+    )
     assert (row["num_train"], row["num_test"], row["k"]) == (192, 56, 3)
 
 

@@ -34,7 +34,7 @@ PUBLISHED_V1 = {1: 23_561_152, 2: 94_013_312, 4: 375_590_656}
 
 def official_graph(
     depth,
-    width=1,
+    width: float = 1,
     sk_ratio=0.0,
     *,
     stem="imagenet",
@@ -133,6 +133,7 @@ def test_every_published_network_of_simclr_v2_is_recognised(network):
     shapes = official_graph(depth, width, 0.0625 if sk else 0.0, num_classes=1000)
     found = recognise(shapes)
     assert settings(found) == (depth, width, 0.0625 if sk else 0.0, "imagenet")
+    assert found.projector is not None
     assert (found.projector.num_layers, found.projector.hidden_dim) == (3, None)
     assert found.num_classes == 1000
     assert sorted(found.names.values()) == sorted(shapes)
@@ -158,6 +159,7 @@ def test_widths_between_whole_numbers_give_the_same_channels_in_every_layer(widt
     found = recognise(official_graph(18, width, stem="cifar", num_layers=2, out_dim=64))
     assert found.encoder.width == pytest.approx(width, abs=1 / 512)
     assert found.encoder.stem == "cifar"
+    assert found.projector is not None
     assert (found.projector.num_layers, found.projector.output_dim) == (2, 64)
 
 
@@ -285,6 +287,7 @@ def test_variables_of_another_shape_are_listed(name, shape, message):
 def test_the_classifier_may_start_from_the_first_projector_layer():
     shapes = small(hidden_dim=48) | {"head_supervised/linear_layer/dense/kernel": (48, 10)}
     found = recognise(shapes, select=1)
+    assert found.projector is not None
     assert found.projector.hidden_dim == 48
     with pytest.raises(ValueError, match=r"\[48, 10\] and should be \[64, 10\]"):
         recognise(shapes, select=0)

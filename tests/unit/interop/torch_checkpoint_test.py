@@ -43,7 +43,7 @@ def test_a_vit_takes_mean_and_deviation_into_its_patch_projection(vit, saved):
     imported = read_state_dict(saved(vit.state_dict()), normalization="imagenet")
     assert imported.network.encoder == ViT("tiny", patch=4, learned_positions=16)
     images = np.random.default_rng(0).uniform(size=(3, 16, 16, 3)).astype(np.float32)
-    mean, std = np.float32(IMAGENET)
+    mean, std = np.array(IMAGENET, np.float32)
     with torch.inference_mode():
         want = vit(torch.tensor(((images - mean) / std).transpose(0, 3, 1, 2))).numpy()
     variables = {"params": imported.variables["params"]["encoder"]}

@@ -14,9 +14,7 @@ from simclr_jax.interop import safetensors_format
 from simclr_jax.interop.parity import photographs
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("safetensors")
-
-from safetensors.torch import load_file, save_file  # noqa: E402  # only where torch is
+safetensors_torch = pytest.importorskip("safetensors.torch")
 
 from simclr_jax.interop import torch_resnet  # noqa: E402  # imports torch
 from simclr_jax.interop.torch_bridge import torch_module  # noqa: E402  # likewise
@@ -162,9 +160,9 @@ def rewrite(path, *, metadata=None, change=lambda tensors: None):
     settings |= {"stem": "cifar", "geometry": "official"}
     if isinstance(metadata, dict):
         metadata = {"simclr_jax": "1", "encoder": json.dumps(settings | metadata)}
-    tensors = load_file(path)
+    tensors = safetensors_torch.load_file(path)
     change(tensors)
-    save_file(tensors, path, metadata)
+    safetensors_torch.save_file(tensors, path, metadata)
 
 
 @pytest.mark.parametrize(

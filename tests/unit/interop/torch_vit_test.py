@@ -15,11 +15,9 @@ from simclr_jax.models.resnet import ResNet
 from simclr_jax.models.vit import ViT
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("safetensors")
-
-from safetensors import safe_open  # noqa: E402  # only where torch is
-from safetensors.numpy import save_file  # noqa: E402  # likewise
-from safetensors.torch import load_file  # noqa: E402  # likewise
+safetensors = pytest.importorskip("safetensors")
+safetensors_numpy = pytest.importorskip("safetensors.numpy")
+safetensors_torch = pytest.importorskip("safetensors.torch")
 
 from simclr_jax.interop import torch_vit  # noqa: E402  # imports torch
 from simclr_jax.interop.torch_bridge import torch_module  # noqa: E402  # likewise
@@ -73,7 +71,7 @@ def test_every_torch_file_computes_what_the_encoder_does(settings, options, trai
     timm, own = tmp_path / "timm.safetensors", tmp_path / "own.safetensors"
     for path, format_name in ((timm, "timm"), (own, "safetensors")):
         assert export(encoder, path, format_name).difference.relative < 1e-5
-    state = load_file(timm)
+    state = safetensors_torch.load_file(timm)
     assert relative(plain_torch(state, IMAGES, **options), want) < 1e-5
     with torch.inference_mode():
         images = torch.tensor(IMAGES.transpose(0, 3, 1, 2))
@@ -94,7 +92,7 @@ def test_the_file_for_timm_has_its_names_and_says_how_to_load_them(trained_vit, 
     kernel = np.arange(128 * 7, dtype=np.float32).reshape(128, 7)
     encoder = dataclasses.replace(encoder, classifier={"kernel": kernel, "bias": kernel[0]})
     usage = timm_format.write(encoder, tmp_path / "x.safetensors")
-    state = load_file(tmp_path / "x.safetensors")
+    state = safetensors_torch.load_file(tmp_path / "x.safetensors")
     block = [f"{layer}.{leaf}" for layer in ("norm1", "norm2") for leaf in ("weight", "bias")]
     layers = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
     block += [f"{layer}.{leaf}" for layer in layers for leaf in ("weight", "bias")]
@@ -126,7 +124,7 @@ def test_wrong_settings_of_a_file_are_named(trained_vit, tmp_path):
     path = tmp_path / "x.safetensors"
     encoder = trained_vit()
     safetensors_format.write(encoder, path)
-    with safe_open(str(path), framework="pt") as file:
+    with safetensors.safe_open(str(path), framework="pt") as file:
         metadata = file.metadata()
     assert metadata["kind"] == "vit"
     assert json.loads(metadata["encoder"]) == encoder.settings
@@ -137,6 +135,6 @@ def test_wrong_settings_of_a_file_are_named(trained_vit, tmp_path):
     ):
         settings = json.dumps({**encoder.settings, **change})
         import_file = {**metadata, "encoder": settings}
-        save_file(encoder.tensors(), str(path), import_file)
+        safetensors_numpy.save_file(encoder.tensors(), str(path), import_file)
         with pytest.raises(ValueError, match=f"(?s)x.safetensors.*{message}"):
             torch_vit.load_encoder(str(path))

@@ -11,6 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from simclr_jax.losses.contrastive import contrastive_metrics, nt_xent
 from simclr_jax.parallel.mesh import make_mesh
+from tests.helpers import hlo
 
 GOLDEN = np.load(Path(__file__).parents[2] / "golden/ntxent.npz")
 NORMALIZED = [i for i in range(5) if GOLDEN[f"{i}/hidden_norm"]]
@@ -128,9 +129,9 @@ def test_eight_devices_agree_with_one_and_gather_only_embeddings():
     sharded = jax.device_put(z, jax.NamedSharding(mesh, P("data")))
     for got, want in zip(fn(sharded), fn(z), strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-7)
-    hlo = fn.lower(sharded).compile().as_text()
-    assert "f32[16,128]" in hlo, "each device holds the similarities of its own rows"
-    assert "f32[128,128]" not in hlo, "the full similarity matrix is on every device"
+    text = hlo(fn.lower(sharded).compile())
+    assert "f32[16,128]" in text, "each device holds the similarities of its own rows"
+    assert "f32[128,128]" not in text, "the full similarity matrix is on every device"
 
 
 @pytest.mark.parametrize("temperature", [0.05, 1.0])
@@ -189,9 +190,9 @@ def test_with_a_sharded_queue_eight_devices_agree_with_one_and_the_queue_stays()
     sharded = jax.device_put((z, keys, queue), jax.NamedSharding(make_mesh(), P("data")))
     for got, want in zip(fn(*sharded), fn(z, keys, queue), strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-7)
-    hlo = fn.lower(*sharded).compile().as_text()
-    assert "f32[32,32]" in hlo, "each device compares all rows with its own part of the queue"
-    assert "256" not in "".join(re.findall(r"f32(\[[\d,]+\])", hlo)), "the queue is gathered"
+    text = hlo(fn.lower(*sharded).compile())
+    assert "f32[32,32]" in text, "each device compares all rows with its own part of the queue"
+    assert "256" not in "".join(re.findall(r"f32(\[[\d,]+\])", text)), "the queue is gathered"
 
 
 def test_keys_of_another_layout_are_refused():

@@ -11,6 +11,7 @@ from jax.sharding import PartitionSpec as P
 from simclr_jax.losses.contrastive import nt_xent
 from simclr_jax.losses.supcon import mean_num_positives, supcon
 from simclr_jax.parallel.mesh import make_mesh
+from tests.helpers import hlo
 
 CASES = ("plain", "single_sample_class", "all_one_class", "all_distinct", "three_views")
 CASES += ("equal_embeddings", "large_scale")
@@ -110,5 +111,5 @@ def test_eight_devices_agree_with_one_and_share_the_rows(tile):
     for got, want in zip(compiled(*sharded), fn(z, labels), strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-7)
     width = 128 if tile is None else tile
-    assert f"f32[16,{width}]" in compiled.as_text()
-    assert f"f32[128,{width}]" not in compiled.as_text()
+    assert f"f32[16,{width}]" in hlo(compiled)
+    assert f"f32[128,{width}]" not in hlo(compiled)

@@ -19,6 +19,7 @@ from simclr_jax.models.heads import MLP
 from simclr_jax.models.ssl import SSLModel
 from simclr_jax.parallel.mesh import make_mesh
 from simclr_jax.parallel.sharding import batch_sharding, replicated
+from tests.helpers import hlo
 
 GOLDEN = Path(__file__).parents[2] / "golden/family/instdisc.npz"
 
@@ -56,7 +57,7 @@ def test_each_device_keeps_its_rows_and_no_other():
     arrays = place(num_rows, d), place(b, d), place(b, dtype="int32")
     rows = batch_sharding(mesh)
     jitted = jax.jit(step, out_shardings=((replicated(mesh), rows), rows))
-    text = jitted.lower(*arrays).compile().as_text()
+    text = hlo(jitted.lower(*arrays).compile())
     held = {shape.split(",")[0] for shape in re.findall(r"f32\[(\d+,[\d,]+)\]", text)}
     assert str(num_rows // 8) in held
     assert str(num_rows) not in held

@@ -26,4 +26,4 @@ def test_the_targets_rate_is_that_of_the_official_code(base):
 
 def test_a_network_without_a_predictor_is_refused(tiny_encoder):
     with pytest.raises(ValueError, match="needs heads with a projector and a predictor"):
-        byol(SSLModel(tiny_encoder, MLP()), lambda key, batch: batch, FACTS)
+        byol(SSLModel(tiny_encoder, MLP()), lambda key, batch: batch["image"], FACTS)

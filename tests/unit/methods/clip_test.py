@@ -1,4 +1,4 @@
-"""CLIP and SigLIP as methods: what is learned beside the towers, and what the towers must be."""
+"""CLIP, CLAP and SigLIP as methods: what is learned beside the towers, and what they must be."""
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +8,7 @@ import pytest
 from simclr_jax.augment.policies import POLICIES
 from simclr_jax.core.run_facts import RunFacts
 from simclr_jax.core.state import TrainState
+from simclr_jax.methods.clap import clap
 from simclr_jax.methods.clip import clip
 from simclr_jax.methods.siglip import siglip
 from simclr_jax.models.heads import MLP
@@ -71,6 +72,18 @@ def test_clip_is_the_cross_entropy_of_both_ways_without_the_pairs_of_equal_capti
     assert all(np.abs(g).max() > 0 for g in jax.tree.leaves(grads["text"]))
     assert grads["log_scale"].shape == ()
     assert float(grads["log_scale"]) != 0
+
+
+def test_clap_is_the_same_with_sounds_in_the_place_of_images(model):
+    views, batch = example()
+    values = {}
+    for method in (clip(model, AUGMENT, FACTS), clap(model, AUGMENT, FACTS)):
+        state = start(method, views)
+        _, out = method.loss(state.params, state, views, batch, jax.random.key(1))
+        values |= out.metrics
+    np.testing.assert_array_equal(values["loss_audio_to_text"], values["loss_image_to_text"])
+    np.testing.assert_array_equal(values["loss_text_to_audio"], values["loss_text_to_image"])
+    assert values["loss_audio_to_text"] != values["loss_text_to_audio"]
 
 
 def test_siglip_starts_from_the_odds_of_a_pair(model):

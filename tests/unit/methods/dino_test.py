@@ -20,6 +20,7 @@ from simclr_jax.models.ssl import SSLModel
 from simclr_jax.optim.build import adamw
 from simclr_jax.optim.schedules import warmup_cosine
 from simclr_jax.parallel.mesh import AXES, make_mesh
+from tests.helpers import apply
 
 GOLDEN = np.load(Path(__file__).parents[2] / "golden/family/dino.npz")
 B, K = 4, 12
@@ -80,7 +81,7 @@ def test_the_heads_are_the_released_ones_with_their_gradients(case):
         def scores(x, head_params, kernel):
             variables = {"params": head_params, "batch_stats": stats}
             rows, _ = head.apply(variables, x, train=True, mutable=["batch_stats"])
-            return last.apply({"params": {"kernel": kernel}}, rows[-1])
+            return apply(last, {"params": {"kernel": kernel}}, rows[-1])
 
         kernel = of("params/last_layer/weight_v").T
         got, pull = jax.vjp(scores, of("x"), tree, kernel)

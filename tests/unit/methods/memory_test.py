@@ -25,7 +25,7 @@ def test_a_target_of_parts_holds_and_moves_only_those():
 
 def test_a_scheduled_target_uses_the_number_of_updates_before_this_one():
     seen = []
-    target = Target(lambda step: seen.append(int(step)) or 0.5)
+    target = Target(lambda step: seen.append(int(step)) or jnp.float32(0.5))
     target.update({"params": {"w": jnp.ones(1)}}, state(4, w=jnp.zeros(1)), {})
     assert seen == [3]
 
@@ -33,7 +33,7 @@ def test_a_scheduled_target_uses_the_number_of_updates_before_this_one():
 def test_the_ema_rises_on_half_a_cosine_from_the_start_to_one():
     ema = cosine_ema(0.9, 100)
     want = [1 - 0.1 * (np.cos(np.pi * t / 100) + 1) / 2 for t in (0, 30, 100)]
-    np.testing.assert_allclose([ema(t) for t in (0, 30, 100)], want, rtol=1e-6)
+    np.testing.assert_allclose([ema(jnp.int32(t)) for t in (0, 30, 100)], want, rtol=1e-6)
     with pytest.raises(ValueError, match=r"ema=1.5; it must be in \[0, 1\]"):
         cosine_ema(1.5, 100)
 

@@ -5,6 +5,7 @@ of the recording, an affine map of five "pixels" and tanh, or nothing.
 """
 
 from pathlib import Path
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -25,7 +26,7 @@ from simclr_jax.optim.schedules import RunSchedule
 from simclr_jax.train.step import init_state, make_train_step
 
 FAMILY = Path(__file__).parents[2] / "golden/family"
-TOY = {"kernel_init": "torch", "dtype": "float64"}
+TOY: dict[str, Any] = {"kernel_init": "torch", "dtype": "float64"}
 
 
 class Pixels(nn.Module):

@@ -18,6 +18,7 @@ from simclr_jax.models.ssl import SSLModel
 from simclr_jax.optim.build import sgd, with_frozen
 from simclr_jax.optim.schedules import warmup_cosine
 from simclr_jax.train.step import init_state, make_train_step
+from tests.helpers import apply
 
 ROOT = jax.random.key(0)
 FACTS = RunFacts(num_steps=100, num_images=64, num_classes=3, batch_size=16)
@@ -110,11 +111,11 @@ def test_linear_evaluation_sees_the_features_of_inference():
     images = supervised(MODEL, POLICIES["finetune"](size=17).augment, FACTS).augment(
         jax.random.fold_in(ROOT, 0), BATCH
     )
+    assert not isinstance(images, tuple)
     method = supervised(MODEL, lambda key, batch: images, FACTS, train_from="classifier")
     loss, _ = method.loss(state.params, state, images, BATCH, ROOT)
-    logits = MODEL.apply(
-        {"params": state.params, "batch_stats": state.batch_stats}, images[:, 0], method="classify"
-    )
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    logits = apply(MODEL, variables, images[:, 0], method="classify")
     rows = optax.softmax_cross_entropy_with_integer_labels(logits[:7], BATCH["label"][:7])
     np.testing.assert_allclose(loss, rows.mean(), rtol=1e-5)
     assert 0 <= float(metrics["top1"]) <= 1

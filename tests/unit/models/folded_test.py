@@ -1,5 +1,7 @@
 """Folded BatchNorm: values, statistics and gradients of the plain layers, in float64."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -48,7 +50,7 @@ class FoldedStem(nn.Module):
 
 
 class PlainStem(nn.Module):
-    padding: str | tuple
+    padding: Any  # for Flax a pool's is a name, although it takes numbers
     dtype: str = "float64"
 
     @nn.compact

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from simclr_jax.models.heads import MLP
+from tests import helpers
 
 
 def init(projector: MLP, width: int = 24):
-    return projector.init(jax.random.key(0), jnp.zeros((1, width)), train=False)
+    return helpers.init(projector, jax.random.key(0), jnp.zeros((1, width)), train=False)
 
 
 def shapes(projector: MLP, width: int):
@@ -71,16 +72,15 @@ def test_dense_kernels_can_start_as_pytorch_does():
 
 def test_one_layer_is_a_linear_projection_and_may_be_negative():
     projector = MLP(num_layers=1)
-    outputs = projector.apply(
-        init(projector), jax.random.normal(jax.random.key(1), (8, 24)), train=False
-    )
+    x = jax.random.normal(jax.random.key(1), (8, 24))
+    outputs = helpers.apply(projector, init(projector), x, train=False)
     assert [x.shape for x in outputs] == [(8, 128)]
     assert float(outputs[0].min()) < 0
 
 
 def test_bfloat16_returns_float32():
     projector = MLP(dtype="bfloat16")
-    outputs = projector.apply(init(projector), jnp.ones((2, 24)), train=False)
+    outputs = helpers.apply(projector, init(projector), jnp.ones((2, 24)), train=False)
     assert [x.dtype for x in outputs] == [jnp.float32] * 3
 
 

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from simclr_jax.models.layers import Conv, SelectiveKernel, average_pool_2x2, norm
+from tests.helpers import apply, init
 
 
 def test_strided_convolution_pads_even_images_on_both_sides():
     layer = Conv(1, 3, strides=2, dtype="float32", name="conv")
     ones = {"params": {"kernel": jnp.ones((3, 3, 1, 1))}}
-    out = layer.apply(ones, jnp.ones((1, 4, 4, 1)))
+    out = apply(layer, ones, jnp.ones((1, 4, 4, 1)))
     np.testing.assert_array_equal(out[0, :, :, 0], [[4, 6], [6, 9]])
 
 
@@ -20,7 +21,7 @@ def test_strided_convolution_pads_even_images_on_both_sides():
 )
 def test_convolution_starts_with_the_variance_of_its_initialisation(kernel_init, variance):
     layer = Conv(256, 3, dtype="float32", kernel_init=kernel_init, name="conv")
-    kernel = layer.init(jax.random.key(0), jnp.ones((1, 3, 3, 64)))["params"]["kernel"]
+    kernel = init(layer, jax.random.key(0), jnp.ones((1, 3, 3, 64)))["params"]["kernel"]
     np.testing.assert_allclose(kernel.std(), np.sqrt(variance), rtol=0.01)
     # LeCun's is cut off at two deviations before it is scaled, PyTorch's He is not.
     assert (np.abs(kernel).max() > 4 * kernel.std()) == (kernel_init == "he_fan_out")
@@ -30,7 +31,7 @@ def test_running_statistics_take_a_tenth_of_the_biased_batch_statistics():
     layer = norm(train=True, dtype="float32", name="norm")
     x = jnp.array([1.0, 2.0, 3.0, 6.0]).reshape(4, 1, 1, 1)
     variables = layer.init(jax.random.key(0), x)
-    out, updated = layer.apply(variables, x, mutable=["batch_stats"])
+    out, updated = apply(layer, variables, x, mutable=["batch_stats"])
     np.testing.assert_allclose(updated["batch_stats"]["mean"], [0.1 * 3.0], rtol=1e-6)
     np.testing.assert_allclose(updated["batch_stats"]["var"], [0.9 + 0.1 * 3.5], rtol=1e-6)
     want = np.array([-2, -1, 0, 3]) / np.sqrt(3.5 + 1e-5)
@@ -41,7 +42,7 @@ def test_statistics_of_bfloat16_activations_are_float32():
     layer = norm(train=True, dtype="bfloat16", name="norm")
     x = (3 + jax.random.normal(jax.random.key(0), (4096, 1, 1, 2))).astype(jnp.bfloat16)
     variables = layer.init(jax.random.key(1), x)
-    out, updated = layer.apply(variables, x, mutable=["batch_stats"])
+    out, updated = apply(layer, variables, x, mutable=["batch_stats"])
     assert out.dtype == jnp.bfloat16
     x = np.asarray(x, np.float64)
     np.testing.assert_allclose(

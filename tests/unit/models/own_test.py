@@ -6,6 +6,7 @@ import re
 import sys
 from pathlib import Path
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,6 +23,7 @@ from simclr_jax.interop.formats import export
 from simclr_jax.models import own
 from simclr_jax.models.ssl import ENCODERS
 from simclr_jax.verify.shrunk import shrink
+from tests.helpers import update
 
 PAGE = Path(__file__).parents[3] / "docs" / "encoders.md"
 OTHERS = """
@@ -105,7 +107,7 @@ def test_optimizers_and_layouts_know_it_by_the_names_of_its_parameters(modules, 
     experiment = build_experiment(config)
     params = jax.tree.map(lambda x: jnp.ones(x.shape), experiment.abstract_state.params)
     zeros = jax.tree.map(jnp.zeros_like, params)
-    updates, _ = experiment.tx.update(zeros, experiment.tx.init(params), params)
+    updates, _ = update(experiment.tx, zeros, experiment.tx.init(params), params)
     moved = {
         path_name(path)
         for path, x in jax.tree_util.tree_leaves_with_path(updates["encoder"])
@@ -124,8 +126,8 @@ def test_verify_computes_it_in_float64(modules, tiny_config):
 
 def test_goes_out_as_stablehlo_and_not_to_pytorch(modules):
     own.import_encoder("own_page:ThreeConvs")
-    encoder: type = ENCODERS["own_page:ThreeConvs"]
-    net = encoder(width=16, dtype="bfloat16")
+    net = ENCODERS["own_page:ThreeConvs"](width=16, dtype="bfloat16")
+    assert isinstance(net, nn.Module)
     variables = net.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)), train=False)
     trained = TrainedEncoder(net, variables["params"], variables["batch_stats"], 16)
     path = modules / "own.stablehlo"

@@ -132,9 +132,14 @@ def test_cifar_stem_replaces_the_stem_of_resnet_d():
 @pytest.mark.parametrize(("bottleneck", "last"), [(False, "norm2"), (True, "norm3")])
 def test_every_block_starts_as_its_shortcut_if_asked(bottleneck, last, zero):
     block = ResidualBlock(
-        *(8, 2),
-        **dict(project=True, bottleneck=bottleneck, sk_ratio=SK, dtype="float32"),
-        **dict(kernel_init="lecun", zero_init_residual=zero),
+        8,
+        2,
+        project=True,
+        bottleneck=bottleneck,
+        sk_ratio=SK,
+        dtype="float32",
+        kernel_init="lecun",
+        zero_init_residual=zero,
     )
 
     @jax.jit
@@ -371,7 +376,7 @@ def test_images_are_normalised_with_the_mean_and_deviation_that_are_set():
     plain = ResNet(18, width=0.125, stem="cifar")
     images = np.random.default_rng(0).uniform(size=(2, 8, 8, 3)).astype(np.float32)
     variables = jax.jit(lambda: plain.init(jax.random.key(0), jnp.asarray(images), train=False))()
-    normalised = jnp.asarray((images - np.float32(mean)) / np.float32(std))
+    normalised = jnp.asarray((images - np.array(mean, np.float32)) / np.array(std, np.float32))
     encode = lambda encoder, x: jax.jit(lambda x: encoder.apply(variables, x, train=False))(x)
     got = encode(plain.clone(input_mean=mean, input_std=std), jnp.asarray(images))
     np.testing.assert_allclose(got, encode(plain, normalised), rtol=1e-5, atol=1e-6)

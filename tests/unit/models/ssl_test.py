@@ -9,6 +9,7 @@ import pytest
 from simclr_jax.models.heads import MLP
 from simclr_jax.models.resnet import ResNet
 from simclr_jax.models.ssl import ENCODERS, SSLModel
+from tests.helpers import apply
 
 IMAGES = jnp.asarray(np.random.default_rng(0).uniform(size=(4, 8, 8, 3)), jnp.float32)
 
@@ -60,7 +61,7 @@ def test_encode_is_the_representation_at_inference(model, variables):
 def test_without_projector_the_representation_is_all(model, variables):
     bare = SSLModel(model.encoder)
     only = {name: {"encoder": tree["encoder"]} for name, tree in variables.items()}
-    out = bare.apply(only, IMAGES, train=False)
+    out = apply(bare, only, IMAGES, train=False)
     assert out.keys() == {"representation", "hiddens"}
     assert len(out["hiddens"]) == 1
 
@@ -73,4 +74,6 @@ def test_training_moves_the_statistics_of_encoder_and_projector(model, variables
 
 
 def test_encoders_are_found_by_name():
-    assert ENCODERS["resnet"](depth=50).depth == 50
+    encoder = ENCODERS["resnet"](depth=50)
+    assert isinstance(encoder, ResNet)
+    assert encoder.depth == 50

@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.typing import DTypeLike
 
 from simclr_jax.core.tree import path_name
 from simclr_jax.models.text import TextTransformer
+from tests.helpers import apply
 
 WIDTH, DEPTH, HEADS, NUM_TOKENS, CONTEXT = 8, 2, 2, 11, 9
 LENGTHS = jnp.asarray([3, 7, 1], jnp.int32)
@@ -20,7 +22,7 @@ def text_tower(**settings):
     return TextTransformer(**SMALL, num_heads=HEADS, **settings)
 
 
-def random_variables(tower, dtype=np.float32):
+def random_variables(tower, dtype: DTypeLike = np.float32):
     """Returns variables of which none is a zero or a one that would hide a term."""
     rng = np.random.default_rng(0)
 
@@ -108,7 +110,7 @@ def test_a_text_is_represented_as_in_the_papers_whatever_its_padding(settings):
 def test_blocks_computed_twice_give_the_same_gradient():
     def gradient(remat):
         tower = text_tower(remat=remat)
-        loss = lambda v: jnp.sum(tower.apply(v, TOKENS, LENGTHS, train=True) ** 2)
+        loss = lambda v: jnp.sum(apply(tower, v, TOKENS, LENGTHS, train=True) ** 2)
         return jax.jit(jax.grad(loss))(random_variables(tower))
 
     got, want = gradient("blocks"), gradient("none")

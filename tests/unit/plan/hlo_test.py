@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from simclr_jax.plan.hlo import Array, parse
+from tests.helpers import hlo
 
 TEXT = """\
 HloModule small, is_scheduled=true
@@ -91,8 +92,7 @@ def test_reads_what_this_jax_prints():
     def fn(x):
         return jax.lax.scan(lambda c, _: (jnp.sin(c) @ c, None), x, length=3)[0]
 
-    text = jax.jit(fn).lower(jnp.ones((8, 8))).compile().as_text()
-    computations, entry = parse(text)
+    computations, entry = parse(hlo(jax.jit(fn).lower(jnp.ones((8, 8))).compile()))
     assert computations[entry].parameters[0].arrays[0].shape == (8, 8)
     opcodes = {i.opcode for c in computations.values() for i in c.instructions.values()}
     assert {"while", "parameter", "fusion"} <= opcodes

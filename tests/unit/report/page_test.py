@@ -128,6 +128,7 @@ def test_shows_hostile_names_as_text(full):
     text = "".join(Outline(full).text)
     assert ATTACK in text  # the class, under a picture
     contents = make_contents(title=ATTACK, dataset=ATTACK, encoder=ATTACK, devices=ATTACK)
+    assert contents.embedding is not None
     unlabelled = dataclasses.replace(contents.embedding, labels=np.full(24, -1, np.int32))
     attacked = render(dataclasses.replace(contents, embedding=unlabelled))
     assert "<script" not in attacked

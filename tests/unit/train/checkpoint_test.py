@@ -64,7 +64,7 @@ def data_files(directory):
 def test_the_sums_are_those_of_sha256sum(workdir):
     directory = workdir / "checkpoints" / "2"
     lines = (directory / SUMS).read_text().splitlines()
-    sums = dict(reversed(line.split("  ")) for line in lines)
+    sums = {name: digest for digest, name in (line.split("  ") for line in lines)}
     assert sorted(sums) == data_files(directory)
     for name, digest in sums.items():
         assert hashlib.sha256((directory / name).read_bytes()).hexdigest() == digest

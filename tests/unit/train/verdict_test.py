@@ -36,7 +36,7 @@ def healthy(num_rows=40, *, steps_per_epoch=50):
     ]
 
 
-def changed(rows, first=0, **values):
+def changed(rows, first=0, /, **values):
     return [{**row, **values} if i >= first else row for i, row in enumerate(rows)]
 
 

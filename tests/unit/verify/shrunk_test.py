@@ -1,8 +1,5 @@
 """shrink: what is small stays, and each change is told."""
 
-import importlib.util
-from pathlib import Path
-
 import jax
 import numpy as np
 import pytest
@@ -10,15 +7,11 @@ import pytest
 from simclr_jax.build.experiment import build_experiment
 from simclr_jax.data.records import Source
 from simclr_jax.verify.shrunk import shrink
-
-ROOT = Path(__file__).parents[3]
+from tests import helpers
 
 
 def recipe(name, variant):
-    spec = importlib.util.spec_from_file_location(name, ROOT / f"configs/{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config(variant).to_dict()
+    return helpers.recipe(name).get_config(variant).to_dict()
 
 
 def shrunk(config):
