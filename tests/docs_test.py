@@ -53,3 +53,10 @@ def test_every_page_can_be_reached(start):
 
 def test_readme_is_short():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 180
+
+
+def test_the_page_on_faults_names_each_of_thirty_and_tests_that_are_there():
+    rows = re.findall(r"^\| (F\d+) \|.*$", (DOCS / "faults.md").read_text(), re.MULTILINE)
+    assert rows == [f"F{number}" for number in range(1, 31)]
+    for name in re.findall(r"`([\w/]+_test)`", (DOCS / "faults.md").read_text()):
+        assert (ROOT / "tests" / f"{name}.py").exists(), name

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from simclr_jax.core.errors import UserError
 from simclr_jax.core.types import PRNGKey, Scalar
 
 Plane: TypeAlias = Float[Array, "h w"]
@@ -167,7 +168,25 @@ def _clip(planes: Planes) -> Planes:
     return red, green, blue
 
 
-def solarize(image: Image) -> Image:
+def require_colours(channels: int, setting: str, instead: str) -> None:
+    """Makes sure that images have colours.
+
+    Args:
+      channels: of the images.
+      setting: what needs colours, for the message.
+      instead: what to set.
+
+    Raises:
+      UserError: if they have other than three channels.
+    """
+    if channels != 3:
+        raise UserError(
+            f"{setting} needs the colours of RGB, and images have {channels} channels "
+            f"(config.data.channels): set {instead}."
+        )
+
+
+def solarize(image: Float[Array, "c h w"]) -> Float[Array, "c h w"]:
     """Inverts the pixels of 0.5 and above."""
     return jnp.where(image >= 0.5, 1 - image, image)
 

@@ -1,7 +1,7 @@
 """The builder of views: where they are cut on the host, and what the device makes of the cuts.
 
 `augment(key, batch) -> views` of a policy runs inside the step and gives float32
-[b, v, size, size, 3] in [0, 1], for any number of devices: each image has its own key, from its
+[b, v, size, size, c] in [0, 1], for any number of devices: each image has its own key, from its
 row in the global batch, and no image looks at another. Views of several sizes are a tuple of such
 arrays, and so are then the cuts and their sizes in a batch.
 """
@@ -23,9 +23,9 @@ from simclr_jax.core.rng import per_example
 from simclr_jax.core.types import Batch, Cuts, CutsBySize, PRNGKey, Scalar, Views
 
 Augment: TypeAlias = Callable[[PRNGKey, Batch], Views]
-Cut: TypeAlias = UInt8[Array, "size size 3"]
+Cut: TypeAlias = UInt8[Array, "size size c"]
 Size: TypeAlias = Int[Array, "2"]
-View: TypeAlias = Float[Array, "3 h w"]
+View: TypeAlias = Float[Array, "c h w"]
 Index: TypeAlias = Int[Array, ""]
 RandomBoxes: TypeAlias = Callable[..., Int32[np.ndarray, "v 4"]]
 ViewFunction: TypeAlias = Callable[[PRNGKey, Cut, Size, Index], View]
@@ -121,6 +121,11 @@ def random_views(
         mirror = jax.random.bernoulli(flip_key) if flip else False
         image = geometry.resize(cut, valid, shape=(size, size), mirror=mirror, dtype=dtype)
         if color_strength > 0:
+            color.require_colours(
+                image.shape[0],
+                f"config.augment.color_strength={color_strength:g}",
+                "--config.augment.color_strength=0 (crop, mirror, blur and solarize take any)",
+            )
             image = color.random_color(
                 color_key, image, strength=color_strength, jitter=jitter, widths=widths
             )
@@ -180,9 +185,9 @@ def per_view(view: ViewFunction) -> Augment:
 
     def augment(key: PRNGKey, batch: Batch) -> Views:
         images, sizes = batch["image"], batch["size"]
-        if images.dtype != jnp.uint8 or images.ndim != 5 or images.shape[-1] != 3:
+        if images.dtype != jnp.uint8 or images.ndim != 5:
             raise ValueError(
-                f"Augmentation needs uint8 images of shape [b, v, height, width, 3], got "
+                f"Augmentation needs uint8 images of shape [b, v, height, width, c], got "
                 f"{images.dtype} {list(images.shape)}."
             )
         fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))

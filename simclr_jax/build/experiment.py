@@ -91,7 +91,7 @@ def build_experiment(
     test_source = dataset.open_test(source) if train_source is None else None
     check_num_classes(source, test_source, config["heads"])
     run = build_section("config.run", RunConfig, config["run"])
-    net = network(config)
+    net = network(config, dataset.channels)
     facts = RunFacts(
         num_steps=num_train_steps(len(source), dataset.batch_size, run.epochs),
         num_images=len(source),
@@ -113,7 +113,7 @@ def build_experiment(
         (*frozen, *method.frozen_params),
     )
 
-    batch = functools.partial(_empty_batch, dataset.batch_size, policy.cuts, source)
+    batch = functools.partial(_empty_batch, dataset, policy.cuts, source)
 
     def init() -> TrainState:  # only the shapes of the batch matter
         return init_state(method, tx, jax.random.key(run.seed), batch())
@@ -166,24 +166,25 @@ def _method(
     starts = [start] if start.checkpoint else []
     method, settings = lookup("config.method", METHODS, config["method"])
     for key in frozen_networks(config["method"]["name"]):
-        settings[key], start = _frozen_network(key, settings[key], config)
+        settings[key], start = _frozen_network(key, settings[key], config, net.channels)
         starts.append(start)
     built = build_section("config.method", method, settings, net.model, policy.augment, facts)
     return built, tuple(starts)
 
 
-def _empty_batch(batch_size: int, cuts: CutsBySize, source: Source) -> dict[str, Any]:
+def _empty_batch(dataset: Dataset, cuts: CutsBySize, source: Source) -> dict[str, Any]:
     """Returns a batch of unlabelled black images, in the shapes and types of a placed one."""
     # JAX has no int64 unless asked: ids are int32 on the device.
     placed = lambda rows: jnp.asarray(rows.astype("int32") if rows.dtype == "int64" else rows)
-    return jax.tree.map(placed, empty_batch(batch_size, cuts, source))
+    rows = empty_batch(dataset.batch_size, cuts, source, channels=dataset.channels)
+    return jax.tree.map(placed, rows)
 
 
 def _frozen_network(
-    key: str, section: Mapping[str, Any], config: Mapping[str, Any]
+    key: str, section: Mapping[str, Any], config: Mapping[str, Any], channels: int
 ) -> tuple[FrozenNetwork, WarmStart]:
     """Returns the network of config.method.KEY, and where its variables come from."""
-    net = network({**section, "augment": config["augment"]})
+    net = network({**section, "augment": config["augment"]}, channels)
     trees = module_trees(net.shapes)
     start = WarmStart(
         checkpoint=section["checkpoint"],

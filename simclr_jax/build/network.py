@@ -22,7 +22,7 @@ from simclr_jax.core.sections import (
     lookup,
     settings_of,
 )
-from simclr_jax.core.types import Batch, Texts
+from simclr_jax.core.types import Batch, Clips, Texts
 from simclr_jax.evals.online import Apply
 from simclr_jax.models import heads
 from simclr_jax.models.own import require_imported
@@ -58,13 +58,22 @@ class Network:
     update_statistics: Callable[[Mapping[str, Any], Batch], dict[str, Any]]
     pixels: Callable[[Batch], jax.Array]
 
+    @property
+    def channels(self) -> int:
+        """Of the images, or spectrograms, that the encoder takes."""
+        return self.evaluation.shape[2]
+
     def random_variables(self, seed: int) -> dict[str, Any]:
         """Returns the variables that training from scratch with this seed starts from."""
         return _init(self.model, self.evaluation.shape, rng.stream(jax.random.key(seed), "init", 0))
 
 
-def network(config: Mapping[str, Any]) -> Network:
+def network(config: Mapping[str, Any], channels: int = 3) -> Network:
     """Builds the network that the sections `encoder` and `heads` describe.
+
+    Args:
+      config: sections.
+      channels: of the images that it will see.
 
     Raises:
       UserError: naming the section, the key and the value that does not fit.
@@ -73,7 +82,7 @@ def network(config: Mapping[str, Any]) -> Network:
     encoder, settings = lookup("config.encoder", ENCODERS, config["encoder"])
     encoder = build_section("config.encoder", encoder, settings)
     model = build_section("config.heads", build_heads, config["heads"], encoder)
-    evaluation = _evaluation(config["augment"])
+    evaluation = _evaluation(config["augment"], channels)
     sized = ".size" if "size" in config["augment"] else ""
     with config_errors_at(f"config.augment{sized} and config.encoder"):
         init = lambda: _init(model, evaluation.shape, jax.random.key(0))
@@ -120,12 +129,16 @@ def network(config: Mapping[str, Any]) -> Network:
     )
 
 
-def _evaluation(augment: Mapping[str, Any]) -> Policy:
+def _evaluation(augment: Mapping[str, Any], channels: int) -> Policy:
     """Returns how the view that is judged is made, by a section `augment`."""
     fn = POLICIES["eval"]
     if {"name": "eval", **augment}["name"] in EVALUATIONS:
         fn = EVALUATIONS[augment["name"]]
-    return build_section("config.augment", fn, {key: augment[key] for key in settings_of(fn)})
+    settings = {key: augment[key] for key in settings_of(fn)}
+    policy = build_section("config.augment", fn, settings)
+    if isinstance(policy.cuts, Clips):
+        return policy
+    return dataclasses.replace(policy, shape=(*policy.shape[:2], channels))
 
 
 def _init(model: SSLModel, shape: tuple[int, int, int], key: jax.Array) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from jax.experimental import multihost_utils
 from simclr_jax.build.experiment import Experiment
 from simclr_jax.core import rng
 from simclr_jax.core.types import Batch
+from simclr_jax.data.decode import as_rgb
 from simclr_jax.data.place import place_batches
 from simclr_jax.data.quarantine import Quarantine
 
@@ -17,7 +18,8 @@ from simclr_jax.data.quarantine import Quarantine
 def augmented_views(experiment: Experiment, num_images: int) -> np.ndarray:
     """Returns views of some images as training sees them, uint8 [m, v, h, w, 3].
 
-    Views smaller than the largest are at the top left of a black one. Spectrograms are grey.
+    Of other than three channels, images are shown as `decode.as_rgb` does, and so are spectrograms.
+    Views smaller than the largest are at the top left of a black one.
     """
     num_images = min(num_images, len(experiment.source))
     rows = -(-num_images // experiment.mesh.size) * experiment.mesh.size  # the mesh can split them
@@ -36,8 +38,7 @@ def augmented_views(experiment: Experiment, num_images: int) -> np.ndarray:
     def one_size(views: jax.Array) -> jax.Array:
         below, beside = height - views.shape[2], width - views.shape[3]
         padding = [(0, 0), (0, 0), (0, below), (0, beside), (0, 0)]
-        views = jnp.clip(jnp.round(views.astype(jnp.float32) * 255), 0, 255)
-        return jnp.pad(jnp.broadcast_to(views, (*views.shape[:-1], 3)), padding)
+        return jnp.pad(jnp.clip(jnp.round(views.astype(jnp.float32) * 255), 0, 255), padding)
 
     @jax.jit
     def views(batch: Batch) -> jax.Array:
@@ -45,4 +46,4 @@ def augmented_views(experiment: Experiment, num_images: int) -> np.ndarray:
         return jnp.concatenate([*map(one_size, by_size)], axis=1)
 
     shown = multihost_utils.process_allgather(views(batch), tiled=True)
-    return np.asarray(shown)[:num_images].astype(np.uint8)
+    return as_rgb(np.asarray(shown)[:num_images].astype(np.uint8))

@@ -7,13 +7,17 @@ says which.
 
 `convert` writes the images as ArrayRecord shards, which data set "array_record" reads. They are
 stored as they are, byte for byte. With --canvas=N those that do not fit N x N pixels are scaled
-down and stored anew, upright, as JPEG of quality 95 or, if they were not JPEG, as PNG: pixels,
-more than 8 bits a channel, transparency and camera data are lost. A conversion that was stopped
-goes on when the same command is given again.
+down and stored anew, upright and in RGB, as JPEG of quality 95 or, if they were not JPEG, as PNG:
+pixels, more than 8 bits a channel, other channels, transparency and camera data are lost. A
+conversion that was stopped goes on when the same command is given again.
+
+How images are read is set as in `train`: --config.data.value_range=0:4095, image_column, ground,
+outage_seconds and the like.
 
 python -m simclr_jax data audit photos --output=photos_audit
 python -m simclr_jax data audit photos/train photos/test
 python -m simclr_jax data audit --data=tfds/cifar10 --split=train --split=test
+python -m simclr_jax data audit --data=csv table.csv --config.data.image_column=photo
 python -m simclr_jax data convert photos --output=photos_shards
 """
 
@@ -21,19 +25,21 @@ import dataclasses
 import functools
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from absl import flags
 from etils import epath
 
-from simclr_jax.cli import app
+from simclr_jax.cli import app, recipe
 from simclr_jax.cli.tables import print_table
 from simclr_jax.core.errors import UserError, did_you_mean
 from simclr_jax.core.files import in_a_bucket, reason, require_writable, write_text
+from simclr_jax.core.sections import build_section
 from simclr_jax.data.audit import Audit, audit, facts, splits_of
 from simclr_jax.data.dataset import Dataset
-from simclr_jax.data.decode import decode
-from simclr_jax.data.reading import PATIENCE, Patience, Reader
+from simclr_jax.data.decode import as_rgb, decode
+from simclr_jax.data.reading import Reader
 from simclr_jax.data.shards import Split, convert
 from simclr_jax.report.audit import (
     TILE_PX,
@@ -46,6 +52,18 @@ from simclr_jax.report.audit import (
 from simclr_jax.report.tables import printable
 
 AUDIT_OUTAGE_SECONDS = 3.0  # a file that cannot be read is named soon, and the next looked at
+# What `--config.data.KEY` sets here; where the images are, flags of the verb say.
+KEYS = (
+    "ground",
+    "value_range",
+    "channels",
+    "image_column",
+    "label_column",
+    "caption_column",
+    "labels_from_folders",
+    "outage_seconds",
+    "read_timeout",
+)
 
 PATHS = app.define_paths(
     "path", "The folder, or what else holds the images; --path= may be left out."
@@ -53,8 +71,6 @@ PATHS = app.define_paths(
 DATA = flags.DEFINE_string("data", "folder", "What it is; see `config.data.name`.")
 SPLITS = flags.DEFINE_multi_string("split", [], "Which images; each is a part of its own.")
 OUTPUT = app.define_path("output", "Directory to write; audit only prints if left out.")
-GROUND = flags.DEFINE_integer("ground", 255, "Grey level behind transparent pixels.", 0, 255)
-VALUE_RANGE = flags.DEFINE_string("value_range", "type", "As config.data.value_range.")
 CANVAS = flags.DEFINE_integer("canvas", None, "convert: scale larger images down to this.", 1)
 IMAGES_PER_SHARD = flags.DEFINE_integer("images_per_shard", 4096, "convert: in each file.", 1)
 JSON = flags.DEFINE_bool("json", False, "audit: prints one JSON object instead of tables.")
@@ -65,7 +81,9 @@ def main(argv: Sequence[str]) -> int:
     action, actions = argv[1] if len(argv) > 1 else "", {"audit": _audit, "convert": _convert}
     if action not in actions:
         return app.run(functools.partial(_refuse, action, list(actions)), argv[:1], required=())
-    return app.run(actions[action], [argv[0], *argv[2:]], required=(), positional="path")
+    words, overrides = recipe.split([argv[0], *argv[2:]])
+    verb = functools.partial(actions[action], overrides)
+    return app.run(verb, words, required=(), positional="path")
 
 
 def _refuse(action: str, actions: Sequence[str]) -> None:
@@ -73,9 +91,22 @@ def _refuse(action: str, actions: Sequence[str]) -> None:
     raise UserError(f"{what}: {' or '.join(actions)}.{did_you_mean(action, actions)}")
 
 
-def _audit() -> None:
+def _settings(overrides: Sequence[str]) -> dict[str, Any]:
+    """Returns what `--config.data.KEY=VALUE` says, by key."""
+    given = recipe.load("simclr_folder", overrides).overrides if overrides else {}
+    settings = {path.removeprefix("data."): value for path, value in given.items()}
+    for path in given:
+        if path.removeprefix("data.") not in KEYS:
+            raise UserError(
+                f"--config.{path} says nothing to `data`, which takes --config.data. of "
+                f"{', '.join(KEYS)}. Which images, say --data, --path and --split."
+            )
+    return settings
+
+
+def _audit(overrides: Sequence[str]) -> None:
     output = epath.Path(OUTPUT.value) if OUTPUT.value else None
-    datasets = _datasets(Patience(AUDIT_OUTAGE_SECONDS))
+    datasets = _datasets({"outage_seconds": AUDIT_OUTAGE_SECONDS} | _settings(overrides))
     sources = [dataset.open(dataset.split) for dataset in datasets]
     if output is not None:
         _make(output)
@@ -97,7 +128,7 @@ def _audit() -> None:
         print(f"Written to {output}: audit.html, audit.json, contact_sheet.jpg")
 
 
-def _convert() -> None:
+def _convert(overrides: Sequence[str]) -> None:
     if not OUTPUT.value:
         raise UserError("--output is missing: the directory of the shards.")
     output = epath.Path(OUTPUT.value)
@@ -106,7 +137,13 @@ def _convert() -> None:
             f"--output={output} is in a bucket; shards are written to a disk. Give a directory "
             "there, and copy it with gcloud storage cp -r."
         )
-    splits = _splits(_datasets(PATIENCE))
+    datasets = _datasets(_settings(overrides))
+    if CANVAS.value is not None and any(dataset.channels != 3 for dataset in datasets):
+        raise UserError(
+            "--canvas stores images anew, in RGB; without it they are stored as they are, for any "
+            "config.data.channels."
+        )
+    splits = _splits(datasets)
     _make(output)
     require_writable(output / "convert.json", "--output")
     done = convert(splits, output, canvas=CANVAS.value, images_per_shard=IMAGES_PER_SHARD.value)
@@ -147,28 +184,15 @@ def _splits(datasets: Sequence[Dataset]) -> list[Split]:
     return [*splits.values()]
 
 
-def _datasets(patience: Patience) -> list[Dataset]:
+def _datasets(settings: Mapping[str, Any]) -> list[Dataset]:
     """Returns how to read each part: all splits of all paths."""
+    common = {"name": DATA.value, "batch_size": 1, "canvas": TILE_PX, "labels_from_folders": None}
     datasets = []
     for path in PATHS.value or [None]:
         by_itself = splits_of(path) if path is not None and DATA.value == "folder" else ["all"]
         for split in SPLITS.value or by_itself:
-            try:
-                datasets.append(
-                    Dataset(
-                        name=DATA.value,
-                        batch_size=1,
-                        canvas=TILE_PX,
-                        split=split,
-                        path=path,
-                        labels_from_folders=None,
-                        ground=GROUND.value,
-                        value_range=VALUE_RANGE.value,
-                        outage_seconds=patience.outage_seconds,
-                    )
-                )
-            except ValueError as error:
-                raise UserError(f"--{error}") from error
+            section = {**common, "split": split, "path": path, **settings}
+            datasets.append(build_section("config.data", Dataset, section))
     return datasets
 
 
@@ -191,5 +215,6 @@ def _pictures(found: Audit, datasets: Sequence[Dataset]) -> Pictures:
     for member in shown_members(found):
         record = readers[member.part].record(int(found.parts[member.part].rows["id"][member.row]))
         rendering = datasets[member.part].rendering
-        pictures[member] = decode(record.image, canvas=TILE_PX, rendering=rendering).pixels
+        pixels = decode(record.image, canvas=TILE_PX, rendering=rendering).pixels
+        pictures[member] = as_rgb(pixels)
     return pictures

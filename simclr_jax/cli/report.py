@@ -18,7 +18,7 @@ from simclr_jax.build.resolve import frozen_networks
 from simclr_jax.cli import app, own_encoder
 from simclr_jax.core.errors import UserError
 from simclr_jax.core.files import require_writable
-from simclr_jax.data.decode import decode
+from simclr_jax.data.decode import as_rgb, decode
 from simclr_jax.data.quarantine import read_quarantine
 from simclr_jax.data.reading import Reader
 from simclr_jax.data.records import Source, captions_of, has_sounds
@@ -122,7 +122,8 @@ def _embedding(
         record = reader.record(int(i))
         names.append(record.name)
         if not has_sounds(source):
-            small.append(decode(record.image, canvas=THUMBNAIL_PX, rendering=rendering).pixels)
+            pixels = decode(record.image, canvas=THUMBNAIL_PX, rendering=rendering).pixels
+            small.append(as_rgb(pixels))
     shown = Embedding(
         features=features.features,
         labels=features.labels,

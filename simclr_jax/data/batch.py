@@ -12,23 +12,24 @@ from simclr_jax.data.text import tokenizer_of
 HostBatch: TypeAlias = dict[str, Any]
 
 
-def empty_batch(num_rows: int, cuts: CutsBySize, source: Source) -> HostBatch:
+def empty_batch(num_rows: int, cuts: CutsBySize, source: Source, *, channels: int = 3) -> HostBatch:
     """Returns black images, or silence, without labels; what a source gives decides the entries.
 
     Args:
       num_rows: b.
       cuts: how many views there are, and how large.
       source: where the images will come from.
+      channels: c.
 
     Returns:
-      {"image": uint8 [b, v, s, s, 3], "size": int32 [b, v, 2], "label": int32 [b], "id": int64
+      {"image": uint8 [b, v, s, s, c], "size": int32 [b, v, 2], "label": int32 [b], "id": int64
       [b]}, and for a source of tokens "text": int32 [b, context], "text_length": int32 [b] and
       "text_id": int32 [b]. For views of several sizes, the first two are tuples of such arrays. Of
       sounds, "audio": int16 [b, samples] takes their place.
     """
 
     def black(cuts: Cuts) -> np.ndarray:
-        return np.zeros((num_rows, cuts.num_views, cuts.size, cuts.size, 3), np.uint8)
+        return np.zeros((num_rows, cuts.num_views, cuts.size, cuts.size, channels), np.uint8)
 
     def full(cuts: Cuts) -> np.ndarray:
         return np.full((num_rows, cuts.num_views, 2), cuts.size, np.int32)

@@ -37,8 +37,9 @@ def number_labels(
 
 
 def quote(names: Sequence[str]) -> str:
-    """Returns names as people list them, at most eight."""
-    return shorten([repr(name) for name in names])
+    """Returns names as people list them, at most eight, and of each at most 60 characters."""
+    cut = lambda name: name if len(name) <= 60 else f"{name[:57]}..."
+    return shorten([repr(cut(name)) for name in names])
 
 
 def shorten(names: Sequence[str], limit: int = 8) -> str:

@@ -10,8 +10,8 @@ from jaxtyping import Float32, Int, Shaped, UInt8
 
 
 def cut(
-    pixels: UInt8[np.ndarray, "h w 3"], box: Int[np.ndarray, "4"], side: int
-) -> UInt8[np.ndarray, "cut_h cut_w 3"]:
+    pixels: UInt8[np.ndarray, "h w c"], box: Int[np.ndarray, "4"], side: int
+) -> UInt8[np.ndarray, "cut_h cut_w c"]:
     """Returns the pixels of a box; an axis longer than `side` is resized to it.
 
     Resizing rounds to whole grey levels, and clips the overshoot of sharp edges, once for both
@@ -23,7 +23,7 @@ def cut(
       side: side of the view in pixels.
     """
     y, x, height, width = map(int, box)
-    part: Shaped[np.ndarray, "h w 3"] = pixels[y : y + height, x : x + width]
+    part: Shaped[np.ndarray, "h w c"] = pixels[y : y + height, x : x + width]
     if height <= side and width <= side:
         return part
     if height > side:
@@ -36,8 +36,8 @@ def cut(
 
 
 def _resize_rows(
-    pixels: Shaped[np.ndarray, "h w 3"], num_rows: int
-) -> Float32[np.ndarray, "num_rows w 3"]:
+    pixels: Shaped[np.ndarray, "h w c"], num_rows: int
+) -> Float32[np.ndarray, "num_rows w c"]:
     """Resizes by cubic convolution with a = -0.5 (Keys 1981), without antialiasing.
 
     Pixel centres lie at half-integers. Taps outside are dropped, and the other weights of the

@@ -48,6 +48,8 @@ class Dataset:
       ground: grey level behind transparent pixels, from 0 to 255.
       value_range: which values are black and white in files with more than 8 bits a channel:
         "type", 0 and 65535; "file", each file's own extremes; or LOW:HIGH, such as 0:4095.
+      channels: 3: images are read as RGB; 1: as grey; another number: with the channels that they
+        store, such as 4 for RGBA, of which alpha is then one, or for a TIFF of four pages.
       hash_images: on resume, compare what the files hold, and not only their names and sizes; that
         reads all of them at each start.
       accept_images: go on though files have changed: what the refusal says.
@@ -75,6 +77,7 @@ class Dataset:
     keep_unlabelled: bool = False
     ground: Annotated[int, Range(least=0, most=255)] = 255
     value_range: str = "type"
+    channels: Count = 3
     hash_images: bool = False
     accept_images: str = ""
     max_unreadable: Share = 0.05
@@ -89,7 +92,7 @@ class Dataset:
     @property
     def rendering(self) -> Rendering:
         """How what files store becomes grey levels."""
-        return Rendering(self.ground, self.value_range)
+        return Rendering(self.ground, self.value_range, self.channels)
 
     @property
     def patience(self) -> Patience:

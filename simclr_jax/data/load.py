@@ -101,7 +101,7 @@ def train_batches(
     def read_chunk(index: int) -> "_Chunk":
         step, rows = layout.rows(index)
         step += first_step
-        place = _Place(shown, seed, step, source)
+        place = _Place(shown, seed, step, source, rendering.channels)
         chunk = _Chunk.empty(place, order.rows[rows])
         stand_ins = StandIns(len(source), seed, lambda: all_rows.ids(step))
 
@@ -178,7 +178,8 @@ def eval_batches(
 
     def read_chunk(index: int) -> "_Chunk":
         step, rows = layout.rows(index)
-        chunk = _Chunk.empty(_Place(shown, 0, step, source), mine[rows])
+        place = _Place(shown, 0, step, source, rendering.channels)
+        chunk = _Chunk.empty(place, mine[rows])
         chunk.batch["valid"] = np.zeros(rows.stop - rows.start, bool)
         chunk_ids = padded[step * batch_size + mine[rows]]
         chunk_ids = chunk_ids[chunk_ids >= 0]  # padding is at the end
@@ -243,6 +244,7 @@ class _Place:
     seed: int
     step: int
     source: Source
+    channels: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -256,7 +258,7 @@ class _Chunk:
 
     @classmethod
     def empty(cls, place: _Place, rows: np.ndarray) -> "_Chunk":
-        batch = empty_batch(len(rows), place.cuts, place.source)
+        batch = empty_batch(len(rows), place.cuts, place.source, channels=place.channels)
         return cls(place, rows, batch, {})
 
     def readable(self, found: Example | Unreadable) -> Example | None:

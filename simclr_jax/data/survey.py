@@ -18,7 +18,7 @@ from PIL import Image
 from simclr_jax.core.files import reason
 from simclr_jax.core.progress import Progress
 from simclr_jax.data.dataset import Dataset
-from simclr_jax.data.decode import UnreadableImageError, decode, is_deep, open_image
+from simclr_jax.data.decode import UnreadableImageError, as_rgb, decode, is_deep, open_image
 from simclr_jax.data.quarantine import Unreadable
 from simclr_jax.data.reading import OutageError, Reader
 from simclr_jax.data.records import Record, Source, name_of
@@ -129,7 +129,7 @@ def _see_all(reader: Reader, dataset: Dataset, source: Source, ids: Int[np.ndarr
 def _see(record: Record, dataset: Dataset) -> tuple[Any, ...]:
     """Returns a row without its id."""
     pixels, size = decode(record.image, canvas=CANVAS_PX, rendering=dataset.rendering)
-    grey = Image.fromarray(pixels).convert("L")
+    grey = Image.fromarray(as_rgb(pixels)).convert("L")
     thumbnail = grey.resize((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.BILINEAR)
     deep_max = np.nan
     if isinstance(record.image, bytes):

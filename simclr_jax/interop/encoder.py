@@ -54,6 +54,7 @@ class TrainedEncoder:
       image_size: side in pixels of the images that it was trained on.
       classifier: "kernel" [d, k] and "bias" [k] of a linear layer on the representation; None
         where there is none.
+      channels: of the images that it was trained on.
     """
 
     network: nn.Module
@@ -61,6 +62,7 @@ class TrainedEncoder:
     batch_stats: Collection
     image_size: int
     classifier: Params | None = None
+    channels: int = 3
 
     @property
     def kind(self) -> str:

@@ -146,7 +146,7 @@ def export(
     with atomic_write(path) as beside:
         unfinished = Path(beside)
         usage = chosen.write(encoder, unfinished, **options)
-        images = photographs(encoder.image_size)
+        images = photographs(encoder.image_size, encoder.channels)
         found = difference(chosen.read(unfinished)(images), encoder.encode(images))
         if not found.relative <= max_difference:
             raise UserError(_refusal(encoder, format_name, found, max_difference))
@@ -157,6 +157,8 @@ def _check_fits(encoder: TrainedEncoder, format_name: str, max_bytes: int | None
     unknown = type(encoder.network).__name__ if encoder.kind == OWN else ""
     if isinstance(encoder.network, ViT) and encoder.network.pool not in ("token", "mean"):
         unknown = f"ViT with pool={encoder.network.pool!r}"
+    if encoder.channels != 3:
+        unknown = f"{type(encoder.network).__name__} for images of {encoder.channels} channels"
     if unknown and "torch" in FORMATS[format_name].packages:
         raise UserError(
             f"--format={format_name} builds the network again in PyTorch, which has no {unknown}. "

@@ -25,13 +25,14 @@ class Difference(NamedTuple):
     relative: float
 
 
-def photographs(size_px: int) -> Float[np.ndarray, "n h w c"]:
+def photographs(size_px: int, channels: int = 3) -> Float[np.ndarray, "n h w c"]:
     """Returns 8 square crops of the two photographs that come with scikit-learn.
 
     Real images, so that the difference is the one that people will meet.
 
     Args:
       size_px: side of the images.
+      channels: of each image: red, green and blue, as often as it takes.
 
     Returns:
       float32 in [0, 1]; the same on every machine.
@@ -45,7 +46,8 @@ def photographs(size_px: int) -> Float[np.ndarray, "n h w c"]:
             y, x, side_px = int(top * height), int(left * width), int(side * min(height, width))
             crop = Image.fromarray(photograph[y : y + side_px, x : x + side_px])
             images.append(crop.resize((size_px, size_px), Image.Resampling.BICUBIC))
-    return np.stack([np.asarray(image, np.float32) / 255 for image in images])
+    rgb = np.stack([np.asarray(image, np.float32) / 255 for image in images])
+    return rgb[..., np.arange(channels) % 3]
 
 
 def difference(got: Float[np.ndarray, "n d"], want: Float[np.ndarray, "n d"]) -> Difference:

@@ -25,6 +25,7 @@ def write(encoder: TrainedEncoder, path: Path, *, batch: int = 1) -> str:
     tf = import_optional("tensorflow")
     jax2tf = import_optional("jax.experimental.jax2tf")
     size_px = encoder.image_size
+    shape = (batch, size_px, size_px, encoder.channels)
     module = tf.Module()
     module.weights = jax.tree.map(tf.Variable, encoder.variables)
     apply = jax2tf.convert(
@@ -33,12 +34,12 @@ def write(encoder: TrainedEncoder, path: Path, *, batch: int = 1) -> str:
     module.encode = tf.function(
         lambda images: {"representation": apply(module.weights, images)},
         autograph=False,
-        input_signature=[tf.TensorSpec((batch, size_px, size_px, 3), tf.float32, "images")],
+        input_signature=[tf.TensorSpec(shape, tf.float32, "images")],
     )
     signatures = {"serving_default": module.encode}
     tf.saved_model.save(module, str(path), signatures=signatures)
     return (
-        f"tf.saved_model.load(...).encode takes float32 images [{batch}, {size_px}, {size_px}, 3] "
+        f"tf.saved_model.load(...).encode takes float32 images {list(shape)} "
         "in [0, 1] and returns {'representation'}; so does the signature serving_default."
     )
 

@@ -20,13 +20,13 @@ def write(encoder: TrainedEncoder, path: Path) -> str:
     https://docs.jax.dev/en/latest/export/export.html: keep the safetensors file for longer.
     """
     (batch,) = export.symbolic_shape("batch")
-    size_px = encoder.image_size
-    images = jax.ShapeDtypeStruct((batch, size_px, size_px, 3), jnp.float32)
+    size_px, channels = encoder.image_size, encoder.channels
+    images = jax.ShapeDtypeStruct((batch, size_px, size_px, channels), jnp.float32)
     program = jax.jit(functools.partial(encoder.apply, encoder.variables))
     path.write_bytes(export.export(program, platforms=PLATFORMS)(images).serialize())
     return (
         f"jax.export.deserialize(bytearray of the file).call takes float32 images [n, {size_px}, "
-        f"{size_px}, 3] in [0, 1], for any n, on {', '.join(PLATFORMS)}."
+        f"{size_px}, {channels}] in [0, 1], for any n, on {', '.join(PLATFORMS)}."
     )
 
 

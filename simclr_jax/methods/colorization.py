@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from simclr_jax.augment.color import require_colours
 from simclr_jax.augment.policies import Augment
 from simclr_jax.core.ranges import Count, Decay
 from simclr_jax.core.run_facts import RunFacts
@@ -108,7 +109,11 @@ def colorization(
     def maps_of(
         params: Params, batch_stats: Collection, views: Views, key: PRNGKey | None
     ) -> tuple[Float[Array, "b h w d"], Collection]:
-        lightness = rgb_to_lab(one_view(views, 0))[..., :1] / 100
+        images = one_view(views, 0)
+        require_colours(
+            images.shape[-1], "config.method.name='colorization'", "--config.data.channels=3"
+        )
+        lightness = rgb_to_lab(images)[..., :1] / 100
         maps, stats = apply_model(
             model,
             params,

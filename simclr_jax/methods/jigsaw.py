@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
-from simclr_jax.augment.color import to_gray
+from simclr_jax.augment.color import require_colours, to_gray
 from simclr_jax.augment.policies import Augment
 from simclr_jax.core.errors import UserError
 from simclr_jax.core.ranges import CountOrZero, Range
@@ -82,10 +82,14 @@ def jigsaw(
         image = one_view(augment(key, batch), 0)[:, 0]
         b = image.shape[0]
         gray_key, place_key = jax.random.split(jax.random.fold_in(key, 1))
-        gray = jax.vmap(lambda x: jnp.stack(to_gray(x), axis=-1))(jnp.moveaxis(image, -1, 1))
-        is_gray = jax.random.bernoulli(gray_key, grayscale, (b, 1, 1, 1))
+        if grayscale:
+            setting = f"config.method.grayscale={grayscale:g}"
+            require_colours(image.shape[-1], setting, "--config.method.grayscale=0")
+            gray = jax.vmap(lambda x: jnp.stack(to_gray(x), axis=-1))(jnp.moveaxis(image, -1, 1))
+            is_gray = jax.random.bernoulli(gray_key, grayscale, (b, 1, 1, 1))
+            image = jnp.where(is_gray, gray, image)
         offsets = jax.random.randint(place_key, (b, SIDE, SIDE, 2), 0, gap + 1)
-        return cut_tiles(jnp.where(is_gray, gray, image), offsets, gap)
+        return cut_tiles(image, offsets, gap)
 
     def init(key: PRNGKey, views: Views) -> Variables:
         variables = init_model(model, key, views)

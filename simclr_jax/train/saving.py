@@ -11,6 +11,7 @@ from simclr_jax.train.checkpoint import Checkpoints
 from simclr_jax.train.checkpoint_writer import CheckpointWriter
 from simclr_jax.train.health import NonFiniteError, OnNonFinite
 from simclr_jax.train.metrics import MetricsWriter
+from simclr_jax.train.replicas import require_equal_replicas
 
 log = logging.getLogger(__name__)
 TRIES_PER_INTERVAL = 4  # to save again after a failure
@@ -19,6 +20,8 @@ PAUSES_SECONDS = (5, 10, 20, 40)  # between the tries to save the last step
 
 class SaveCheckpoint:
     """Hook: saves every `every` steps and at the last step, if the step was finite.
+
+    Before that, devices that hold copies of the state are compared.
 
     A save that fails is tried again with a later step, four times an interval, while the run goes
     on; older checkpoints stay. The last step is tried for more than a minute.
@@ -109,6 +112,7 @@ class SaveCheckpoint:
         self._on_non_finite.check(step, metrics)
         if self._writer.latest_step() == step:
             return
+        require_equal_replicas(step, state)
         self._writer.save(step, state, self._data(step), self._best_by(step, metrics))
 
     def _data(self, step: int) -> dict[str, Any]:

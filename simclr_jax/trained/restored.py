@@ -210,6 +210,7 @@ class Restored:
             params=params["encoder"],
             batch_stats={"encoder": {}, **batch_stats}["encoder"],
             image_size=self.network.evaluation.size,
+            channels=self.network.channels,
             classifier=params["classifier"] if on_representation else None,
         )
 
@@ -222,12 +223,12 @@ def load(workdir: str, step: int | None = None) -> Restored:
       StorageError: if the checkpoint cannot be read.
     """
     config, mesh = load_config(workdir, SECTIONS), make_mesh()
-    net = network(config)
+    dataset = build_section("config.data", Dataset, config["data"])
+    net = network(config, dataset.channels)
     place = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh))
     checkpoints = Checkpoints(workdir)
     step = checkpoints.find(step)
     variables = _evaluated_variables(checkpoints, step, jax.tree.map(place, net.shapes))
-    dataset = build_section("config.data", Dataset, config["data"])
     return Restored(config, mesh, dataset, net, variables, step, workdir)
 
 

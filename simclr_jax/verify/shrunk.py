@@ -65,16 +65,19 @@ class RandomImages:
     name = "random images"
     fingerprint = "random images"
 
-    def __init__(self, num_images: int, canvas: int, num_classes: int, rate: int | None):
+    def __init__(
+        self, num_images: int, canvas: int, channels: int, num_classes: int, rate: int | None
+    ):
         self.class_names = tuple(map(str, range(num_classes)))
-        self._num_images, self._canvas, self._rate = num_images, canvas, rate
+        self._num_images, self._canvas, self._channels = num_images, canvas, channels
+        self._rate = rate
 
     def __len__(self) -> int:
         return self._num_images
 
     def __getitem__(self, index: int, /) -> Record:
         rng = np.random.default_rng(index)
-        tiles = rng.integers(0, 256, (5, 5, 3), np.uint8)
+        tiles = rng.integers(0, 256, (5, 5, self._channels), np.uint8)
         block = -(-self._canvas // 5)
         height, width = rng.integers(self._canvas * 2 // 3, self._canvas + 1, 2)
         pixels = tiles.repeat(block, axis=0).repeat(block, axis=1)[:height, :width]
@@ -156,7 +159,11 @@ def shrink(config: Mapping[str, Any], *, multiple: int, num_steps: int) -> Shrun
     small["schedule"] = {"base_lr": rate, "scaling": "none", "warmup_epochs": 0.0}
     changes.append(f"schedule: from the first step on its peak, {rate:.3g}")
     source = RandomImages(
-        100 * num_steps * data["batch_size"], data["canvas"], num_classes, sample_rate
+        100 * num_steps * data["batch_size"],
+        data["canvas"],
+        data["channels"],
+        num_classes,
+        sample_rate,
     )
     return Shrunk(small, source, changes)
 

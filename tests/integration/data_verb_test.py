@@ -66,12 +66,37 @@ def test_mistakes_end_in_words(photos, tmp_path):
     for arguments, message in (
         (("adit", photos), "Did you mean 'audit'?"),
         (("audit", photos, f"--output={tmp_path}/file/x"), "cannot be made"),
-        (("audit", photos, "--value_range=dark"), "value_range='dark' must be"),
+        (("audit", photos, "--config.data.value_range=dark"), "value_range='dark' must be"),
         (("convert", photos, "--output=gs://bucket/x"), "shards are written to a disk"),
+        (("audit", photos, "--config.data.batch_size=4"), "says nothing to `data`"),
+        (
+            ("convert", photos, f"--output={tmp_path}/s", "--canvas=8", "--config.data.channels=4"),
+            "without it they are stored as they are",
+        ),
     ):
         refused = data(*arguments)
         assert refused.returncode == 2, refused.stderr
         assert message in refused.stderr
+
+
+def test_what_a_message_about_reading_advises_is_taken(tmp_path):
+    """A table whose image column has a name of its own, and a file that storage does not give."""
+    (tmp_path / "gone.png").symlink_to("/proc/self/mem")  # reading it is an input/output error
+    Image.new("RGB", (9, 9)).save(tmp_path / "there.png")
+    (tmp_path / "t.csv").write_text("photo\nthere.png\ngone.png\n")
+    table = ("--data=csv", tmp_path / "t.csv", f"--output={tmp_path / 'shards'}")
+    unnamed = data("convert", *table)
+    assert unnamed.returncode == 2
+    assert "--config.data.image_column=NAME" in unnamed.stderr
+    column = "--config.data.image_column=photo"
+    start = time.monotonic()
+    gone = data("convert", *table, column, "--config.data.outage_seconds=0.1")
+    assert gone.returncode == 75, gone.stderr
+    assert "--config.data.outage_seconds waits for it" in gone.stderr
+    assert time.monotonic() - start < 60, "it would be 600"
+    (tmp_path / "gone.png").unlink()
+    Image.new("RGB", (9, 9)).save(tmp_path / "gone.png")
+    assert data("convert", *table, column).returncode == 0
 
 
 def contents(directory):
