@@ -4,6 +4,7 @@ import io
 import struct
 import tarfile
 import zlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.integration
 FOLDER = {"name": "folder", "split": "all", "test_split": None, "fraction": 1.0}
 
 
-def noise(*shape, dtype=np.uint8):
+def noise(*shape: int, dtype: Any = np.uint8) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, shape).astype(dtype)
 
 
