@@ -65,6 +65,8 @@ def _quiet() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=FutureWarning)
             warnings.filterwarnings("ignore", category=DeprecationWarning)
+            # Of a batch that two inputs share.
+            warnings.filterwarnings("ignore", ".*axis name: batch will not be used", UserWarning)
             yield
     finally:
         log.setLevel(level)
