@@ -31,6 +31,7 @@ from simclr_jax.evals.features import extract_features
 from simclr_jax.interop import formats
 from simclr_jax.report.sweep import measures
 from simclr_jax.trained import evaluate as trained_evaluate
+from simclr_jax.trained import export as trained_export
 from simclr_jax.trained import restored
 
 
@@ -183,14 +184,18 @@ class Encoder:
         path: str | os.PathLike[str],
         *,
         format: str,
+        tower: str | None = None,
         max_difference: float = formats.MAX_DIFFERENCE,
         **options: Any,
     ) -> formats.Exported:
         """Writes the encoder to a file, once the file computes what the encoder does.
 
         Args:
-          path: the file, or for a SavedModel the directory.
-          format: "safetensors", "torchvision", "timm", "stablehlo", "onnx" or "saved_model".
+          path: the file, or for a SavedModel and for OpenCLIP the directory.
+          format: "safetensors", "torchvision", "timm", "open_clip" (both towers), "stablehlo",
+            "onnx" or "saved_model".
+          tower: "image" or "text", for one of two towers with its projector; see
+            `trained.export.export`.
           max_difference: largest difference allowed; see `interop.formats.export`.
           **options: options of the format, such as batch=8 of a SavedModel.
 
@@ -200,10 +205,9 @@ class Encoder:
         Raises:
           UserError: as for `interop.formats.export`.
         """
-        encoder = self.run.encoder_to_export()
-        return formats.export(
-            encoder, Path(path).expanduser(), format, max_difference=max_difference, **options
-        )
+        where = Path(path).expanduser()
+        options["max_difference"] = max_difference
+        return trained_export.export(self.run, where, format, tower, **options)
 
 
 def _workdir(path: str | os.PathLike[str]) -> str:

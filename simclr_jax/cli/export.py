@@ -1,7 +1,11 @@
 """Takes the encoder of a run away: PyTorch, torchvision, timm, StableHLO, ONNX or TensorFlow.
 
+Of a run of two towers --tower takes one with its projector, whose rows are compared with those of
+the other; the tokenizer and how both are used come beside the file. --format=open_clip takes both.
+
 python -m simclr_jax export --workdir=runs/mine --format=safetensors --output=mine.safetensors
 python -m simclr_jax export --workdir=runs/mine --format=onnx --output=mine.onnx
+python -m simclr_jax export --workdir=runs/clip --tower=text --format=onnx --output=text.onnx
 """
 
 import math
@@ -14,13 +18,18 @@ from simclr_jax.cli import app, own_encoder
 from simclr_jax.core.errors import UserError
 from simclr_jax.core.files import require_writable
 from simclr_jax.interop import formats
-from simclr_jax.trained import restored
+from simclr_jax.trained import export, restored
 
 WORKDIR = app.define_workdir()
 STEP = flags.DEFINE_integer("step", None, "Of the checkpoint; the newest whole one if left out.")
 own_encoder.define()
 FORMAT = flags.DEFINE_string("format", "", f"One of {', '.join(formats.FORMATS)}.")
-OUTPUT = app.define_path("output", "The file to write; for saved_model a new directory.")
+TOWER = flags.DEFINE_enum(
+    "tower", None, formats.TOWERS, "Which tower of two, with its projector; the encoder without."
+)
+OUTPUT = app.define_path(
+    "output", "The file to write; for saved_model and open_clip a new directory."
+)
 MAX_DIFFERENCE = flags.DEFINE_float(
     "max_difference",
     formats.MAX_DIFFERENCE,
@@ -29,6 +38,13 @@ MAX_DIFFERENCE = flags.DEFINE_float(
 BATCH = flags.DEFINE_integer(
     "batch", None, "Images per call of a saved_model (1 if left out); other formats take any."
 )
+COMPARED = {
+    formats.ENCODER: "encoder on photographs",
+    formats.TOWER: "encoder on photographs",
+    "image": "tower on photographs",
+    "text": "tower on texts",
+    formats.BOTH: "towers on photographs and texts",
+}
 
 
 def main(argv: Sequence[str]) -> int:
@@ -47,11 +63,14 @@ def _export() -> None:
                 "per call, 1 or more; leave the flag out for the other formats."
             )
         options["batch"] = BATCH.value
-    formats.check_request(FORMAT.value, output)
+    formats.check_request(FORMAT.value, output, TOWER.value)
     require_writable(output, "--output")
-    encoder = restored.load(WORKDIR.value, STEP.value).encoder_to_export()
-    found, usage = formats.export(encoder, output, FORMAT.value, max_difference=limit, **options)
+    run = restored.load(WORKDIR.value, STEP.value)
+    found, usage = export.export(
+        run, output, FORMAT.value, TOWER.value, max_difference=limit, **options
+    )
+    what = COMPARED[TOWER.value or formats.FORMATS[FORMAT.value].holds]
     print(
-        f"{output}: largest difference from the JAX encoder on photographs {found.absolute:.2g}, "
+        f"{output}: largest difference from the JAX {what} {found.absolute:.2g}, "
         f"which is {found.relative:.2g} of the largest feature.\n{usage}"
     )

@@ -95,6 +95,8 @@ class Tokenizer:
       sha256: SHA-256 of this text.
       context: tokens of a caption, start and end among them.
       name: where it comes from, for messages.
+      start: number of the token before each caption.
+      end: number of the token after it.
     """
 
     def __init__(self, json: str, context: int, name: str):
@@ -120,7 +122,7 @@ class Tokenizer:
         if not known:
             spelled = " or ".join(" and ".join(pair) for pair in EDGES)
             raise UserError(f"{name} has no tokens for start and end: it needs {spelled}.")
-        self._start, self._end = known[0]
+        self.start, self.end = known[0]
         self.json, self.context, self.name = json, context, name
         self.sha256 = hashlib.sha256(json.encode()).hexdigest()
         self._lock, self._num_cut = threading.Lock(), 0
@@ -142,7 +144,7 @@ class Tokenizer:
         if len(found) > room:
             self._tell_cut(caption, len(found))
         ids = np.zeros(self.context, np.int32)
-        wanted = [self._start, *found[:room], self._end]
+        wanted = [self.start, *found[:room], self.end]
         ids[: len(wanted)] = wanted
         return Tokens(ids, len(wanted), int(np.uint32(zlib.crc32(ids.tobytes())).view(np.int32)))
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import flax.linen as nn
 import jax
@@ -12,11 +12,12 @@ from jaxtyping import Array, Float
 
 from simclr_jax.core.tree import path_name
 from simclr_jax.core.types import Collection, Params
+from simclr_jax.interop.parity import photographs
 from simclr_jax.models.resnet import ResNet
 from simclr_jax.models.vit import ViT
 
-# float32 images [n, h, w, 3] in [0, 1] to representations [n, d].
-Encode: TypeAlias = Callable[[np.ndarray], np.ndarray]
+# What a network reads, such as images [n, h, w, 3] in [0, 1], to what it makes of it [n, d].
+Encode: TypeAlias = Callable[..., np.ndarray]
 OWN = "own"  # the kind of encoders that are not of this project
 # Arguments that a network of each kind must be built with, elsewhere too.
 SETTINGS: dict[str, tuple[str, ...]] = {
@@ -24,6 +25,74 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "vit": ("size", "patch", "num_heads", "learned_positions", "pool", "pre_norm"),
     OWN: (),
 }
+
+
+@runtime_checkable
+class Trained(Protocol):
+    """A network and its weights, as export formats take them: `TrainedEncoder`, `TrainedText`."""
+
+    @property
+    def kind(self) -> str:
+        """Which network it is."""
+        ...
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What it must be built with elsewhere, as JSON can hold it."""
+        ...
+
+    @property
+    def variables(self) -> Mapping[str, Any]:
+        """The collections that `apply` takes."""
+        ...
+
+    def tensors(self) -> dict[str, Float[np.ndarray, "..."]]:
+        """Returns float32 arrays by path, such as "params/encoder/stage1/block0/conv1/kernel".
+
+        They are contiguous, which safetensors takes for granted: it would write a transposed
+        view in the wrong order, without an error.
+        """
+        ...
+
+    def inputs(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Returns what it reads, by name, without the leading axis of n."""
+        ...
+
+    def takes(self, *, channels_first: bool) -> str:
+        """Returns what it reads in words, with channels where PyTorch has them or JAX."""
+        ...
+
+    def examples(self) -> tuple[np.ndarray, ...]:
+        """Returns some of what it reads, real enough that differences are those people meet."""
+        ...
+
+    @property
+    def apply(self) -> Callable[..., Array]:
+        """(variables, *inputs) -> what the network makes of its inputs [n, d], in float32."""
+        ...
+
+    @property
+    def encode(self) -> Encode:
+        """Inputs -> what `apply` does with the own variables, computed on the CPU."""
+        ...
+
+
+def flat_tensors(tree: Mapping[str, Any]) -> dict[str, Float[np.ndarray, "..."]]:
+    """Returns the leaves of a tree of collections, as of `Trained.tensors`."""
+    return {
+        path_name(path): np.ascontiguousarray(x, np.float32)
+        for path, x in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def on_cpu(trained: Trained, *inputs: np.ndarray) -> Float[np.ndarray, "n d"]:
+    """Returns what a network makes of its inputs, computed on the CPU.
+
+    Accelerators multiply float32 with fewer bits unless told otherwise, and what is compared
+    with the result runs on the CPU, too.
+    """
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        return np.asarray(jax.jit(trained.apply)(trained.variables, *inputs))
 
 
 def kind_of(network: nn.Module) -> str:
@@ -55,6 +124,8 @@ class TrainedEncoder:
       classifier: "kernel" [d, k] and "bias" [k] of a linear layer on the representation; None
         where there is none.
       channels: of the images that it was trained on.
+      projection: kernel of a linear projector, which an image tower ends in; None to end in the
+        representation.
     """
 
     network: nn.Module
@@ -63,6 +134,7 @@ class TrainedEncoder:
     image_size: int
     classifier: Params | None = None
     channels: int = 3
+    projection: Float[np.ndarray, "d p"] | None = None
 
     @property
     def kind(self) -> str:
@@ -80,31 +152,37 @@ class TrainedEncoder:
         return {"params": self.params, "batch_stats": self.batch_stats}
 
     def tensors(self) -> dict[str, Float[np.ndarray, "..."]]:
-        """Returns float32 arrays by path, such as "params/encoder/stage1/block0/conv1/kernel".
-
-        They are contiguous, which safetensors takes for granted: it would write a transposed
-        view in the wrong order, without an error.
-        """
+        """See `Trained.tensors`; a projection is at params/projector/dense1/kernel."""
         tree = {collection: {"encoder": leaves} for collection, leaves in self.variables.items()}
-        return {
-            path_name(path): np.ascontiguousarray(x, np.float32)
-            for path, x in jax.tree_util.tree_leaves_with_path(tree)
-        }
+        if self.projection is not None:
+            tree["params"]["projector"] = {"dense1": {"kernel": self.projection}}
+        return flat_tensors(tree)
+
+    def inputs(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """See `Trained.inputs`."""
+        shape = (self.image_size, self.image_size, self.channels)
+        return {"images": jax.ShapeDtypeStruct(shape, jnp.float32)}
+
+    def takes(self, *, channels_first: bool) -> str:
+        """See `Trained.takes`."""
+        side, channels = self.image_size, self.channels
+        shape = f"{channels}, {side}, {side}" if channels_first else f"{side}, {side}, {channels}"
+        return f"float32 images [n, {shape}] in [0, 1]"
+
+    def examples(self) -> tuple[np.ndarray, ...]:
+        """Returns 8 crops of photographs."""
+        return (photographs(self.image_size, self.channels),)
 
     def apply(
         self, variables: Mapping[str, Any], images: Float[Array, "n h w c"]
     ) -> Float[Array, "n d"]:
-        """Returns the representations of images in [0, 1], computed in float32."""
+        """Returns the representations of images in [0, 1], or their projections."""
         network = self.network
         if hasattr(network, "dtype"):
             network = network.clone(dtype=jnp.float32)
-        return jnp.asarray(network.apply(variables, images, train=False))
+        out = jnp.asarray(network.apply(variables, images, train=False))
+        return out if self.projection is None else out @ self.projection
 
     def encode(self, images: Float[np.ndarray, "n h w c"]) -> Float[np.ndarray, "n d"]:
-        """Returns the representations of images in [0, 1], computed on the CPU.
-
-        Accelerators multiply float32 with fewer bits unless told otherwise, and what is compared
-        with the result runs on the CPU, too.
-        """
-        with jax.default_device(jax.local_devices(backend="cpu")[0]):
-            return np.asarray(jax.jit(self.apply)(self.variables, images))
+        """Returns what `apply` does; see `on_cpu`."""
+        return on_cpu(self, images)

@@ -1,15 +1,17 @@
-"""Trained encoders out: every format is written, read back and compared before it appears."""
+"""Trained encoders and towers out: each file is read back and compared before it appears."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from simclr_jax.core.errors import UserError, did_you_mean
-from simclr_jax.core.files import atomic_write
+from simclr_jax.core.files import atomic_write, write_text
 from simclr_jax.core.optional import import_optional
 from simclr_jax.interop import (
     onnx_format,
+    open_clip_format,
     safetensors_format,
     saved_model,
     stablehlo,
@@ -17,11 +19,16 @@ from simclr_jax.interop import (
     torchvision_format,
 )
 from simclr_jax.interop.encoder import OWN, Encode, TrainedEncoder
-from simclr_jax.interop.parity import Difference, difference, photographs
+from simclr_jax.interop.parity import Difference, difference
+from simclr_jax.interop.text_tower import TrainedText, TrainedTowers
+from simclr_jax.models.text import TextTransformer
 from simclr_jax.models.vit import ViT
 
+TOWERS = ("image", "text")
+ENCODER, TOWER, BOTH = "an image encoder", "an image encoder or one tower", "both towers"
 MAX_DIFFERENCE = 1e-4
 _TWO_GIB = 2**31
+_TORCH_POOLS = ("token", "end", "mean")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +41,7 @@ class Format:
       write: (encoder, path, **options) -> one sentence on how to use the file.
       read: path -> what the file's consumer computes with it.
       max_bytes: size that a file of this format can have; None for no limit.
+      holds: `ENCODER`, `TOWER` or `BOTH`.
     """
 
     suffix: str
@@ -41,6 +49,7 @@ class Format:
     write: Callable[..., str]
     read: Callable[[Path], Encode]
     max_bytes: int | None = None
+    holds: str = ENCODER
 
 
 FORMATS = {
@@ -49,6 +58,7 @@ FORMATS = {
         ("safetensors", "torch"),
         safetensors_format.write,
         safetensors_format.read,
+        holds=TOWER,
     ),
     "torchvision": Format(
         ".safetensors",
@@ -62,13 +72,23 @@ FORMATS = {
         timm_format.write,
         timm_format.read,
     ),
-    "stablehlo": Format(".stablehlo", ("flatbuffers",), stablehlo.write, stablehlo.read, _TWO_GIB),
+    "open_clip": Format(
+        "",
+        ("safetensors", "torch", "open_clip"),
+        open_clip_format.write,
+        open_clip_format.read,
+        holds=BOTH,
+    ),
+    "stablehlo": Format(
+        ".stablehlo", ("flatbuffers",), stablehlo.write, stablehlo.read, _TWO_GIB, TOWER
+    ),
     "onnx": Format(
         ".onnx",
         ("safetensors", "torch", "onnx", "onnxscript", "onnxruntime"),
         onnx_format.write,
         onnx_format.read,
         _TWO_GIB,
+        TOWER,
     ),
     "saved_model": Format("", ("tensorflow",), saved_model.write, saved_model.read),
 }
@@ -78,7 +98,7 @@ class Exported(NamedTuple):
     """Result of `export`.
 
     Attributes:
-      difference: between the file and the JAX encoder, on photographs.
+      difference: between the file and the JAX encoder, on photographs; of a text tower on texts.
       usage: one sentence on how to use the file.
     """
 
@@ -86,12 +106,18 @@ class Exported(NamedTuple):
     usage: str
 
 
-def check_request(format_name: str, path: Path) -> None:
+def check_request(format_name: str, path: Path, tower: str | None = None) -> None:
     """Checks a request for an export before a run is loaded.
 
+    Args:
+      format_name: a key of `FORMATS`.
+      path: the file, or the directory.
+      tower: one of `TOWERS`, or None.
+
     Raises:
-      UserError: if there is no such format, a package that it needs is missing, or the output
-        has the wrong suffix, lies in a directory that does not exist, or may not be overwritten.
+      UserError: if there is no such format, it does not hold a tower, a package that it needs is
+        missing, or the output has the wrong suffix, lies in a directory that does not exist, or
+        may not be overwritten.
     """
     if format_name not in FORMATS:
         raise UserError(
@@ -99,6 +125,8 @@ def check_request(format_name: str, path: Path) -> None:
             f"Known formats: {', '.join(FORMATS)}."
         )
     chosen = FORMATS[format_name]
+    if tower is not None:
+        _check_tower(tower, format_name, chosen)
     if not path.parent.is_dir():
         raise UserError(f"--output={path}: the directory {path.parent} does not exist.")
     if not chosen.suffix and path.exists():
@@ -116,22 +144,24 @@ def check_request(format_name: str, path: Path) -> None:
 
 
 def export(
-    encoder: TrainedEncoder,
+    encoder: TrainedEncoder | TrainedText | TrainedTowers,
     path: Path,
     format_name: str,
     *,
+    beside: Mapping[str, str] = MappingProxyType({}),
     max_difference: float = MAX_DIFFERENCE,
     **options: Any,
 ) -> Exported:
-    """Writes an encoder, if what is written computes what the encoder computes.
+    """Writes an encoder or towers, if what is written computes what they compute.
 
     The file is read back by those who will use it (PyTorch, ONNX Runtime, TensorFlow, JAX) and
-    run on real photographs. It appears under its name only after that comparison.
+    run on real photographs, or on texts. It appears under its name only after that comparison.
 
     Args:
-      encoder: what to write.
-      path: the file, or for a SavedModel the directory.
+      encoder: what to write; what the format holds.
+      path: the file, or for a SavedModel and for OpenCLIP the directory.
       format_name: a key of `FORMATS`.
+      beside: texts of files beside it, by what their names have after that of the file.
       max_difference: largest difference between two features that is accepted, relative to the
         largest feature of the encoder.
       **options: options of the format's `write`.
@@ -143,26 +173,48 @@ def export(
     check_request(format_name, path)
     chosen = FORMATS[format_name]
     _check_fits(encoder, format_name, chosen.max_bytes)
-    with atomic_write(path) as beside:
-        unfinished = Path(beside)
+    with atomic_write(path) as temporary:
+        unfinished = Path(temporary)
         usage = chosen.write(encoder, unfinished, **options)
-        images = photographs(encoder.image_size, encoder.channels)
-        found = difference(chosen.read(unfinished)(images), encoder.encode(images))
+        inputs = encoder.examples()
+        found = difference(chosen.read(unfinished)(*inputs), encoder.encode(*inputs))
         if not found.relative <= max_difference:
             raise UserError(_refusal(encoder, format_name, found, max_difference))
+        for end, text in beside.items():
+            write_text(path.with_name(path.name + end), text)
     return Exported(found, usage)
 
 
-def _check_fits(encoder: TrainedEncoder, format_name: str, max_bytes: int | None) -> None:
-    unknown = type(encoder.network).__name__ if encoder.kind == OWN else ""
-    if isinstance(encoder.network, ViT) and encoder.network.pool not in ("token", "mean"):
-        unknown = f"ViT with pool={encoder.network.pool!r}"
-    if encoder.channels != 3:
-        unknown = f"{type(encoder.network).__name__} for images of {encoder.channels} channels"
+def _check_tower(tower: str, format_name: str, chosen: Format) -> None:
+    if tower not in TOWERS:
+        raise UserError(f"--tower={tower} does not exist: it is {' or '.join(TOWERS)}.")
+    if chosen.holds == BOTH:
+        raise UserError(f"--format={format_name} holds both towers; leave --tower out.")
+    if chosen.holds == ENCODER:
+        able = [name for name, one in FORMATS.items() if one.holds == TOWER]
+        raise UserError(
+            f"--format={format_name} holds an image encoder without a projector. Use "
+            f"--tower={tower} with --format={' or --format='.join(able)}."
+        )
+
+
+def _check_fits(
+    encoder: TrainedEncoder | TrainedText | TrainedTowers, format_name: str, max_bytes: int | None
+) -> None:
+    if isinstance(encoder, TrainedTowers):
+        return
+    network, unknown = encoder.network, ""
+    if encoder.kind == OWN:
+        unknown = type(network).__name__
+    elif isinstance(network, ViT | TextTransformer) and network.pool not in _TORCH_POOLS:
+        unknown = f"{type(network).__name__} with pool={network.pool!r}"
+    if isinstance(encoder, TrainedEncoder) and encoder.channels != 3:
+        unknown = f"{type(network).__name__} for images of {encoder.channels} channels"
     if unknown and "torch" in FORMATS[format_name].packages:
         raise UserError(
             f"--format={format_name} builds the network again in PyTorch, which has no {unknown}. "
-            "Use --format=stablehlo or --format=saved_model, which take any encoder."
+            "Use --format=stablehlo, which takes any network; of an encoder without a projector "
+            "--format=saved_model does, too."
         )
     num_bytes = sum(x.nbytes for x in encoder.tensors().values())
     if max_bytes is not None and num_bytes >= max_bytes:
@@ -174,15 +226,20 @@ def _check_fits(encoder: TrainedEncoder, format_name: str, max_bytes: int | None
 
 
 def _refusal(
-    encoder: TrainedEncoder, format_name: str, found: Difference, max_difference: float
+    encoder: TrainedEncoder | TrainedText | TrainedTowers,
+    format_name: str,
+    found: Difference,
+    max_difference: float,
 ) -> str:
+    examples = "texts" if isinstance(encoder, TrainedText) else "photographs"
     message = (
         f"--format={format_name} differs from the JAX encoder by {found.relative:.2g} of the "
-        f"largest feature ({found.absolute:.2g} absolute) on photographs, more than "
+        f"largest feature ({found.absolute:.2g} absolute) on {examples}, more than "
         f"--max_difference={max_difference:g}. Nothing was written. "
     )
     accept = f"--max_difference={2 * found.relative:.1g} to accept the difference"
-    if format_name == "torchvision" and encoder.settings["geometry"] != "torchvision":
+    settings = {} if isinstance(encoder, TrainedTowers) else encoder.settings
+    if format_name == "torchvision" and settings["geometry"] != "torchvision":
         return message + (
             "The reason: torchvision's max-pool pads both sides of an image, the one that this "
             "encoder was trained with pads an even image at the bottom right only. What works: "

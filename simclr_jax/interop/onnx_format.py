@@ -1,4 +1,4 @@
-"""The encoder as an ONNX graph with the weights inside, by way of the PyTorch module."""
+"""An encoder or a tower as an ONNX graph with the weights inside, by way of the PyTorch module."""
 
 import contextlib
 import logging
@@ -9,32 +9,35 @@ from pathlib import Path
 import numpy as np
 
 from simclr_jax.core.optional import import_optional
-from simclr_jax.interop.encoder import Encode, TrainedEncoder
-from simclr_jax.interop.torch_bridge import torch_module
+from simclr_jax.interop.encoder import Encode, Trained
+from simclr_jax.interop.torch_bridge import in_torch_layout, torch_module
 
 OPSET = 18  # what the exporter emits without a conversion afterwards, and old runtimes know
 
 
-def write(encoder: TrainedEncoder, path: Path) -> str:
+def write(encoder: Trained, path: Path) -> str:
     """Writes the graph; returns how to use the file."""
     torch = import_optional("torch")
-    size_px = encoder.image_size
+    inputs = encoder.inputs()
+    # Two of each: a batch of one would be taken as fixed.
+    twos = [np.ones((2, *x.shape), x.dtype) for x in inputs.values()]
+    batch = torch.export.Dim("batch")
     with _quiet():
         torch.onnx.export(
             torch_module(encoder),
-            (torch.zeros(2, 3, size_px, size_px),),  # not 1: that size would be taken as fixed
+            tuple(torch.tensor(in_torch_layout(x)) for x in twos),
             str(path),
-            input_names=["images"],
+            input_names=[*inputs],
             output_names=["representation"],
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            dynamic_shapes=tuple({0: batch} for _ in twos),
             opset_version=OPSET,
             dynamo=True,
             external_data=False,
             verbose=False,
         )
     return (
-        f"Input 'images', float32 [n, 3, {size_px}, {size_px}] in [0, 1], for any n; output "
-        f"'representation'. Opset {OPSET}."
+        f"It takes {encoder.takes(channels_first=True)}, for any n, by the names "
+        f"{' and '.join(inputs)}; its output is 'representation'. Opset {OPSET}."
     )
 
 
@@ -44,9 +47,10 @@ def read(path: Path) -> Encode:
         str(path), providers=["CPUExecutionProvider"]
     )
 
-    def encode(images: np.ndarray) -> np.ndarray:
-        inputs = {"images": np.ascontiguousarray(images.transpose(0, 3, 1, 2))}
-        return session.run(["representation"], inputs)[0]
+    def encode(*inputs: np.ndarray) -> np.ndarray:
+        names = [x.name for x in session.get_inputs()]
+        named = dict(zip(names, map(in_torch_layout, inputs), strict=True))
+        return session.run(["representation"], named)[0]
 
     return encode
 
@@ -61,6 +65,8 @@ def _quiet() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=FutureWarning)
             warnings.filterwarnings("ignore", category=DeprecationWarning)
+            # Of a batch that two inputs share.
+            warnings.filterwarnings("ignore", ".*axis name: batch will not be used", UserWarning)
             yield
     finally:
         log.setLevel(level)

@@ -1,34 +1,37 @@
-"""The encoder as a safetensors file: our names, our layout, and the settings of the network."""
+"""An encoder or a tower as a safetensors file: our names and layout, and the settings."""
 
 import json
 from pathlib import Path
 
 from simclr_jax.core.optional import import_optional
-from simclr_jax.interop.encoder import Encode, TrainedEncoder
+from simclr_jax.interop.encoder import Encode, Trained, TrainedEncoder
 from simclr_jax.interop.torch_bridge import encode_with
 
 FORMAT_VERSION = "1"
 
 
-def write(encoder: TrainedEncoder, path: Path) -> str:
+def write(encoder: Trained, path: Path) -> str:
     """Writes tensors and metadata; returns how to use the file.
 
-    Metadata: "simclr_jax", the number of this format; "kind", "resnet" or "vit"; "encoder", the
-    settings of the network as JSON; "image_size" in pixels. JAX reads the file with
-    `safetensors.numpy.load_file` and puts each tensor at its path; `load_encoder` of
-    `torch_resnet` or `torch_vit` makes a PyTorch module of it.
+    Metadata: "simclr_jax", the number of this format; "kind", "resnet", "vit" or "text";
+    "encoder", the settings of the network as JSON; of images "image_size" in pixels. JAX reads
+    the file with `safetensors.numpy.load_file` and puts each tensor at its path; `load_encoder`
+    of `torch_resnet`, `torch_vit` or `torch_text` makes a PyTorch module of it.
     """
     metadata = {
         "simclr_jax": FORMAT_VERSION,
         "kind": encoder.kind,
         "encoder": json.dumps(encoder.settings),
-        "image_size": str(encoder.image_size),
     }
+    takes = f"It takes {encoder.takes(channels_first=True)}."
+    if isinstance(encoder, TrainedEncoder):
+        metadata["image_size"] = str(encoder.image_size)
+        takes = "Images are [n, 3, h, w] in [0, 1]."  # of other sizes, too
     import_optional("safetensors.numpy").save_file(encoder.tensors(), str(path), metadata)
     return (
         "PyTorch reads it with load_encoder of "
         f"simclr_jax/interop/torch_{encoder.kind}.py, which needs "
-        "neither JAX nor the rest of this package. Images are [n, 3, h, w] in [0, 1]."
+        f"neither JAX nor the rest of this package. {takes}"
     )
 
 

@@ -44,6 +44,7 @@ SETTINGS = {  # keyword arguments of `ResNet` and their types in the file
 }
 NORMALIZATION = ("input_mean", "input_std")  # likewise; both or none are in the file
 _MODULE_NAMES = (
+    (r"^params/projector/dense1$", "projector"),
     (r"^stem_conv1$", "conv1.0"),
     (r"^stem_norm1$", "conv1.1"),
     (r"^stem_conv2$", "conv1.3"),
@@ -110,7 +111,7 @@ def from_tensors(settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> 
       RuntimeError: if a tensor is missing, left over or of another shape.
     """
     with torch.device("meta"):  # allocates nothing: the weights are the given tensors
-        encoder = ResNet(**settings)
+        encoder = ResNet(projection=_projection(tensors), **settings)
     state = {state_dict_name(path): _in_torch_layout(x) for path, x in tensors.items()}
     encoder.load_state_dict(state, strict=True, assign=True)
     return encoder.eval()
@@ -140,6 +141,8 @@ class ResNet(nn.Module):
       geometry: "official", or "torchvision" for exactly the networks of torchvision.
       input_mean: mean of the pixels of each channel, subtracted first.
       input_std: deviation of the pixels of each channel, which are divided by it.
+      projection: length of the rows of an image tower, which ends in a linear projector; None to
+        end in the representation.
 
     Attributes:
       output_dim: length of the vector.
@@ -158,6 +161,7 @@ class ResNet(nn.Module):
         geometry: str = "official",
         input_mean: Sequence[float] = (0.0, 0.0, 0.0),
         input_std: Sequence[float] = (1.0, 1.0, 1.0),
+        projection: int | None = None,
     ):
         super().__init__()
         self.input_mean, self.input_std = input_mean, input_std
@@ -190,17 +194,20 @@ class ResNet(nn.Module):
             stages.append(nn.Sequential(*blocks))
             channels = outputs
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
-        self.output_dim = channels
+        self.output_dim = projection or channels
+        self.projector = (
+            nn.Linear(channels, projection, bias=False) if projection else nn.Identity()
+        )
 
     def forward(self, images: Tensor) -> Tensor:
-        """Returns the representations [n, output_dim] of images [n, 3, h, w] in [0, 1]."""
+        """Returns what the network makes [n, output_dim] of images [n, 3, h, w] in [0, 1]."""
         if (*self.input_mean, *self.input_std) != (0, 0, 0, 1, 1, 1):
             mean, std = images.new_tensor([self.input_mean, self.input_std])[..., None, None]
             images = (images - mean) / std
         x = self.maxpool(functional.relu(self.bn1(self.conv1(images))))
         for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
             x = layer(x)
-        return x.mean(dim=(2, 3))
+        return self.projector(x.mean(dim=(2, 3)))
 
 
 class BasicBlock(nn.Module):
@@ -330,7 +337,14 @@ def _resnet_d_stem(half: int, channels: int) -> nn.Sequential:
 
 def _in_torch_layout(x: Tensor) -> Tensor:
     """Turns height, width, input, output into output, input, height, width."""
+    if x.dim() == 2:  # a projector's kernel
+        return x.T.contiguous()
     return x.permute(3, 2, 0, 1).contiguous() if x.dim() == 4 else x
+
+
+def _projection(tensors: Mapping[str, Tensor]) -> int | None:
+    kernel = tensors.get("params/projector/dense1/kernel")
+    return None if kernel is None else kernel.shape[1]
 
 
 def _checked_settings(text: str) -> dict[str, Any]:

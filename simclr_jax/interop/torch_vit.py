@@ -33,6 +33,7 @@ SETTINGS = {  # keyword arguments of `ViT` and their types in the file
     "pre_norm": bool,
 }
 _MODULE_NAMES = (
+    (r"^params/projector/dense1$", "projector"),
     (r"^patches$", "patch_embed.proj"),
     (r"^block(\d+)", r"blocks.\1"),
     (r"/(qkv)$", r"/attn.\1"),
@@ -94,7 +95,7 @@ def from_tensors(
     if settings["learned_positions"] is not None:
         image_size = settings["learned_positions"]
     with torch.device("meta"):  # allocates nothing: the weights are the given tensors
-        encoder = ViT(image_size=image_size, **settings)
+        encoder = ViT(image_size=image_size, projection=_projection(tensors), **settings)
     state = {}
     for path, x in tensors.items():
         name = state_dict_name(path)
@@ -141,6 +142,8 @@ class ViT(nn.Module):
       learned_positions: `image_size`, or None for fixed sines and cosines.
       pool: "token" for a class token, or "mean" for the mean of the patches.
       pre_norm: normalise the tokens before the first block, and project without a bias.
+      projection: length of the rows of an image tower, which ends in a linear projector; None to
+        end in the representation.
 
     Attributes:
       output_dim: length of the vector.
@@ -158,6 +161,7 @@ class ViT(nn.Module):
         learned_positions: int | None = None,
         pool: str = "token",
         pre_norm: bool = False,
+        projection: int | None = None,
     ):
         super().__init__()
         if size not in SIZES or pool not in ("token", "mean"):
@@ -166,7 +170,7 @@ class ViT(nn.Module):
         heads = num_heads or heads
         if patch < 1 or image_size < patch or image_size % patch or width % heads:
             raise ValueError(f"No such ViT: {patch=}, {image_size=}, {num_heads=}.")
-        self.patch, self.output_dim = patch, width
+        self.patch, self.width, self.output_dim = patch, width, projection or width
         self.learned, self.has_token = learned_positions is not None, pool == "token"
         num_tokens = (image_size // patch) ** 2 + self.has_token
         self.patch_embed = PatchEmbed(width, patch, bias=not pre_norm)
@@ -176,19 +180,20 @@ class ViT(nn.Module):
         self.norm_pre = _layer_norm(width) if pre_norm else nn.Identity()
         self.blocks = nn.Sequential(*[Block(width, heads) for _ in range(depth)])
         self.norm = _layer_norm(width)
+        self.projector = nn.Linear(width, projection, bias=False) if projection else nn.Identity()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Returns the representations [n, output_dim] of images [n, 3, h, w] in [0, 1]."""
+        """Returns what the network makes [n, output_dim] of images [n, 3, h, w] in [0, 1]."""
         rows, columns = (side // self.patch for side in images.shape[2:])
         x = self.patch_embed(images)
         if self.has_token:  # not len(x), which would fix the batch of an exported graph
             x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
         x = self.norm_pre(x + self.positions(rows, columns))
         x = self.norm(self.blocks(x))
-        return x[:, 0] if self.has_token else x.mean(dim=1)
+        return self.projector(x[:, 0] if self.has_token else x.mean(dim=1))
 
     def positions(self, rows: int, columns: int) -> Tensor:
-        """Returns what is added to the tokens [1, t, output_dim] of a grid of patches."""
+        """Returns what is added to the tokens [1, t, width] of a grid of patches."""
         first = int(self.has_token)
         side = round((self.pos_embed.shape[1] - first) ** 0.5)
         if (rows, columns) == (side, side):
@@ -200,8 +205,8 @@ class ViT(nn.Module):
         return torch.cat([self.pos_embed[:, :first], grid.flatten(2).transpose(1, 2)], dim=1)
 
     def sincos_positions(self, rows: int, columns: int | None = None) -> Tensor:
-        """Returns fixed positions [1, t, output_dim], zeros for the class token first."""
-        quarter = self.output_dim // 4
+        """Returns fixed positions [1, t, width], zeros for the class token first."""
+        quarter = self.width // 4
         frequencies = 10_000.0 ** -(torch.arange(quarter, dtype=torch.float64) / quarter)
         sizes = torch.arange(rows), torch.arange(rows if columns is None else columns)
         row, column = torch.meshgrid(*sizes, indexing="ij")
@@ -269,6 +274,11 @@ class MLP(nn.Module):
 
 def _layer_norm(width: int) -> nn.LayerNorm:
     return nn.LayerNorm(width, eps=1e-6)
+
+
+def _projection(tensors: Mapping[str, Tensor]) -> int | None:
+    kernel = tensors.get("params/projector/dense1/kernel")
+    return None if kernel is None else kernel.shape[1]
 
 
 def _checked_settings(text: str) -> dict[str, Any]:

@@ -1,9 +1,14 @@
-"""Images as a trained encoder sees them, with their names."""
+"""Images as a trained encoder sees them, with their names, and texts as a text tower does."""
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
+from simclr_jax.core.errors import UserError
+from simclr_jax.core.files import absolute
 from simclr_jax.data.dataset import Dataset
 from simclr_jax.data.quarantine import Quarantine
 from simclr_jax.data.reading import Reader
@@ -37,15 +42,55 @@ def images_of(run: Restored, *, data: str | None, path: str | None, split: str |
     return dataset
 
 
-def embed(run: Restored, dataset: Dataset, source: Source) -> Embedded:
+def embed(run: Restored, dataset: Dataset, source: Source, *, projected: bool = False) -> Embedded:
     """Returns the features of all images of a source that can be read.
 
+    Args:
+      run: whose encoder sees them.
+      dataset: how they are read.
+      source: the images.
+      projected: for rows that are compared with those of texts, and not representations.
+
     Raises:
-      UserError: if one of them has a label that its data set does not know.
+      UserError: if one of them has a label that its data set does not know, or rows are asked for
+        of a run without a text tower.
     """
+    if projected:
+        run.require_text()
     unreadable = Quarantine()
     batches = dataset.eval_batches(source, run.network.evaluation.cuts, quarantine=unreadable)
-    features = extract_features(run.encode, batches, run.mesh)
+    apply = run.project if projected else run.encode
+    features = extract_features(apply, batches, run.mesh)
     reader = Reader(source, dataset.patience)
     names = [reader.record(int(i)).name for i in features.ids]
     return Embedded(source, features, names, unreadable)
+
+
+def embed_texts(run: Restored, texts: Sequence[str]) -> Features:
+    """Returns the rows of texts, in their order, without labels.
+
+    Raises:
+      UserError: as `Restored.embed_captions` does.
+    """
+    rows, n = run.embed_captions(texts), len(texts)
+    return Features(np.arange(n), rows, np.full(n, -1, np.int32))
+
+
+def read_texts(path: str) -> list[str]:
+    """Returns the lines of a file, each of which is a text.
+
+    Raises:
+      UserError: if it cannot be read, is not UTF-8, or has an empty line, naming it.
+    """
+    try:
+        texts = Path(absolute(path)).read_text("utf-8-sig").removesuffix("\n").split("\n")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"--texts={path} is not UTF-8: {error}. Convert it, as iconv does."
+        ) from error
+    except OSError as error:
+        raise UserError(f"--texts={path} cannot be read: {error}.") from error
+    for number, text in enumerate(texts, start=1):
+        if not text.strip():
+            raise UserError(f"--texts={path}: line {number} is empty; there is one text a line.")
+    return texts

@@ -137,16 +137,24 @@ class Restored:
     def embed_captions(self, captions: Sequence[str]) -> Float[np.ndarray, "n d"]:
         """Returns the rows of captions, to be compared with projections of images.
 
+        How many were longer than the context, and are cut, is logged.
+
         Raises:
-          UserError: if the run has no text tower, or its tokenizer is not there.
+          UserError: if the run has no text tower, its tokenizer is not there, there is no caption,
+            or one of them is empty.
         """
         tokenizer = read_tokenizer(self.workdir, self.require_text())
+        if not captions:
+            raise UserError("There is no text to embed.")
+        for number, caption in enumerate(captions, start=1):
+            if not caption.strip():
+                raise UserError(f"Text {number} of {len(captions)} is empty; leave it out.")
         rows = []
         for start in range(0, len(captions), CAPTIONS_AT_ONCE):
             part = captions[start : start + CAPTIONS_AT_ONCE]
+            tokens = [tokenizer(caption) for caption in part]
             # One shape, so that it is compiled once.
-            filled = [*part, *[part[0]] * (CAPTIONS_AT_ONCE - len(part))]
-            tokens = [tokenizer(caption) for caption in filled]
+            tokens += [tokens[0]] * (CAPTIONS_AT_ONCE - len(part))
             texts = {
                 "text": np.stack([one.ids for one in tokens]),
                 "length": np.array([one.length for one in tokens], np.int32),
@@ -154,6 +162,8 @@ class Restored:
             placed = jax.device_put(texts, replicated(self.mesh))
             out = jax.device_get(self.network.embed_text(self.variables, placed))
             rows.append(np.asarray(out, np.float32)[: len(part)])
+        if tokenizer.num_cut:
+            log.warning("%d of %d texts are cut.", tokenizer.num_cut, len(captions))
         return np.concatenate(rows)
 
     def classify(self, batch: Batch) -> jax.Array:

@@ -1,7 +1,10 @@
 """CLIP on digits and CLAP on tones from the config to their figures, and what they refuse."""
 
 import json
+import subprocess
+import sys
 import wave
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +14,10 @@ from simclr_jax.build.resolve import resolve
 from simclr_jax.core.errors import UserError
 from simclr_jax.data.sources import open_source
 from simclr_jax.run import train
+from simclr_jax.trained.embedding import embed
 from simclr_jax.trained.evaluate import evaluate
 
+ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.integration
 
 
@@ -55,6 +60,10 @@ def test_clip_names_digits_that_it_has_not_seen_and_goes_on_where_it_was(clip_co
     unit = lambda rows: rows / np.linalg.norm(rows, axis=1, keepdims=True)
     right = (unit(images) @ unit(words).T).argmax(axis=1) == np.repeat(np.arange(10), 20)
     assert right.mean() == pytest.approx(rows["zero_shot"]["top1"], abs=0.08)
+
+    found = embed(encoder.run, encoder.run.dataset, digits, projected=True)
+    np.testing.assert_allclose(found.features.features[::5], images, atol=1e-4)
+    check_texts_to_take_away(workdir, encoder, tmp_path)
 
     other = {**clip_config, "run": {**clip_config["run"], "epochs": 5}}
     other["data"] = {**other["data"], "captions": {"context": 10, "vocab_size": 300}}
@@ -122,6 +131,37 @@ def test_sounds_and_images_are_not_taken_for_each_other(clap_config, clip_config
         resolve(clip_config | {"augment": clap_config["augment"]})
     with pytest.raises(UserError, match=r"tones.csv/train has sounds, and .*='finetune' takes im"):
         resolve(clap_config | {"augment": clip_config["augment"]})
+
+
+def check_texts_to_take_away(workdir, encoder, tmp_path):
+    """The file of a text tower and `embed` give the rows of the run, each of its own."""
+    found, _ = encoder.export(tmp_path / "text.stablehlo", format="stablehlo", tower="text")
+    assert found.relative < 1e-5
+    facts = json.loads((tmp_path / "text.stablehlo.json").read_text())
+    assert facts["context"] == 10
+    assert 1 <= facts["scale"] <= 100
+    assert facts["bias"] == 0
+    json_there = (tmp_path / "text.stablehlo.tokenizer.json").read_text()
+    assert json_there == (tmp_path / "tokenizer.json").read_text()
+
+    texts = ["the digit three", "a handwritten seven", "the same again " * 9]
+    (tmp_path / "texts.txt").write_text("\n".join(texts) + "\n")
+    given = ("embed", f"--workdir={workdir}", f"--output={tmp_path / 'texts.npz'}")
+    result = command_line(*given, f"--texts={tmp_path / 'texts.txt'}")
+    assert result.returncode == 0, result.stderr
+    assert "features [3, 16]" in result.stdout
+    assert "1 of 3 texts are cut" in result.stderr
+    with np.load(tmp_path / "texts.npz") as file:
+        assert [*file["names"]] == texts
+        assert [*file["labels"]] == [-1] * 3
+        np.testing.assert_allclose(file["features"], encoder.embed_text(texts), atol=1e-5)
+    with pytest.raises(UserError, match="Text 2 of 3 is empty"):
+        encoder.embed_text(["a", " ", "b"])
+
+
+def command_line(*arguments):
+    command = [sys.executable, ROOT / "tests/integration/tiny_verb.py", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
 def test_a_text_tower_without_captions_is_told_how_to_get_some(clip_config):

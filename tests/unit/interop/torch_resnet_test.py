@@ -91,7 +91,7 @@ def test_other_layers_have_names_that_say_what_they_are():
             "layer4.0.downsample.1.running_var",
         ),
         ("params/encoder/stage1/block1/sk/squeeze_norm/scale", "layer1.1.sk.squeeze_bn.weight"),
-        ("params/projector/dense1/kernel", "params.projector.dense1.weight"),
+        ("params/projector/dense1/kernel", "projector.weight"),
     ],
 )
 def test_each_path_has_one_name(path, name):
