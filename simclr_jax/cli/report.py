@@ -3,7 +3,9 @@
 python -m simclr_jax report --workdir=runs/digits
 """
 
-from collections.abc import Sequence
+import io
+import wave
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -22,6 +24,7 @@ from simclr_jax.data.decode import as_rgb, decode
 from simclr_jax.data.quarantine import read_quarantine
 from simclr_jax.data.reading import Reader
 from simclr_jax.data.records import Source, captions_of, has_sounds
+from simclr_jax.data.sounds import decode_sound
 from simclr_jax.evals.features import extract_features
 from simclr_jax.evals.results import Row, read_results
 from simclr_jax.report.contents import Embedding, ReportContents
@@ -34,6 +37,7 @@ from simclr_jax.trained.groups import read_groups
 
 MAX_IMAGES = 1000  # in the map and among the neighbours
 THUMBNAIL_PX = 64
+PLAY_RATE, PLAY_SECONDS = 16_000, 3  # so that a page of forty sounds has 5 MB
 
 WORKDIR = app.define_workdir()
 STEP = flags.DEFINE_integer("step", None, "Of the checkpoint; the newest whole one if left out.")
@@ -167,7 +171,25 @@ def _pairs(
         captions=captions,
         caption_rows=run.embed_captions(captions),
         belongs=np.array([[caption in said for caption in captions] for said in of_images]),
+        play=_player(experiment, source, ids) if has_sounds(source) else None,
     )
+
+
+def _player(
+    experiment: Experiment, source: Source, ids: Int[np.ndarray, " n"]
+) -> Callable[[int], bytes]:
+    """Returns what makes a WAV file of the beginning of one of these sounds."""
+    reader = Reader(source, experiment.dataset.patience)
+
+    def play(index: int) -> bytes:
+        samples = decode_sound(reader.record(int(ids[index])), PLAY_RATE)
+        out = io.BytesIO()
+        with wave.open(out, "wb") as file:
+            file.setparams((1, 2, PLAY_RATE, 0, "NONE", ""))
+            file.writeframes(samples[: PLAY_SECONDS * PLAY_RATE].astype("<i2").tobytes())
+        return out.getvalue()
+
+    return play
 
 
 def _thumbnails(small: list[np.ndarray]) -> np.ndarray:

@@ -112,3 +112,9 @@ def picture(pixels: UInt8[np.ndarray, "h w 3"], description: str) -> str:
         f'<img src="data:image/{kind};base64,{data}" alt="{text}" title="{text}"'
         f' width="{image.width}" height="{image.height}">'
     )
+
+
+def sound(wav: bytes) -> str:
+    """Returns a player with its sound, a WAV file, inside."""
+    data = base64.b64encode(wav).decode("ascii")
+    return f'<audio controls preload="none" src="data:audio/wav;base64,{data}"></audio>'

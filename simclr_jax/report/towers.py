@@ -1,7 +1,7 @@
 """The section on two towers: what was told in words, how the towers lie, examples both ways."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,7 @@ class Pairs:
       captions: different captions of these images.
       caption_rows: one row per caption.
       belongs: whether a caption is of an image.
+      play: index of a sound -> the bytes of a WAV file of it; None for images.
     """
 
     image_rows: Float[np.ndarray, "n d"]
@@ -48,6 +49,7 @@ class Pairs:
     captions: Sequence[str]
     caption_rows: Float[np.ndarray, "m d"]
     belongs: Bool[np.ndarray, "n m"]
+    play: Callable[[int], bytes] | None = None
 
 
 def towers_section(
@@ -138,7 +140,7 @@ def _examples(pairs: Pairs) -> list[str]:
         said = "".join(
             f"<li>{markup.escape(pairs.captions[i])}, {cosines[image, i]:.2f}</li>" for i in found
         )
-        picture = markup.picture(pairs.thumbnails[image], "test image")
+        picture = _shown(pairs, image, "test image")
         parts.append(
             f'<li class="neighbors"><div class="query">{picture}</div><ol>{said}</ol></li>'
         )
@@ -147,7 +149,7 @@ def _examples(pairs: Pairs) -> list[str]:
         found = np.argsort(-cosines[:, caption], kind="stable")[:NUM_FOUND]
         cells = "".join(
             f'<div class="{"same" if pairs.belongs[i, caption] else "neighbor"}">'
-            + markup.picture(pairs.thumbnails[i], f"cosine {cosines[i, caption]:.2f}")
+            + _shown(pairs, int(i), f"cosine {cosines[i, caption]:.2f}")
             + "</div>"
             for i in found
         )
@@ -163,6 +165,11 @@ def _examples(pairs: Pairs) -> list[str]:
         f'<ul class="cards">{"".join(parts)}</ul>',
         f'<ul class="cards">{"".join(asked)}</ul>',
     ]
+
+
+def _shown(pairs: Pairs, index: int, description: str) -> str:
+    picture = markup.picture(pairs.thumbnails[index], description)
+    return picture + markup.sound(pairs.play(index)) if pairs.play else picture
 
 
 def _spaced(count: int) -> Sequence[int]:

@@ -1,5 +1,7 @@
 """The section on two towers: figures of both ways, and whose caption is whose."""
 
+import base64
+import dataclasses
 import re
 
 import numpy as np
@@ -46,3 +48,12 @@ def test_examples_show_the_nearest_first_and_mark_every_image_of_a_caption():
     assert re.findall(r'class="(same|neighbor)"', asked) == ["same", "same", "neighbor"]
     first_image = page.split("<ol>")[1].split("</ol>")[0]
     assert re.findall(r"<li>([^<]*)</li>", first_image) == ["two &lt;b&gt;, 0.89", "one, 0.00"]
+
+
+def test_sounds_are_played_beside_their_pictures():
+    page = towers_section([], METRICS, dataclasses.replace(pairs(), play=lambda i: b"RIFF%d" % i))
+    played = re.findall(r'<audio controls [^>]*src="data:audio/wav;base64,([^"]*)">', page)
+    numbers = [base64.b64decode(data).decode() for data in played]
+    asked_in_words = ["0", "1", "2", "2", "0", "1"]  # the nearest of each caption first
+    assert [number.removeprefix("RIFF") for number in numbers] == ["0", "1", "2", *asked_in_words]
+    assert "<audio" not in towers_section([], METRICS, pairs())
