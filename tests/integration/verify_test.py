@@ -49,6 +49,7 @@ METHODS = {
     "clip": {"method": {"name": "clip"}, **PAIRS},
     "siglip": {"method": {"name": "siglip"}, **PAIRS},
 }
+SLOW = ("clip", "siglip")  # two networks each: more than a minute
 
 
 def compare(config):
@@ -59,7 +60,9 @@ def failures(comparisons):
     return [line for one in comparisons for line in one.failures()]
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    "name", [n if n not in SLOW else pytest.param(n, marks=pytest.mark.thorough) for n in METHODS]
+)
 def test_every_method_learns_the_same_in_every_layout(tiny_config, monkeypatch, name):
     few = lambda num_devices, *, tiles: [
         [Variant(1), Variant(8, "fsdp")],
