@@ -41,7 +41,7 @@ def get_config(variant: str = "laion") -> ConfigDict:
     config.optim = dict(name="adamw", weight_decay=0.0)
     config.schedule = dict(base_lr=1e-4, scaling="none", warmup_epochs=11.6)
     if variant == "midi":
-        config.run.update(epochs=12, log_every=10, checkpoint_every=110)
+        config.run.update(epochs=12, log_every=10, checkpoint_every=100)
         config.data = dict(
             name="midi_instruments",
             split="train",
