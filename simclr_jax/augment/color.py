@@ -172,7 +172,7 @@ def require_colours(channels: int, setting: str, instead: str) -> None:
     """Makes sure that images have colours.
 
     Args:
-      channels: of the images.
+      channels: how many channels images have.
       setting: what needs colours, for the message.
       instead: what to set.
 

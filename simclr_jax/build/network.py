@@ -73,7 +73,7 @@ def network(config: Mapping[str, Any], channels: int = 3) -> Network:
 
     Args:
       config: sections.
-      channels: of the images that it will see.
+      channels: how many channels its images will have.
 
     Raises:
       UserError: naming the section, the key and the value that does not fit.

@@ -123,7 +123,7 @@ class TrainedEncoder:
       image_size: side in pixels of the images that it was trained on.
       classifier: "kernel" [d, k] and "bias" [k] of a linear layer on the representation; None
         where there is none.
-      channels: of the images that it was trained on.
+      channels: how many channels these images have.
       projection: kernel of a linear projector, which an image tower ends in; None to end in the
         representation.
     """

@@ -32,7 +32,7 @@ def photographs(size_px: int, channels: int = 3) -> Float[np.ndarray, "n h w c"]
 
     Args:
       size_px: side of the images.
-      channels: of each image: red, green and blue, as often as it takes.
+      channels: how many each image has: red, green and blue, as often as it takes.
 
     Returns:
       float32 in [0, 1]; the same on every machine.
