@@ -6,7 +6,7 @@ import jax
 
 from simclr_jax.build.experiment import Experiment
 from simclr_jax.data.classes import quote
-from simclr_jax.data.look import look
+from simclr_jax.data.look import left_out_note, look
 from simclr_jax.data.quarantine import Quarantine
 from simclr_jax.data.records import Source, has_sounds
 from simclr_jax.data.text import tokenizer_of
@@ -24,9 +24,12 @@ def announce_images(experiment: Experiment) -> None:
         f"classes {quote(source.class_names)}" if source.class_names else "without labels",
         f"judged on {test.name}, {len(test)} images" if test is not None else "nothing is judged",
     )
-    if has_sounds(source):
-        return
-    for note in look(experiment.dataset, source, view_size=experiment.policy.size):
+    notes = (
+        [left_out_note(source)]
+        if has_sounds(source)
+        else look(experiment.dataset, source, view_size=experiment.policy.size)
+    )
+    for note in filter(None, notes):
         log.warning("%s", note)
 
 

@@ -8,12 +8,14 @@ import numpy as np
 
 from simclr_jax.core.errors import UserError, did_you_mean
 from simclr_jax.data.classes import quote
+from simclr_jax.data.decode import UnreadableImageError
 
 SOUND = ("audio", "sound", "wav")  # names that columns of images do not have
 IMAGE = ("image", "img", "path", "filepath", "file_path", "file_name", "filename", "file")
 LABEL = ("label", "class")
 CAPTION = ("caption", "captions", "text", "title")
 SPLIT = "split"
+MAX_CAPTION_BYTES = 1_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,3 +85,27 @@ def captions_of(value: Any, name: str) -> tuple[str, ...]:
     if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
         raise UserError(f"{name}: the captions {value!r} are neither text nor a list of texts.")
     return tuple(text.strip() for text in texts if text.strip())
+
+
+def caption_in(data: bytes, name: str) -> tuple[str, ...]:
+    """Returns the caption that a text file holds, none if it is empty.
+
+    Args:
+      data: what the file holds.
+      name: what the caption is of, for messages.
+
+    Raises:
+      UnreadableImageError: if it is not UTF-8, or longer than a caption can be.
+    """
+    if len(data) > MAX_CAPTION_BYTES:
+        raise UnreadableImageError(
+            f"its caption has {len(data):,} bytes; the most are {MAX_CAPTION_BYTES:,}", name
+        )
+    try:
+        return captions_of(data.decode("utf-8-sig"), name)
+    except UnicodeDecodeError as error:
+        raise UnreadableImageError(
+            f"its caption is not UTF-8: byte {data[error.start]:#04x} at {error.start + 1}. "
+            "Convert it once, such as: iconv -f latin1 -t utf-8",
+            name,
+        ) from error

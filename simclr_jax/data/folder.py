@@ -1,4 +1,4 @@
-"""Folders of one's own images as a data set."""
+"""Folders of one's own images, or sounds, as a data set."""
 
 import collections
 import os
@@ -9,24 +9,25 @@ from jaxtyping import Int
 
 from simclr_jax.core.errors import UserError, did_you_mean
 from simclr_jax.data.classes import number_labels, quote, shorten
+from simclr_jax.data.columns import MAX_CAPTION_BYTES, caption_in
 from simclr_jax.data.files import Paths, file_keys, list_files, split_paths
-from simclr_jax.data.records import Record, digest
+from simclr_jax.data.kinds import IMAGES, SOUNDS, TEXT, are_sounds, ending_of
+from simclr_jax.data.records import Record, digest, encoded
 
 # Names of folders that are parts of a data set rather than classes, in lower case.
 SPLITS = frozenset({"train", "training", "test", "testing", "val", "valid", "validation"})
-EXTENSIONS = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
-)
 
 
 class Folder:
     """Any tree of image files, or several as one, listed once in sorted order and read lazily.
 
-    Files count by extension (`EXTENSIONS`, in either case). Hidden files and folders are left
-    out; links to folders are followed, except back to a folder that they are in. Of several
-    folders, names begin below the one that holds them all.
+    Files count by extension (`kinds.IMAGES`, in either case). Where more files are sounds than
+    images, the sounds are the data set. The caption of x.jpg is what x.txt beside it holds. Hidden
+    files and folders are left out; links to folders are followed, except back to a folder that
+    they are in. Of several folders, names begin below the one that holds them all.
 
     Attributes:
+      has_sounds: whether these are sounds.
       left_out: how many other files there are, by extension, in lower case.
     """
 
@@ -51,19 +52,22 @@ class Folder:
         found: list[tuple[str, str]] = []  # path below the root, and below the folder that is given
         for top in (os.path.normpath(prefix + inside) for prefix in prefixes):
             top = "" if top == "." else f"{top}/"
-            files, linked, others = list_files(self._root, top, EXTENSIONS)
+            files, linked, others = list_files(self._root, top, IMAGES | SOUNDS | {TEXT})
             found += [(file, file.removeprefix(top)) for file in files]
             links |= linked
             self.left_out += others
         found.sort()
+        self.has_sounds = are_sounds(file for file, _ in found)
+        found = self._choose(found)
         self._files, self._links = [file for file, _ in found], links
         if not self._files:
             seen = [f"{count} {kind}" for kind, count in self.left_out.most_common()] or [
                 "no files"
             ]
             raise UserError(
-                f"No images in {where}: looked in all its folders for "
-                f"files ending in {', '.join(sorted(EXTENSIONS))}; found {shorten(seen)}."
+                f"No images in {where}: looked in all its folders for files ending in "
+                f"{', '.join(sorted(IMAGES))}, and for sounds, {', '.join(sorted(SOUNDS))}; found "
+                f"{shorten(seen)}."
             )
         if several:
             self._require_each_once()
@@ -74,7 +78,19 @@ class Folder:
             if self._are_classes(folders, where, required=labels_from_folders is True):
                 names = class_names or sorted(set(folders))
                 self.labels, self.class_names = number_labels(folders, names, where)
-        self.fingerprint = digest([*self._files, *self.class_names])
+        self.fingerprint = digest([*self._files, *self.class_names, *self._texts.values()])
+
+    def _choose(self, found: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+        """Returns the files of the kind that is read, and notes their texts and what is left."""
+        kinds = [ending_of(file) for file, _ in found]
+        wanted = SOUNDS if self.has_sounds else IMAGES
+        chosen = [one for one, kind in zip(found, kinds, strict=True) if kind in wanted]
+        texts = [file for (file, _), kind in zip(found, kinds, strict=True) if kind == TEXT]
+        stems = {_stem(file) for file, _ in chosen} if texts else set()
+        self._texts = {_stem(text): text for text in texts if _stem(text) in stems}
+        self.left_out.update(kind for kind in kinds if kind not in wanted)
+        self.left_out -= collections.Counter({TEXT: len(self._texts)})
+        return chosen
 
     def _require_each_once(self) -> None:
         """Makes sure that folders that are taken together share no file."""
@@ -121,7 +137,17 @@ class Folder:
     def __getitem__(self, index: int, /) -> Record:
         name = self._files[index]
         with open(self.file_of(index), "rb") as file:
-            return Record(file.read(), self.labels[index], name)
+            data = file.read()
+        captions = self.captions_of(index)
+        return encoded(data, self.labels[index], name, captions, is_sound=self.has_sounds)
+
+    def captions_of(self, index: int) -> tuple[str, ...]:
+        """Returns the caption of an image, if it has one."""
+        text = self._texts.get(_stem(self._files[index])) if self._texts else None
+        if text is None:
+            return ()
+        with open(os.path.join(self._root, text), "rb") as file:
+            return caption_in(file.read(MAX_CAPTION_BYTES + 1), self._files[index])
 
     def file_of(self, index: int) -> str:
         """Returns the path of an image."""
@@ -130,6 +156,10 @@ class Folder:
     def name_of(self, index: int) -> str:
         """Returns the path of an image below the folder."""
         return self._files[index]
+
+
+def _stem(file: str) -> str:
+    return os.path.splitext(file)[0]
 
 
 def _require_folder(root: str, inside: str, split: str) -> None:

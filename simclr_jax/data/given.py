@@ -9,7 +9,7 @@ from PIL import Image
 
 from simclr_jax.core.errors import UserError
 from simclr_jax.data.decode import RENDERING, Rendering, UnreadableImageError, opened_pixels
-from simclr_jax.data.records import Record
+from simclr_jax.data.records import Record, encoded
 
 # A path, uint8 pixels [h, w], [h, w, 1] or [h, w, 3], or what Pillow has opened.
 GivenImage: TypeAlias = str | os.PathLike[str] | np.ndarray | Image.Image
@@ -70,4 +70,4 @@ class Given:
                 data = file.read()
         except OSError as error:
             raise UnreadableImageError(f"cannot be read: {error.strerror}", name) from error
-        return Record(b"", -1, name, sound=data) if self.has_sounds else Record(data, -1, name)
+        return encoded(data, -1, name, is_sound=self.has_sounds)

@@ -211,7 +211,13 @@ def _decoder(
         return lambda record: decode_sound(record, cuts.rate)
     if canvas is None:
         raise UserError("config.data.canvas is missing; it must be a number of pixels.")
-    return lambda record: decode(record.image, canvas=canvas, rendering=rendering).pixels
+
+    def pixels(record: Record) -> np.ndarray:
+        if record.sound is not None:
+            raise UserError("it is a sound, and images are wanted: name a data set of images.")
+        return decode(record.image, canvas=canvas, rendering=rendering).pixels
+
+    return pixels
 
 
 class _EnoughError(Exception):

@@ -13,7 +13,7 @@ from jaxtyping import Bool
 from simclr_jax.data.dataset import Dataset
 from simclr_jax.data.decode import fitted_size
 from simclr_jax.data.quarantine import Unreadable
-from simclr_jax.data.records import Source, left_out
+from simclr_jax.data.records import Source, has_sounds, left_out
 from simclr_jax.data.survey import Survey, survey
 
 SAMPLE = 64
@@ -42,7 +42,7 @@ def advice(seen: Survey, dataset: Dataset, *, view_size: int) -> list[str]:
       dataset: how they were read; of its canvas the images need not have been.
       view_size: side of a view in pixels.
     """
-    notes = [_left_out(seen.source), _unreadable(seen.unreadable, len(seen))]
+    notes = [left_out_note(seen.source), _unreadable(seen.unreadable, len(seen))]
     if len(seen.rows):
         notes += [
             _deep(seen, dataset),
@@ -54,14 +54,16 @@ def advice(seen: Survey, dataset: Dataset, *, view_size: int) -> list[str]:
     return [note for note in notes if note]
 
 
-def _left_out(source: Source) -> str:
+def left_out_note(source: Source) -> str:
+    """Returns what is worth a warning of files beside those of a source, "" if there are none."""
     kinds = collections.Counter(dict(left_out(source)))
     if not kinds:
         return ""
     named = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(8))
+    what, formats = ("sounds", "WAV or FLAC") if has_sounds(source) else ("images", "JPEG or PNG")
     return (
-        f"{sum(kinds.values())} files beside the {len(source)} images are left out, by their "
-        f"names no images: {named}. To train on such images, convert them to JPEG or PNG."
+        f"{sum(kinds.values())} files beside the {len(source)} {what} are left out, by their "
+        f"names no {what}: {named}. To train on such {what}, convert them to {formats}."
     )
 
 

@@ -1,4 +1,4 @@
-"""Parquet files with the images in them, as Hugging Face writes them, as a data set.
+"""Parquet files with the images, or sounds, in them, as Hugging Face writes them, as a data set.
 
 A parquet file is read by groups of rows, and nothing less: for one image its whole group comes from
 the disk. Some groups stay in memory, so a data set of up to `KEPT_BYTES` is read once.
@@ -19,7 +19,7 @@ from jaxtyping import Int
 from simclr_jax.core.errors import UserError
 from simclr_jax.core.files import reason
 from simclr_jax.data.classes import number_labels, quote
-from simclr_jax.data.columns import SPLIT, Columns, captions_of, label_of
+from simclr_jax.data.columns import SOUND, SPLIT, Columns, captions_of, label_of
 from simclr_jax.data.decode import UnreadableImageError
 from simclr_jax.data.files import (
     Paths,
@@ -30,7 +30,7 @@ from simclr_jax.data.files import (
     split_paths,
     splits_in_names,
 )
-from simclr_jax.data.records import Record, digest
+from simclr_jax.data.records import Record, digest, encoded
 
 log = logging.getLogger(__name__)
 KEPT_BYTES = 1 << 28  # of groups of rows in memory
@@ -40,6 +40,10 @@ class Parquet:
     """Rows of parquet files: an image's bytes, alone or as struct {bytes, path}, class, captions.
 
     Names of classes are those that Hugging Face keeps in the schema, or what stands in the column.
+    A column that is called as sounds are, or that Hugging Face calls one of Audio, is of sounds.
+
+    Attributes:
+      has_sounds: whether these are sounds.
     """
 
     def __init__(
@@ -62,6 +66,7 @@ class Parquet:
         self._files = [_metadata(file) for file in self._paths]
         schema = self._files[0].schema.to_arrow_schema()
         self._columns = columns.among(schema.names, self._paths[0])
+        self.has_sounds = _is_audio(schema, self._columns.image)
         by_column = split != "all" and not is_named
         if by_column and SPLIT not in schema.names:
             no_column = f"{self._paths[0]}, which has no column {SPLIT!r},"
@@ -149,13 +154,14 @@ class Parquet:
         if isinstance(image, dict):
             if image.get("bytes") is None and image.get("path"):
                 raise UnreadableImageError(
-                    f"the row has no image, and only its path, {image['path']}", name
+                    f"the row has no data, and only its path, {image['path']}", name
                 )
             image = image.get("bytes")
         if not isinstance(image, bytes):
-            raise UnreadableImageError("the row has no bytes of an image", name)
+            raise UnreadableImageError("the row has no bytes", name)
         texts = row[self._columns.caption] if self._columns.caption else None
-        return Record(image, self.labels[index], name, captions_of(texts, name))
+        captions = captions_of(texts, name)
+        return encoded(image, self.labels[index], name, captions, is_sound=self.has_sounds)
 
     def name_of(self, index: int) -> str:
         """Returns file and row of an image, such as "train-00000-of-00002.parquet, row 17"."""
@@ -225,13 +231,22 @@ def _read(
         return file.read_row_groups(list(groups), columns=list(columns), use_threads=False)
 
 
-def _class_names(schema: pa.Schema, label: str | None) -> tuple[str, ...]:
-    """Returns the names of a column's classes that Hugging Face keeps, () if there are none."""
+def _kept(schema: pa.Schema, column: str | None, key: str) -> Any:
+    """Returns what Hugging Face keeps of a column, None if nothing."""
     kept = (schema.metadata or {}).get(b"huggingface", b"{}")
     try:
-        names = json.loads(kept)["info"]["features"][label]["names"]
+        return json.loads(kept)["info"]["features"][column][key]
     except (ValueError, KeyError, TypeError, RecursionError):
-        return ()
+        return None
+
+
+def _is_audio(schema: pa.Schema, column: str | None) -> bool:
+    return column in SOUND or _kept(schema, column, "_type") == "Audio"
+
+
+def _class_names(schema: pa.Schema, label: str | None) -> tuple[str, ...]:
+    """Returns the names of a column's classes that Hugging Face keeps, () if there are none."""
+    names = _kept(schema, label, "names")
     is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
     return tuple(names) if is_list else ()
 

@@ -41,6 +41,14 @@ class Record:
     sound: bytes | Sound | None = None
 
 
+def encoded(
+    data: bytes, label: int, name: str, captions: tuple[str, ...] = (), *, is_sound: bool
+) -> Record:
+    """Returns the record of an encoded file, of an image or a sound; see `Record`."""
+    image, sound = (b"", data) if is_sound else (data, None)
+    return Record(image, label, name, captions, sound)
+
+
 @runtime_checkable  # so that a type checker can be on in tests
 class Source(Protocol):
     """A data set with random access, safe to read from many threads.

@@ -16,10 +16,11 @@ from simclr_jax.data.decode import UnreadableImageError
 from simclr_jax.data.records import Record
 
 FORMATS = ("WAV", "WAVEX", "FLAC", "OGG")
-EXTENSIONS = (".wav", ".flac", ".ogg")
 MAX_VALUES = 2**27  # samples of all channels: 23 minutes of stereo at 48 kHz, 512 MiB as floats
 MAX_SECONDS = 1800  # those of a low rate grow when they are resampled
 RATES = (1000, 768_000)  # samples per second that a file may claim
+STREAMED = 0x7F000000  # bytes that a WAV file claims from here on if its end was not known
+LOUDEST = 8.0  # samples of floats, of which 1 is full scale; a little above it is clipped
 
 
 def decode_sound(record: Record, rate: int) -> Int16[np.ndarray, " n"]:
@@ -101,6 +102,8 @@ def _decode_bytes(data: bytes) -> tuple[Float[np.ndarray, " n"], int]:
                 f"{seconds:.0f} s of {file.channels} channels, {file.frames} samples of each; a "
                 f"sound has at most {MAX_SECONDS} s and {MAX_VALUES:,} samples in all"
             )
+        if missing := _missing(data):
+            raise UnreadableImageError(f"broken {file.format} data: it is cut off, {missing} bytes")
         try:
             samples = file.read(dtype="float32", always_2d=True)
         except soundfile.LibsndfileError as error:
@@ -112,4 +115,22 @@ def _decode_bytes(data: bytes) -> tuple[Float[np.ndarray, " n"], int]:
         mean = samples.mean(axis=1)
         if not np.isfinite(mean).all():
             raise UnreadableImageError("some of its samples are no numbers")
+        if (loudest := float(np.abs(mean).max())) > LOUDEST:
+            raise UnreadableImageError(
+                f"its samples, floats, reach {loudest:.4g}, and full scale is 1: divide them"
+            )
         return mean, file.samplerate
+
+
+def _missing(data: bytes) -> int:
+    """Returns how many bytes of samples a WAV file claims and lacks; libsndfile would not say."""
+    order = {b"RIFF": "little", b"RIFX": "big"}.get(data[:4])
+    if order is None:
+        return 0
+    at = 12
+    while at + 8 <= len(data):
+        size = int.from_bytes(data[at + 4 : at + 8], order)
+        if data[at : at + 4] == b"data":
+            return 0 if size >= STREAMED else max(0, size - (len(data) - at - 8))
+        at += 8 + size + size % 2
+    return 0

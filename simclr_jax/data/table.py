@@ -24,9 +24,9 @@ from simclr_jax.data.files import (
     split_paths,
     splits_in_names,
 )
-from simclr_jax.data.records import Record, digest
+from simclr_jax.data.kinds import are_sounds
+from simclr_jax.data.records import Record, digest, encoded
 from simclr_jax.data.rows import EXTENSIONS, Row, column_names, read_rows
-from simclr_jax.data.sounds import EXTENSIONS as SOUNDS
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ class Table:
             )  # fmt: skip
         self.labels, self.class_names = number_labels(classes, class_names, self.name)
         self._present = self._first_present()
-        self.has_sounds = self._present.lower().endswith(SOUNDS)
+        self.has_sounds = are_sounds([self._present])
         rows = zip(map(self.name_of, range(len(self))), classes, self._captions, strict=True)
         self.fingerprint = digest(itertools.chain(map(json.dumps, rows), self.class_names))
 
@@ -165,8 +165,8 @@ class Table:
             if error.errno not in NO_FILE or not os.path.exists(self._present):
                 raise
             raise UnreadableImageError(f"{self.file_of(index)} does not exist", name) from error
-        image, sound = (b"", data) if self.has_sounds else (data, None)
-        return Record(image, self.labels[index], name, self._captions[index], sound)
+        captions = self._captions[index]
+        return encoded(data, self.labels[index], name, captions, is_sound=self.has_sounds)
 
     def captions_of(self, index: int) -> tuple[str, ...]:
         """Returns the captions of an image."""

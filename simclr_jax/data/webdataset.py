@@ -1,9 +1,8 @@
-"""Tars of images, in WebDataset's layout, as a data set with random access, without unpacking."""
+"""Tars of images or sounds, in WebDataset's layout, read at random without unpacking."""
 
 import collections
 import json
 import logging
-import os
 import time
 from collections.abc import Iterator, Sequence
 
@@ -12,7 +11,7 @@ from jaxtyping import Int
 
 from simclr_jax.core.errors import UserError
 from simclr_jax.data.classes import number_labels, quote, shorten
-from simclr_jax.data.columns import Columns, captions_of, label_of
+from simclr_jax.data.columns import Columns, caption_in, captions_of, label_of
 from simclr_jax.data.decode import UnreadableImageError
 from simclr_jax.data.files import (
     Paths,
@@ -23,8 +22,8 @@ from simclr_jax.data.files import (
     split_paths,
     splits_in_names,
 )
-from simclr_jax.data.folder import EXTENSIONS
-from simclr_jax.data.records import Record, digest
+from simclr_jax.data.kinds import IMAGES, SOUNDS, are_sounds, ending_of
+from simclr_jax.data.records import Record, digest, encoded
 from simclr_jax.data.tar_index import CLASS, Place, Sample, TarIndex, index_tar, read_place
 
 log = logging.getLogger(__name__)
@@ -38,9 +37,10 @@ class WebDataset:
 
     Its image is what has the ending of one, its class what its .cls holds, its caption its .txt.
     `Columns` says otherwise: `image` is an ending, such as "left.jpg", and `label` and `caption`
-    are keys of its .json.
+    are keys of its .json. Where the first samples have more sounds than images, these are sounds.
 
     Attributes:
+      has_sounds: whether these are sounds.
       left_out: how many files belong to no sample with an image, by kind.
     """
 
@@ -72,6 +72,8 @@ class WebDataset:
         classes: list[str] = []
         for t, index in enumerate(_index(self._tars)):
             self.left_out.update(index.left_out)
+            if not images:
+                self.has_sounds = self._are_sounds(index)
             for key, sample in index.samples.items():
                 ending = self._image_of(key, sample)
                 if ending is None:
@@ -84,7 +86,7 @@ class WebDataset:
                 classes.append(self._class_of(t, key, sample, index))
         if not images:
             kinds = [f"{count} {kind}" for kind, count in self.left_out.most_common()]
-            wanted = columns.image or ", ".join(sorted(EXTENSIONS))
+            wanted = columns.image or ", ".join(sorted(IMAGES | SOUNDS))
             raise UserError(
                 f"No images in {self.name}: looked for files ending in {wanted}; found "
                 f"{shorten(kinds) or 'none'}. --config.data.image_column says another ending."
@@ -97,15 +99,21 @@ class WebDataset:
         places = zip(self._names, classes, images, texts, strict=True)
         self.fingerprint = digest(json.dumps([*parts]) for parts in places)
 
+    def _are_sounds(self, index: TarIndex) -> bool:
+        if self._columns.image is not None:
+            return are_sounds([f"x.{self._columns.image}"])
+        return are_sounds(f"x.{name}" for sample in index.samples.values() for name in sample)
+
     def _image_of(self, key: str, sample: Sample) -> str | None:
         """Returns the ending of a sample's image, None if it has none."""
         if (asked := self._columns.image) is not None:
             ending = asked.lower().removeprefix(".")
             return ending if ending in sample else None
-        found = [name for name in sample if os.path.splitext(f"x.{name}")[1] in EXTENSIONS]
+        wanted, what = (SOUNDS, "sounds") if self.has_sounds else (IMAGES, "images")
+        found = [name for name in sample if ending_of(f"x.{name}") in wanted]
         if len(found) > 1:
             raise UserError(
-                f"{self.name}: {key} has the images {quote(found)}; say which one is read, "
+                f"{self.name}: {key} has the {what} {quote(found)}; say which one is read, "
                 f"--config.data.image_column={found[0]}."
             )
         return found[0] if found else None
@@ -150,14 +158,17 @@ class WebDataset:
         image, text = place(self._images), place(self._texts)
         try:
             captions = self._captions(read_place(tar, text), name) if text != NOWHERE else ()
+        except UnreadableImageError:
+            raise
         except ValueError as error:
             raise UnreadableImageError(f"its captions cannot be read: {error}", name) from error
-        return Record(read_place(tar, image), self.labels[index], name, captions)
+        data = read_place(tar, image)
+        return encoded(data, self.labels[index], name, captions, is_sound=self.has_sounds)
 
     def _captions(self, text: bytes, name: str) -> tuple[str, ...]:
         column = self._columns.caption
         if column is None:
-            return captions_of(text.decode(), name)
+            return caption_in(text, name)
         metadata = _parse(text)
         if column not in metadata:
             raise UserError(

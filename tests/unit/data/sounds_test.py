@@ -102,6 +102,21 @@ def flac(num_frames_claimed):
     return bytes(data)
 
 
+@pytest.mark.parametrize("claimed", [2**30, 2**31 - 1])
+def test_a_stream_whose_end_was_not_known_is_read(claimed):
+    """As ffmpeg and arecord write into a pipe."""
+    np.testing.assert_array_equal(read(claiming(claimed)), tone(440, 100 / 8000, 8000))
+
+
+@pytest.mark.parametrize(
+    ("subtype", "tolerance"), [("PCM_24", 0.51), ("PCM_U8", 256), ("ULAW", 600)]
+)
+def test_wav_files_of_other_depths_are_read(subtype, tolerance):
+    data = io.BytesIO()
+    soundfile.write(data, tone(440, 0.1, 8000), 8000, format="WAV", subtype=subtype)
+    np.testing.assert_allclose(read(data.getvalue()), tone(440, 0.1, 8000), atol=tolerance)
+
+
 @pytest.mark.parametrize(
     ("data", "why"),
     [
@@ -113,6 +128,9 @@ def flac(num_frames_claimed):
         (flac(2**35), r"4294967 s of 1 channels, .* at most 1800 s and 134,217,728 samples"),
         (flac(8000), r"broken FLAC data"),
         (floats([0.1, np.nan, 0.2]), "some of its samples are no numbers"),
+        (floats([0.1, -32768, 0.2]), r"reach 3\.277e\+04, and full scale is 1"),
+        (claiming(2**29), r"broken WAV data: it is cut off, 1073741624 bytes"),
+        (wav(tone(440, 0.5, 8000))[:-1], r"broken WAV data: it is cut off, 1 bytes"),
     ],
     # Bytes would be part of the names, and a WAV file of floats holds the time.
     ids=lambda value: value if isinstance(value, str) else "data",
