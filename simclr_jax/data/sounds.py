@@ -37,8 +37,8 @@ def decode_sound(record: Record, rate: int) -> Int16[np.ndarray, " n"]:
     """
     if record.sound is None:
         raise UserError(
-            "it is an image, and config.augment.name='audio' takes sounds: name some, such as "
-            "--config.data.name=midi_instruments, or a recipe for images, such as simclr_folder."
+            "it is an image, and sounds are wanted: name a data set of sounds, such as "
+            "midi_instruments."
         )
     if isinstance(record.sound, bytes):
         samples, own_rate = _decode_bytes(record.sound)
@@ -124,10 +124,9 @@ def _decode_bytes(data: bytes) -> tuple[Float[np.ndarray, " n"], int]:
 
 def _missing(data: bytes) -> int:
     """Returns how many bytes of samples a WAV file claims and lacks; libsndfile would not say."""
-    order = {b"RIFF": "little", b"RIFX": "big"}.get(data[:4])
-    if order is None:
+    if data[:4] not in (b"RIFF", b"RIFX"):
         return 0
-    at = 12
+    order, at = "little" if data[:4] == b"RIFF" else "big", 12
     while at + 8 <= len(data):
         size = int.from_bytes(data[at + 4 : at + 8], order)
         if data[at : at + 4] == b"data":
