@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from absl import flags
 from etils import epath
 
-from simclr_jax.cli import app, own_encoder
+from simclr_jax.cli import app, own_encoder, reading
 from simclr_jax.cli.tables import print_table
 from simclr_jax.data.sources import SOURCES
 from simclr_jax.report.groups import groups_table
@@ -30,10 +30,10 @@ JSON = flags.DEFINE_bool("json", False, "Prints one JSON object instead of a tab
 
 def main(argv: Sequence[str]) -> int:
     """Runs the verb; returns its exit code."""
-    return app.run(_bias, argv, required=("workdir", "groups"))
+    return reading.run(_bias, argv, required=("workdir", "groups"))
 
 
-def _bias() -> None:
+def _bias(settings: reading.Settings) -> None:
     found = judge_groups(
         WORKDIR.value,
         GROUPS.value,
@@ -42,6 +42,7 @@ def _bias() -> None:
         path=PATH.value,
         split=SPLIT.value,
         test_split=TEST_SPLIT.value,
+        reading=settings,
     )
     if JSON.value:
         print(json.dumps(found))

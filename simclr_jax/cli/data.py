@@ -25,13 +25,12 @@ import dataclasses
 import functools
 import json
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from absl import flags
 from etils import epath
 
-from simclr_jax.cli import app, recipe
+from simclr_jax.cli import app, reading
 from simclr_jax.cli.tables import print_table
 from simclr_jax.core.errors import UserError, did_you_mean
 from simclr_jax.core.files import in_a_bucket, reason, require_writable, write_text
@@ -40,6 +39,7 @@ from simclr_jax.data.audit import Audit, audit, facts, splits_of
 from simclr_jax.data.dataset import Dataset
 from simclr_jax.data.decode import as_rgb, decode
 from simclr_jax.data.reading import Reader
+from simclr_jax.data.records import Source, has_sounds
 from simclr_jax.data.shards import Split, convert
 from simclr_jax.report.audit import (
     TILE_PX,
@@ -52,18 +52,7 @@ from simclr_jax.report.audit import (
 from simclr_jax.report.tables import printable
 
 AUDIT_OUTAGE_SECONDS = 3.0  # a file that cannot be read is named soon, and the next looked at
-# What `--config.data.KEY` sets here; where the images are, flags of the verb say.
-KEYS = (
-    "ground",
-    "value_range",
-    "channels",
-    "image_column",
-    "label_column",
-    "caption_column",
-    "labels_from_folders",
-    "outage_seconds",
-    "read_timeout",
-)
+KEYS = (*reading.KEYS, "channels", "labels_from_folders")
 
 PATHS = app.define_paths(
     "path", "The folder, or what else holds the images; --path= may be left out."
@@ -81,9 +70,8 @@ def main(argv: Sequence[str]) -> int:
     action, actions = argv[1] if len(argv) > 1 else "", {"audit": _audit, "convert": _convert}
     if action not in actions:
         return app.run(functools.partial(_refuse, action, list(actions)), argv[:1], required=())
-    words, overrides = recipe.split([argv[0], *argv[2:]])
-    verb = functools.partial(actions[action], overrides)
-    return app.run(verb, words, required=(), positional="path")
+    words = [argv[0], *argv[2:]]
+    return reading.run(actions[action], words, required=(), keys=KEYS, positional="path")
 
 
 def _refuse(action: str, actions: Sequence[str]) -> None:
@@ -91,23 +79,10 @@ def _refuse(action: str, actions: Sequence[str]) -> None:
     raise UserError(f"{what}: {' or '.join(actions)}.{did_you_mean(action, actions)}")
 
 
-def _settings(overrides: Sequence[str]) -> dict[str, Any]:
-    """Returns what `--config.data.KEY=VALUE` says, by key."""
-    given = recipe.load("simclr_folder", overrides).overrides if overrides else {}
-    settings = {path.removeprefix("data."): value for path, value in given.items()}
-    for path in given:
-        if path.removeprefix("data.") not in KEYS:
-            raise UserError(
-                f"--config.{path} says nothing to `data`, which takes --config.data. of "
-                f"{', '.join(KEYS)}. Which images, say --data, --path and --split."
-            )
-    return settings
-
-
-def _audit(overrides: Sequence[str]) -> None:
+def _audit(settings: reading.Settings) -> None:
     output = epath.Path(OUTPUT.value) if OUTPUT.value else None
-    datasets = _datasets({"outage_seconds": AUDIT_OUTAGE_SECONDS} | _settings(overrides))
-    sources = [dataset.open(dataset.split) for dataset in datasets]
+    datasets = _datasets({"outage_seconds": AUDIT_OUTAGE_SECONDS, **settings})
+    sources = [_images(dataset) for dataset in datasets]
     if output is not None:
         _make(output)
         require_writable(output / "audit.json", "--output")
@@ -128,7 +103,7 @@ def _audit(overrides: Sequence[str]) -> None:
         print(f"Written to {output}: audit.html, audit.json, contact_sheet.jpg")
 
 
-def _convert(overrides: Sequence[str]) -> None:
+def _convert(settings: reading.Settings) -> None:
     if not OUTPUT.value:
         raise UserError("--output is missing: the directory of the shards.")
     output = epath.Path(OUTPUT.value)
@@ -137,7 +112,7 @@ def _convert(overrides: Sequence[str]) -> None:
             f"--output={output} is in a bucket; shards are written to a disk. Give a directory "
             "there, and copy it with gcloud storage cp -r."
         )
-    datasets = _datasets(_settings(overrides))
+    datasets = _datasets(settings)
     if CANVAS.value is not None and any(dataset.channels != 3 for dataset in datasets):
         raise UserError(
             "--canvas stores images anew, in RGB; without it they are stored as they are, for any "
@@ -165,7 +140,7 @@ def _convert(overrides: Sequence[str]) -> None:
 
 def _splits(datasets: Sequence[Dataset]) -> list[Split]:
     """Returns what is converted, with one list of classes, under names that TFDS takes."""
-    sources = [dataset.open(dataset.split) for dataset in datasets]
+    sources = [_images(dataset) for dataset in datasets]
     classes = max((source.class_names for source in sources), key=len)
     splits: dict[str, Split] = {}
     for dataset, source in zip(datasets, sources, strict=True):
@@ -184,7 +159,22 @@ def _splits(datasets: Sequence[Dataset]) -> list[Split]:
     return [*splits.values()]
 
 
-def _datasets(settings: Mapping[str, Any]) -> list[Dataset]:
+def _images(dataset: Dataset) -> Source:
+    """Opens a part.
+
+    Raises:
+      UserError: if it is of sounds, or not there.
+    """
+    source = dataset.open(dataset.split)
+    if has_sounds(source):
+        raise UserError(
+            f"{source.name} has sounds, and `data` is for images. The recipe clap trains on sounds "
+            "as they are; those that cannot be read stand in quarantine.jsonl of the run."
+        )
+    return source
+
+
+def _datasets(settings: reading.Settings) -> list[Dataset]:
     """Returns how to read each part: all splits of all paths."""
     common = {"name": DATA.value, "batch_size": 1, "canvas": TILE_PX, "labels_from_folders": None}
     datasets = []

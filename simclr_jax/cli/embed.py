@@ -6,6 +6,9 @@ images of another folder have labels if each of them is in a class folder.
 The text tower of a run of two embeds the lines of a file, --texts; names are these texts. Their
 rows are compared, by cosine, with those that --projected gives of images.
 
+How images are read is set as in `train`: --config.data.outage_seconds=3600, image_column and the
+like.
+
 python -m simclr_jax embed --workdir=runs/mine --data=folder --path=photos --output=photos.npz
 python -m simclr_jax embed --workdir=runs/clip --texts=captions.txt --output=captions.npz
 """
@@ -16,7 +19,7 @@ import numpy as np
 from absl import flags
 from etils import epath
 
-from simclr_jax.cli import app, own_encoder
+from simclr_jax.cli import app, own_encoder, reading
 from simclr_jax.core.errors import UserError
 from simclr_jax.core.files import atomic_write, require_writable
 from simclr_jax.data.sources import SOURCES
@@ -40,10 +43,10 @@ OF_IMAGES = (DATA, PATH, SPLIT, PROJECTED)
 
 def main(argv: Sequence[str]) -> int:
     """Runs the verb; returns its exit code."""
-    return app.run(_embed, argv, required=("workdir", "output"))
+    return reading.run(_embed, argv, required=("workdir", "output"))
 
 
-def _embed() -> None:
+def _embed(settings: reading.Settings) -> None:
     output = epath.Path(OUTPUT.value)
     if output.suffix != ".npz":
         raise UserError(f"--output={output} must end in .npz.")
@@ -51,12 +54,13 @@ def _embed() -> None:
     if TEXTS.value:
         _embed_texts(output)
     else:
-        _embed_images(output)
+        _embed_images(output, settings)
 
 
-def _embed_images(output: epath.Path) -> None:
+def _embed_images(output: epath.Path, settings: reading.Settings) -> None:
     run = restored.load(WORKDIR.value, STEP.value)
-    dataset = images_of(run, data=DATA.value, path=PATH.value, split=SPLIT.value)
+    where = {"data": DATA.value, "path": PATH.value, "split": SPLIT.value}
+    dataset = images_of(run, **where, reading=settings)
     images = dataset.open(dataset.split)
     found = embed(run, dataset, images, projected=PROJECTED.value)
     source, features, names, unreadable = found

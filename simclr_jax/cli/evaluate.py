@@ -10,6 +10,9 @@ Transfer, the encoder on several data sets in one table: --data comes once for e
 
 python -m simclr_jax evaluate --workdir=runs/cifar --data=tfds/cifar10 --data=digits
     --split=train --test_split=test
+
+How images are read is set as in `train`: --config.data.outage_seconds=3600, label_column and the
+like.
 """
 
 import json
@@ -20,7 +23,7 @@ from etils import epath
 from rich.console import Console
 from rich.table import Table
 
-from simclr_jax.cli import app, own_encoder
+from simclr_jax.cli import app, own_encoder, reading
 from simclr_jax.cli.tables import print_table
 from simclr_jax.core.errors import UserError
 from simclr_jax.data.sources import SOURCES
@@ -57,10 +60,10 @@ JSON = flags.DEFINE_bool("json", False, "Prints one JSON object instead of a tab
 
 def main(argv: Sequence[str]) -> int:
     """Runs the verb; returns its exit code."""
-    return app.run(_evaluate, argv, required=("workdir",))
+    return reading.run(_evaluate, argv, required=("workdir",))
 
 
-def _evaluate() -> None:
+def _evaluate(settings: reading.Settings) -> None:
     fractions, rows = _fractions(), []
     for images in _images():
         rows += evaluate(
@@ -73,6 +76,7 @@ def _evaluate() -> None:
             knn_k=K.value,
             knn_temperature=TEMPERATURE.value,
             templates=TEMPLATES.value,
+            reading=settings,
             **images,
         )
     if JSON.value:

@@ -1,6 +1,8 @@
 """Writes D/report.html: one page that shows what a run learned, for people.
 
 python -m simclr_jax report --workdir=runs/digits
+
+Images that storage is slow to give are waited for as in `train`: --config.data.outage_seconds=3600.
 """
 
 import io
@@ -17,7 +19,7 @@ from jaxtyping import Int, UInt8
 from simclr_jax.build.experiment import Experiment, build_experiment
 from simclr_jax.build.preview import augmented_views
 from simclr_jax.build.resolve import frozen_networks
-from simclr_jax.cli import app, own_encoder
+from simclr_jax.cli import app, own_encoder, reading
 from simclr_jax.core.errors import UserError
 from simclr_jax.core.files import require_writable
 from simclr_jax.data.decode import as_rgb, decode
@@ -46,16 +48,16 @@ own_encoder.define()
 
 def main(argv: Sequence[str]) -> int:
     """Runs the verb; returns its exit code."""
-    return app.run(_report, argv, required=("workdir",))
+    return reading.run(_report, argv, required=("workdir",), keys=reading.PATIENCE)
 
 
-def _report() -> None:
+def _report(settings: reading.Settings) -> None:
     run, workdir = restored.load(WORKDIR.value, STEP.value), epath.Path(WORKDIR.value)
     if "method" not in run.config:
         raise UserError(f"{workdir} holds an import, not a run: there is no training to report.")
     path = workdir / "report.html"
     require_writable(path, "--workdir")
-    experiment = build_experiment(run.config)
+    experiment = build_experiment(run.config | {"data": run.config["data"] | settings})
     metrics = read_metrics(WORKDIR.value)
     encoder = {"name": experiment.config["encoder"]["name"], **experiment.config["encoder"]}
     encoder.pop("remat", None)  # how it was trained, and not what it is

@@ -17,7 +17,7 @@ from typing import Any
 from absl import flags
 from etils import epath
 
-from simclr_jax.cli import app, own_encoder
+from simclr_jax.cli import app, own_encoder, reading
 from simclr_jax.cli.tables import print_table
 from simclr_jax.core.errors import UserError
 from simclr_jax.core.files import require_writable, write_text
@@ -49,21 +49,22 @@ JSON = flags.DEFINE_bool("json", False, "Prints one JSON object instead of a tab
 
 def main(argv: Sequence[str]) -> int:
     """Runs the verb; returns its exit code."""
-    return app.run(_select, argv, required=("workdir", "count"))
+    return reading.run(_select, argv, required=("workdir", "count"))
 
 
-def _select() -> None:
+def _select(settings: reading.Settings) -> None:
     output = epath.Path(OUTPUT.value or epath.Path(WORKDIR.value) / "selected.csv")
     run = restored.load(WORKDIR.value, STEP.value)
     require_writable(output, "--output")
-    dataset = images_of(run, data=DATA.value, path=PATH.value, split=SPLIT.value)
+    where = {"data": DATA.value, "path": PATH.value, "split": SPLIT.value, "reading": settings}
+    dataset = images_of(run, **where)
     pool = embed(run, dataset, dataset.open(dataset.split))
     known = _indices(LABELLED.value, pool.names) if LABELLED.value else []
     chosen = choose(
         pool.features.features, COUNT.value, method=METHOD.value, seed=SEED.value, known=known
     )
     names = [pool.names[i] for i in chosen]
-    rows = _curve(run, pool) if CURVE.value else []
+    rows = _curve(run, pool, where) if CURVE.value else []
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerows([("name",), *((name,) for name in names)])
@@ -92,19 +93,13 @@ def _indices(path: str, names: Sequence[str]) -> list[int]:
     return [index[name] for name in listed if name is not None]
 
 
-def _curve(run: restored.Restored, pool: Embedded) -> list[dict[str, Any]]:
+def _curve(run: restored.Restored, pool: Embedded, where: dict[str, Any]) -> list[dict[str, Any]]:
     try:
         counts = [checked("--curve", int(text), Count) for text in CURVE.value]
     except ValueError:
         raise UserError(f"--curve={','.join(CURVE.value)} must be whole numbers.") from None
-    dataset = choose_images(
-        run.dataset,
-        data=DATA.value,
-        path=PATH.value,
-        split=SPLIT.value,
-        test_split=TEST_SPLIT.value,
-        needed=("test_split",),
-    )
+    needed = ("test_split",)
+    dataset = choose_images(run.dataset, **where, test_split=TEST_SPLIT.value, needed=needed)
     test = dataset.open_test(pool.source)
     if test is None or not test.class_names:
         raise UserError("--curve needs labelled images to judge on: say which, --test_split=test.")

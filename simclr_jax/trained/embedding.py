@@ -1,9 +1,9 @@
 """Images as a trained encoder sees them, with their names, and texts as a text tower does."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,15 +28,25 @@ class Embedded(NamedTuple):
     unreadable: Quarantine
 
 
-def images_of(run: Restored, *, data: str | None, path: str | None, split: str | None) -> Dataset:
+def images_of(
+    run: Restored,
+    *,
+    data: str | None,
+    path: str | None,
+    split: str | None,
+    reading: Mapping[str, Any] | None = None,
+) -> Dataset:
     """Returns what the flags of a verb name; of another folder all, with labels if it has classes.
+
+    The arguments are those of `choose_images`.
 
     Raises:
       UserError: if it is another data set with splits, and none of them is given.
     """
     name = data or run.dataset.name
     needed = () if name in LISTED else ("split",)
-    dataset = choose_images(run.dataset, data=data, path=path, split=split, needed=needed)
+    where = {"data": data, "path": path, "split": split}
+    dataset = choose_images(run.dataset, **where, needed=needed, reading=reading)
     if name == "folder" and (data or path):
         dataset = dataclasses.replace(dataset, labels_from_folders=None)
     return dataset

@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -46,6 +46,7 @@ def evaluate(
     split: str | None = None,
     test_split: str | None = None,
     templates: Sequence[str] | None = None,
+    reading: Mapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     """Judges a checkpoint of a workdir, and adds the figures to D/results.json.
 
@@ -64,6 +65,8 @@ def evaluate(
       test_split: split of `data`, the images to judge on.
       templates: for zero_shot, captions with {} in place of the name of a class; those of the data
         set if None.
+      reading: settings of `config.data` that these images are read by, in place of the run's, such
+        as {"outage_seconds": 3600}.
 
     Returns:
       A row for each figure: "protocol", "features", "top1" in [0, 1], "train_data", "test_data",
@@ -93,6 +96,7 @@ def evaluate(
         split=split,
         test_split=test_split,
         needed=("split", "test_split") if of_features else ("test_split",),
+        reading=reading,
     )
     dataset = dataclasses.replace(dataset, labels_from_folders=dataset.name == "folder")
     rows = _evaluate_classifier(workdir, run, dataset) if "classifier" in protocols else []

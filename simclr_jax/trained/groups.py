@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ def judge_groups(
     path: str | None = None,
     split: str | None = None,
     test_split: str | None = None,
+    reading: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Compares groups of test images, and writes D/groups.json.
 
@@ -44,6 +46,7 @@ def judge_groups(
       path: the folder, or the directory of prepared data sets.
       split: split of `data`, the images with labels to fit on.
       test_split: split of `data`, the images in groups.
+      reading: settings of `config.data` that these images are read by, in place of the run's.
 
     Returns:
       "train_data", "test_data", "step", "num_test" (images in a group), and "groups", the rows of
@@ -57,7 +60,13 @@ def judge_groups(
     named = _read(groups)
     needed = ("split", "test_split")
     dataset = choose_images(
-        run.dataset, data=data, path=path, split=split, test_split=test_split, needed=needed
+        run.dataset,
+        data=data,
+        path=path,
+        split=split,
+        test_split=test_split,
+        needed=needed,
+        reading=reading,
     )
     train_source, test_source, _ = run.open_labelled(dataset)
     train = embed(run, dataset, train_source).features

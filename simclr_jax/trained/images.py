@@ -1,9 +1,11 @@
 """Which images a verb is about: the run's own, or those that --data, --path and splits name."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from simclr_jax.core.errors import UserError
+from simclr_jax.core.sections import build_section
 from simclr_jax.data.dataset import Dataset
 from simclr_jax.data.files import absolute_paths
 from simclr_jax.data.sources import LISTED
@@ -20,6 +22,7 @@ def choose_images(
     split: str | None,
     test_split: str | None = None,
     needed: Sequence[str] = (),
+    reading: Mapping[str, Any] | None = None,
 ) -> Dataset:
     """Returns the run's data set with what the flags of a verb say in its place.
 
@@ -33,22 +36,23 @@ def choose_images(
       split: --split.
       test_split: --test_split.
       needed: flags that must be given for other images than the run's.
+      reading: settings of `config.data` that say how they are read, in place of the run's.
 
     Raises:
-      UserError: if one of them is not.
+      UserError: if one of them is not, or a setting has a value that it cannot have.
     """
     name = data or own.name
     where = absolute_paths(path) if path else own.path if name == own.name else None
     given = {"split": split, "test_split": test_split}
     if name == own.name and (name not in LISTED or where == own.path):
         splits = {key: value or getattr(own, key) for key, value in given.items()}
-        return dataclasses.replace(own, path=where, **splits)
+        return _read_by(dataclasses.replace(own, path=where, **splits), reading)
     if missing := [f"--{key}={EXAMPLES[key]}" for key in needed if not given[key]]:
         raise UserError(
             f"{name}{f' {where}' if where else ''} is another data set than the run's, whose "
             f"splits say nothing about it: give {' and '.join(missing)}, or what its splits are."
         )
-    return dataclasses.replace(
+    others = dataclasses.replace(
         own,
         name=name,
         path=where,
@@ -58,3 +62,12 @@ def choose_images(
         labels_from_folders=False,
         **({} if name == own.name else dict.fromkeys(COLUMNS)),
     )
+    return _read_by(others, reading)
+
+
+def _read_by(dataset: Dataset, reading: Mapping[str, Any] | None) -> Dataset:
+    """Returns a data set with some settings changed, which are checked as those of a config."""
+    if not reading:
+        return dataset
+    own = {field.name: getattr(dataset, field.name) for field in dataclasses.fields(dataset)}
+    return build_section("config.data", Dataset, own | dict(reading))

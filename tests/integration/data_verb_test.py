@@ -63,10 +63,13 @@ def test_audit_prints_tables_and_writes_json_a_page_and_a_sheet(photos, tmp_path
 
 def test_mistakes_end_in_words(photos, tmp_path):
     (tmp_path / "file").write_text("x")
+    (tmp_path / "sounds").mkdir()
+    (tmp_path / "sounds/a.wav").write_text("x")
     for arguments, message in (
         (("adit", photos), "Did you mean 'audit'?"),
         (("audit", photos, f"--output={tmp_path}/file/x"), "cannot be made"),
         (("audit", photos, "--config.data.value_range=dark"), "value_range='dark' must be"),
+        (("convert", tmp_path / "sounds", f"--output={tmp_path}/s"), "`data` is for images"),
         (("convert", photos, "--output=gs://bucket/x"), "shards are written to a disk"),
         (("audit", photos, "--config.data.batch_size=4"), "says nothing to `data`"),
         (

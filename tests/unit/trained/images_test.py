@@ -57,3 +57,13 @@ def test_a_relative_path_is_one_from_here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     own = Dataset("folder", 16, 32, "train", path=str(tmp_path / "photos"))
     assert choose(own, "split", path="photos") == own
+
+
+def test_images_are_read_as_asked_their_own_as_others():
+    reading = {"outage_seconds": 3, "image_column": "photo"}
+    for given in ({}, {"data": "csv", "path": "/t.csv"}):
+        chosen = choose(FOLDER, reading=reading, **given)
+        assert (chosen.outage_seconds, chosen.image_column) == (3.0, "photo")
+    assert choose(FOLDER, reading={}) == FOLDER
+    with pytest.raises(UserError, match=r"config\.data\.outage_seconds=-1"):
+        choose(FOLDER, reading={"outage_seconds": -1.0})
