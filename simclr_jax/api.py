@@ -24,7 +24,7 @@ from simclr_jax import run, sweeps
 from simclr_jax.build import recipe as recipes
 from simclr_jax.core.errors import UserError
 from simclr_jax.core.files import expand_workdir
-from simclr_jax.core.types import Batch, Clips
+from simclr_jax.core.types import Batch
 from simclr_jax.data.given import Given, GivenImage
 from simclr_jax.data.quarantine import Quarantine
 from simclr_jax.evals.features import extract_features
@@ -165,8 +165,7 @@ class Encoder:
         self, images: Sequence[GivenImage] | np.ndarray, apply: Callable[[Batch], jax.Array]
     ) -> Float[np.ndarray, "n d"]:
         cuts, unreadable = self.run.network.evaluation.cuts, Quarantine()
-        is_sound = isinstance(cuts, Clips)
-        source = Given(images, self.run.dataset.rendering, has_sounds=is_sound)
+        source = Given(images, self.run.dataset.rendering, has_sounds=self.run.takes_sounds)
         rows = min(self.run.dataset.batch_size, 1 << (len(source) - 1).bit_length())
         devices = self.run.mesh.size  # which share a batch evenly
         dataset = dataclasses.replace(self.run.dataset, batch_size=-(-rows // devices) * devices)

@@ -103,6 +103,37 @@ class TrainedText:
         return on_cpu(self, tokens, lengths)
 
 
+def text_facts(text: TrainedText, scale: float, bias: float | None) -> dict[str, Any]:
+    """Returns what a program must know to use a text tower, as JSON can hold it.
+
+    Args:
+      text: the tower.
+      scale: factor of the cosines of its rows and those of the other tower.
+      bias: what is added to them; None where the run has none.
+    """
+    tokenizer = text.tokenizer
+    return {
+        "texts": "tokens of the tokenizer between start and end, cut to the context with the "
+        "end kept, then padding; a length counts start and end.",
+        "rows": "logit = scale * cosine + bias",
+        "scale": scale,
+        "bias": bias or 0.0,
+        "context": tokenizer.context,
+        "start_token": tokenizer.start,
+        "end_token": tokenizer.end,
+        "padding": 0,
+        "tokenizer_sha256": tokenizer.sha256,
+    }
+
+
+def beside(facts: Mapping[str, Any], tokenizer: Tokenizer) -> dict[str, str]:
+    """Returns the texts that go beside the file of a tower, by the end of their names."""
+    return {
+        ".json": json.dumps(facts, indent=2) + "\n",
+        ".tokenizer.json": tokenizer.json,
+    }
+
+
 @dataclasses.dataclass(frozen=True)
 class TrainedTowers:
     """Both towers of a run, and how their rows are compared: scale * cosine + bias.
@@ -121,28 +152,11 @@ class TrainedTowers:
 
     def facts(self) -> dict[str, Any]:
         """Returns what a program must know to use either tower, as JSON can hold it."""
-        tokenizer = self.text.tokenizer
         return {
             "images": self.image.takes(channels_first=True) + " to PyTorch and ONNX; "
             "channels come last in StableHLO. No mean or deviation is subtracted or divided by.",
-            "texts": "tokens of the tokenizer between start and end, cut to the context with the "
-            "end kept, then padding; a length counts start and end.",
-            "rows": "logit = scale * cosine + bias",
-            "scale": self.scale,
-            "bias": self.bias or 0.0,
             "image_size": self.image.image_size,
-            "context": tokenizer.context,
-            "start_token": tokenizer.start,
-            "end_token": tokenizer.end,
-            "padding": 0,
-            "tokenizer_sha256": tokenizer.sha256,
-        }
-
-    def beside(self) -> dict[str, str]:
-        """Returns the texts that go beside the file of a tower, by the end of their names."""
-        return {
-            ".json": json.dumps(self.facts(), indent=2) + "\n",
-            ".tokenizer.json": self.text.tokenizer.json,
+            **text_facts(self.text, self.scale, self.bias),
         }
 
     def examples(self) -> tuple[np.ndarray, ...]:

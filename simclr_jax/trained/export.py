@@ -12,7 +12,7 @@ from jaxtyping import Float
 from simclr_jax.core.errors import UserError
 from simclr_jax.data.text import read_tokenizer
 from simclr_jax.interop import formats
-from simclr_jax.interop.text_tower import TrainedText, TrainedTowers
+from simclr_jax.interop.text_tower import TrainedText, TrainedTowers, beside, text_facts
 from simclr_jax.models.heads import MLP
 from simclr_jax.parallel.sharding import replicated
 from simclr_jax.train.checkpoint import Checkpoints
@@ -40,9 +40,14 @@ def export(
         return formats.export(towers_of(run), path, format_name, **options)
     if tower is None:
         return formats.export(run.encoder_to_export(), path, format_name, **options)
-    both = towers_of(run)
-    one = both.image if tower == "image" else both.text
-    return formats.export(one, path, format_name, beside=both.beside(), **options)
+    if tower == "text" and run.takes_sounds:  # whose encoder is in no file
+        text, scale, bias = text_of(run)
+        one, facts = text, text_facts(text, scale, bias)
+    else:
+        both = towers_of(run)
+        one, facts, text = both.image if tower == "image" else both.text, both.facts(), both.text
+    files = beside(facts, text.tokenizer)
+    return formats.export(one, path, format_name, beside=files, **options)
 
 
 def towers_of(run: Restored) -> TrainedTowers:
@@ -53,22 +58,26 @@ def towers_of(run: Restored) -> TrainedTowers:
         linear.
       StorageError: if the checkpoint cannot be read.
     """
+    text, scale, bias = text_of(run)
+    params = jax.device_get(run.variables["params"])
+    projection = _linear(run.model.projector, params, "projector")
+    image = dataclasses.replace(run.encoder_to_export(), projection=projection)
+    return TrainedTowers(image, text, scale, bias)
+
+
+def text_of(run: Restored) -> tuple[TrainedText, float, float | None]:
+    """Returns the text tower of a run, and scale and bias of its logits; see `TrainedTowers`.
+
+    Raises:
+      As `towers_of` does.
+    """
     tokenizer = read_tokenizer(run.workdir, run.require_text())
     params = jax.device_get(run.variables["params"])
-    scalars = _scalars(run)
     assert run.model.text is not None  # of `require_text`
-    projection = _linear(run.model.projector, params, "projector")
-    return TrainedTowers(
-        image=dataclasses.replace(run.encoder_to_export(), projection=projection),
-        text=TrainedText(
-            network=run.model.text,
-            params=params["text"],
-            projection=_linear(run.model.text_projector, params, "text_projector"),
-            tokenizer=tokenizer,
-        ),
-        scale=math.exp(scalars["log_scale"]),
-        bias=scalars.get("logit_bias"),
-    )
+    projection = _linear(run.model.text_projector, params, "text_projector")
+    text = TrainedText(run.model.text, params["text"], projection, tokenizer)
+    scalars = _scalars(run)
+    return text, math.exp(scalars["log_scale"]), scalars.get("logit_bias")
 
 
 def _linear(projector: MLP | None, params: Any, name: str) -> Float[np.ndarray, "d p"]:

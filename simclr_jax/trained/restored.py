@@ -62,6 +62,11 @@ class Restored:
         """The encoder and its heads, without their variables."""
         return self.network.model
 
+    @property
+    def takes_sounds(self) -> bool:
+        """Whether the encoder sees sounds, and not images."""
+        return isinstance(self.network.evaluation.cuts, Clips)
+
     def training_images(self) -> Source | None:
         """Opens the images that the network was trained on, with the labels that it saw.
 
@@ -205,10 +210,11 @@ class Restored:
         Raises:
           UserError: if it is one of sounds.
         """
-        if isinstance(self.network.evaluation.cuts, Clips):
+        if self.takes_sounds:
             raise UserError(
                 f"The encoder of {self.workdir} takes spectrograms, and files are made of encoders "
-                "of images. `embed` writes its features, and simclr_jax.load gives them to Python."
+                "of images. `embed` writes its features, simclr_jax.load gives them to Python, and "
+                "--tower=text takes its text tower away."
             )
         network: Any = self.model.encoder  # a linen module, which its protocol does not say
         params, batch_stats = (

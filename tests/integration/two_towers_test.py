@@ -120,6 +120,12 @@ def test_clap_names_tones_that_it_has_not_heard_and_its_encoder_is_judged_as_any
     assert encoder.project([tmp_path / "0.wav", tmp_path / "1.wav"]).shape == (2, 16)
     with pytest.raises(UserError, match="takes spectrograms, and files are made of encoders of im"):
         encoder.export(tmp_path / "x.stablehlo", format="stablehlo")
+    found, _ = encoder.export(tmp_path / "text.stablehlo", format="stablehlo", tower="text")
+    assert found.relative < 1e-5
+    facts = json.loads((tmp_path / "text.stablehlo.json").read_text())
+    assert 1 <= facts["scale"] <= 100
+    assert "images" not in facts
+    assert (tmp_path / "text.stablehlo.tokenizer.json").exists()
     last = json.loads((tmp_path / "run/metrics.jsonl").read_text().splitlines()[-1])
     assert {"loss_audio_to_text", "loss_text_to_audio"} <= last.keys()
 

@@ -9,6 +9,7 @@ import pytest
 from simclr_jax.core.errors import UserError
 from simclr_jax.interop import formats, stablehlo
 from simclr_jax.interop.formats import check_request, export
+from simclr_jax.interop.text_tower import beside
 
 
 def relative(got, want):
@@ -38,7 +39,9 @@ def test_a_tower_is_its_network_and_then_its_projector(trained_towers):
 def test_a_stablehlo_file_of_a_text_tower_takes_any_number_of_texts(trained_towers, tmp_path):
     towers = trained_towers(dtype="bfloat16", pool="probe")
     path = tmp_path / "text.stablehlo"
-    found, usage = export(towers.text, path, "stablehlo", beside=towers.beside())
+    found, usage = export(
+        towers.text, path, "stablehlo", beside=beside(towers.facts(), towers.text.tokenizer)
+    )
     assert found.relative < 1e-5
     assert "int32 tokens [n, 9] and lengths [n]" in usage
     tokens, lengths = towers.text.examples()
@@ -61,7 +64,12 @@ def test_nothing_is_left_beside_a_file_that_is_refused(trained_towers, monkeypat
         formats.Format(".stablehlo", (), stablehlo.write, stablehlo.read, holds=formats.TOWER),
     )
     with pytest.raises(UserError, match="on texts, more than --max_difference"):
-        export(towers.text, tmp_path / "x.stablehlo", "stablehlo", beside=towers.beside())
+        export(
+            towers.text,
+            tmp_path / "x.stablehlo",
+            "stablehlo",
+            beside=beside(towers.facts(), towers.text.tokenizer),
+        )
     assert not [*tmp_path.iterdir()]
 
 
