@@ -25,8 +25,9 @@ from simclr_jax.core.files import require_writable
 from simclr_jax.data.decode import as_rgb, decode
 from simclr_jax.data.quarantine import read_quarantine
 from simclr_jax.data.reading import Reader
-from simclr_jax.data.records import Source, captions_of, has_sounds
+from simclr_jax.data.records import Source, has_sounds
 from simclr_jax.data.sounds import decode_sound
+from simclr_jax.data.text import readable_captions
 from simclr_jax.evals.features import extract_features
 from simclr_jax.evals.results import Row, read_results
 from simclr_jax.report.contents import Embedding, ReportContents
@@ -165,7 +166,7 @@ def _pairs(
         source, experiment.network.evaluation.cuts, indices=ids
     )
     rows = extract_features(run.project, batches, experiment.mesh)
-    of_images = [captions_of(source, int(i)) for i in ids]
+    of_images = [readable_captions(source, int(i)) for i in ids]
     captions = [*dict.fromkeys(caption for said in of_images for caption in said)]
     return Pairs(
         image_rows=rows.features,

@@ -1,7 +1,7 @@
 """What the columns of a table of images are called, and what its labels and texts mean."""
 
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
@@ -85,6 +85,17 @@ def captions_of(value: Any, name: str) -> tuple[str, ...]:
     if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
         raise UserError(f"{name}: the captions {value!r} are neither text nor a list of texts.")
     return tuple(text.strip() for text in texts if text.strip())
+
+
+def captions_if_readable(read: Callable[[], tuple[str, ...]]) -> tuple[str, ...]:
+    """Returns what `read` does, none if it finds no text: an image may be wanted without one.
+
+    Where one is needed, `Reader.captions` says what is wrong with it.
+    """
+    try:
+        return read()
+    except UnreadableImageError:
+        return ()
 
 
 def caption_in(data: bytes, name: str) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from jaxtyping import Int
 
 from simclr_jax.core.errors import UserError, did_you_mean
 from simclr_jax.data.classes import number_labels, quote, shorten
-from simclr_jax.data.columns import MAX_CAPTION_BYTES, caption_in
+from simclr_jax.data.columns import MAX_CAPTION_BYTES, caption_in, captions_if_readable
 from simclr_jax.data.files import Paths, file_keys, list_files, split_paths
 from simclr_jax.data.kinds import IMAGES, SOUNDS, TEXT, are_sounds, ending_of
 from simclr_jax.data.records import Record, digest, encoded
@@ -138,7 +138,7 @@ class Folder:
         name = self._files[index]
         with open(self.file_of(index), "rb") as file:
             data = file.read()
-        captions = self.captions_of(index)
+        captions = captions_if_readable(lambda: self.captions_of(index))
         return encoded(data, self.labels[index], name, captions, is_sound=self.has_sounds)
 
     def captions_of(self, index: int) -> tuple[str, ...]:

@@ -52,6 +52,7 @@ class Images:
         try:
             record = self._reader.record(i) if record is None else record
             if self._needs_captions and (problem := problem_with(record.captions)):
+                self._reader.captions(i)  # which raises if there is one that is no text
                 raise UnreadableImageError(problem, record.name)
             decoded = self._decode(record)
         except UnreadableImageError as error:

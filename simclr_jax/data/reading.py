@@ -19,7 +19,7 @@ import numpy as np
 from simclr_jax.core.errors import TryAgainError
 from simclr_jax.core.files import reason
 from simclr_jax.core.ranges import NonNegative, Positive
-from simclr_jax.data.records import Record, Source, name_of, read_records
+from simclr_jax.data.records import Record, Source, captions_of, name_of, read_records
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -52,8 +52,9 @@ class Reader:
     """Records of a source, from threads that a read may keep for ever.
 
     `run` does a job in a thread of the reader, and starts it again in another one if a read in it
-    hangs; whichever ends first is what counts. `record` and `records` are for use within a job.
-    Nothing is done twice where storage answers: a job costs one change of threads.
+    hangs; whichever ends first is what counts. `record`, `records` and `captions` are for use
+    within a job. Nothing is done twice where storage answers: a job costs one change of
+    threads.
     """
 
     def __init__(self, source: Source, patience: Patience) -> None:
@@ -79,6 +80,15 @@ class Reader:
         if not len(ids):
             return []
         return self._patiently(int(ids[0]), lambda: read_records(self._source, ids))
+
+    def captions(self, i: int) -> tuple[str, ...]:
+        """Reads the captions of a record, without its image where the source can.
+
+        Raises:
+          UnreadableImageError: if they are no texts.
+          OutageError: if storage fails for too long.
+        """
+        return self._patiently(i, lambda: captions_of(self._source, i))
 
     def run(self, job: Callable[[], T]) -> T:
         """Returns what `job` does, which must be the same each time.

@@ -216,13 +216,14 @@ def read_tokenizer(workdir: str, captions: Captions) -> Tokenizer:
 
 def has_captions(source: Source) -> bool:
     """Whether any of the first records of a source has a caption."""
-    return any(_readable_captions(source, i) for i in range(min(len(source), LOOKED_AT)))
+    return any(readable_captions(source, i) for i in range(min(len(source), LOOKED_AT)))
 
 
-def _readable_captions(source: Source, i: int) -> tuple[str, ...]:
+def readable_captions(source: Source, i: int) -> tuple[str, ...]:
+    """Returns the captions of a record, none if they are no texts: training on it says why."""
     try:
         return captions_of(source, i)
-    except UnreadableImageError:  # it goes to quarantine when it is trained on
+    except UnreadableImageError:
         return ()
 
 
@@ -264,7 +265,7 @@ def _train(source: Source, vocab_size: int) -> str:
 def _all_captions(source: Source) -> Iterator[str]:
     count = 0
     for i in range(len(source)):
-        for caption in _readable_captions(source, i):
+        for caption in readable_captions(source, i):
             count += 1
             if count % TELL_EVERY == 0:
                 log.info("The tokenizer has read %d captions of %s.", count, source.name)

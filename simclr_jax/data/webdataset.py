@@ -11,7 +11,7 @@ from jaxtyping import Int
 
 from simclr_jax.core.errors import UserError
 from simclr_jax.data.classes import number_labels, quote, shorten
-from simclr_jax.data.columns import Columns, caption_in, captions_of, label_of
+from simclr_jax.data.columns import Columns, caption_in, captions_if_readable, captions_of, label_of
 from simclr_jax.data.decode import UnreadableImageError
 from simclr_jax.data.files import (
     Paths,
@@ -141,7 +141,7 @@ class WebDataset:
         """Makes sure that the first text can be read: of a wrong setting none could."""
         with_text = np.flatnonzero(self._texts[:, 1])
         try:
-            _ = self[int(with_text[0])] if with_text.size else None
+            _ = self.captions_of(int(with_text[0])) if with_text.size else None
         except UnreadableImageError as error:
             raise UserError(f"{error}.") from error
 
@@ -154,16 +154,21 @@ class WebDataset:
 
     def __getitem__(self, index: int, /) -> Record:
         tar, name = self._tars[self._tar_of[index]], self._names[index]
-        place = lambda places: (int(places[index, 0]), int(places[index, 1]))
-        image, text = place(self._images), place(self._texts)
+        data = read_place(tar, _place(self._images, index))
+        captions = captions_if_readable(lambda: self.captions_of(index))
+        return encoded(data, self.labels[index], name, captions, is_sound=self.has_sounds)
+
+    def captions_of(self, index: int) -> tuple[str, ...]:
+        """Returns the captions of an image, without reading it."""
+        tar, name, text = self._tars[self._tar_of[index]], self._names[index], self._texts[index]
+        if not text.any():
+            return ()
         try:
-            captions = self._captions(read_place(tar, text), name) if text != NOWHERE else ()
+            return self._captions(read_place(tar, _place(self._texts, index)), name)
         except UnreadableImageError:
             raise
         except ValueError as error:
             raise UnreadableImageError(f"its captions cannot be read: {error}", name) from error
-        data = read_place(tar, image)
-        return encoded(data, self.labels[index], name, captions, is_sound=self.has_sounds)
 
     def _captions(self, text: bytes, name: str) -> tuple[str, ...]:
         column = self._columns.caption
@@ -180,6 +185,11 @@ class WebDataset:
     def name_of(self, index: int) -> str:
         """Returns tar and path of an image, such as "train-001.tar: a/17.jpg"."""
         return self._names[index]
+
+
+def _place(places: Int[np.ndarray, "n 2"], index: int) -> Place:
+    offset, length = places[index]
+    return int(offset), int(length)
 
 
 def _index(tars: Sequence[str]) -> Iterator[TarIndex]:

@@ -9,7 +9,8 @@ import numpy as np
 from simclr_jax.core.errors import UserError
 from simclr_jax.core.sections import config_errors_at
 from simclr_jax.data.dataset import Dataset
-from simclr_jax.data.records import Source, captions_of, has_sounds
+from simclr_jax.data.records import Source, has_sounds
+from simclr_jax.data.text import readable_captions
 from simclr_jax.evals.features import Features, check_labels, extract_features
 from simclr_jax.evals.retrieval import recalls
 from simclr_jax.evals.zero_shot import class_rows, predict
@@ -86,7 +87,7 @@ def _zero_shot(
 
 
 def _retrieval(run: Restored, test: Source, images: Features) -> list[dict[str, Any]]:
-    said = [(n, text) for n, i in enumerate(images.ids) for text in captions_of(test, int(i))]
+    said = [(n, text) for n, i in enumerate(images.ids) for text in readable_captions(test, int(i))]
     owners, here = np.array([n for n, _ in said], np.int64), np.arange(len(images.ids))
     if len(np.unique(owners)) < len(here):
         raise UserError(

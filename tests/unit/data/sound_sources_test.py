@@ -20,7 +20,7 @@ from simclr_jax.data.look import left_out_note
 from simclr_jax.data.quarantine import Quarantine
 from simclr_jax.data.records import captions_of, has_sounds, left_out, name_of
 from simclr_jax.data.sources import open_source
-from simclr_jax.data.text import Captions, has_captions
+from simclr_jax.data.text import Captioned, Captions, has_captions
 
 pytest.importorskip("soundfile", reason="the extra audio is not installed")
 RATE, NUM, BROKEN = 8000, 6, 4
@@ -134,8 +134,9 @@ def test_a_folder_of_images_has_the_captions_beside_them(tmp_path):
     assert [source[i].label for i in (0, 5)] == [0, 1]
     assert left_out(source) == {".txt": 1}
     (tmp_path / "a/0.txt").write_bytes(b"caf\xe9")
+    assert source[0].captions == ()
     with pytest.raises(UnreadableImageError, match=r"a/0\.png: its caption is not UTF-8: byte"):
-        _ = source[0]
+        captions_of(source, 0)
     (tmp_path / "a/0.txt").write_bytes(b"x" * 1_000_001)
     with pytest.raises(UnreadableImageError, match=r"a/0\.png: its caption has 1,000,001 bytes"):
         captions_of(source, 0)
@@ -190,3 +191,19 @@ def test_a_tokenizer_is_trained_on_the_captions_of_a_folder(tmp_path):
     source = open_source("folder", split="all", path=tmp_path)
     tokenizer = Captions(context=16, vocab_size=300).tokenizer_for(source)
     assert 3 <= tokenizer(caption(1)).length <= 16
+
+
+def test_an_image_whose_caption_is_no_text_is_read_unless_captions_are_trained_on(tmp_path):
+    pytest.importorskip("tokenizers", reason="the extra text is not installed")
+    write_folder(tmp_path, ".png", picture)
+    (tmp_path / "a/0.txt").write_bytes(b"caf\xe9")
+    (tmp_path / "a/1.txt").write_bytes(b"")
+    source = open_source("folder", split="all", path=tmp_path)
+    captioned = Captioned(source, Captions(context=16, vocab_size=300).tokenizer_for(source))
+    whole = Cuts(8, 1, lambda words, size: np.array([[0, 0, *size]], np.int32))
+    for one, unreadable in ((source, {}), (captioned, {"a/0.png": "UTF-8", "a/1.png": "has no"})):
+        quarantine = Quarantine()
+        list(eval_batches(one, whole, batch_size=NUM, canvas=8, quarantine=quarantine))
+        assert quarantine.entries.keys() == unreadable.keys()
+        for name, reason in unreadable.items():
+            assert reason in quarantine.entries[name].reason

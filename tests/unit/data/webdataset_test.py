@@ -14,7 +14,7 @@ from simclr_jax.data import tar_index
 from simclr_jax.data.columns import Columns
 from simclr_jax.data.dataset import Dataset
 from simclr_jax.data.decode import UnreadableImageError
-from simclr_jax.data.records import count_shared, left_out
+from simclr_jax.data.records import captions_of, count_shared, left_out
 from simclr_jax.data.sources import open_source
 from simclr_jax.data.webdataset import WebDataset
 
@@ -204,12 +204,13 @@ def test_a_tar_that_shrinks_under_a_run_is_no_storage_fault(tmp_path):
         source[0]
 
 
-def test_a_caption_that_is_no_text_makes_its_row_unreadable(tmp_path):
+def test_a_caption_that_is_no_text_is_named_where_captions_are_asked_for(tmp_path):
     write_tar(tmp_path / "0.tar", ("a.jpg", b"1"), ("a.txt", b"caf\xe9"))
+    assert open_tars(tmp_path)[0].captions == ()
     with pytest.raises(
         UnreadableImageError, match=r"^0\.tar: a\.jpg: its caption is not UTF-8: byte 0xe9 at 4\."
     ):
-        open_tars(tmp_path)[0]
+        captions_of(open_tars(tmp_path), 0)
 
 
 def test_splits_are_names_of_tars_or_of_their_folders(tmp_path):
