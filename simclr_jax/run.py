@@ -131,6 +131,7 @@ def open_run(config: Mapping[str, Any], workdir: str) -> Iterator[Run]:
         log_metrics = LogMetrics(
             writer,
             experiment.schedule,
+            state.params,
             every=experiment.run.log_every,
             first_step=first_step,
             num_steps=experiment.num_steps,

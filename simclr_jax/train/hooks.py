@@ -19,10 +19,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from simclr_jax.core.state import TrainState
-from simclr_jax.core.types import Batch, Metrics
+from simclr_jax.core.types import Batch, Metrics, Params
 from simclr_jax.data.quarantine import TooManyUnreadableError
 from simclr_jax.data.reading import OutageError
 from simclr_jax.train.metrics import MetricsWriter
+from simclr_jax.train.norms import copied, norms_of_update
 from simclr_jax.train.saving import SaveCheckpoint
 
 log = logging.getLogger(__name__)
@@ -162,6 +163,9 @@ class SaveAtEarlyEnd:
 class LogMetrics:
     """Hook: writes metrics every `every` steps, and shows progress with the time left.
 
+    Those lines have the norms of the parameters and of their update, too, for which a copy of the
+    parameters is kept during the step.
+
     On a terminal progress is a bar that stays at the bottom; in a log file it is a plain
     line every ten seconds or so.
     """
@@ -170,6 +174,7 @@ class LogMetrics:
         self,
         writer: MetricsWriter,
         schedule: optax.Schedule,
+        params: Params,
         *,
         every: int,
         first_step: int,
@@ -194,6 +199,9 @@ class LogMetrics:
         self._seconds_before = writer.last_row.get("seconds", 0.0)  # of a resumed run
         self._start = self._logged_at = self._printed_at = time.monotonic()
         self._first_step = self._logged_step = first_step
+        # Parameters before a step whose line is due. The first one's is, so that what is compiled
+        # for this counts as time of the compiler.
+        self._before = copied(params) if self._is_due(first_step + 1) else None
         self._bar: Progress | None = None
         if sys.stderr.isatty() and log.isEnabledFor(logging.INFO):
             columns = (
@@ -209,14 +217,18 @@ class LogMetrics:
 
     def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
         """Logs and shows what is due at this step."""
-        del state
-        last = step == self._num_steps
-        # The first step's line shows at once that the run is alive, and how long it compiled.
-        due = step % self._every == 0 or last or step == self._first_step + 1
-        if due or self._writer.pending:
-            self._log(step, metrics, last=last)
+        if self._before is not None:
+            metrics = {**metrics, **norms_of_update(self._before, state.params)}
+        self._before = copied(state.params) if self._is_due(step + 1) else None
+        if self._is_due(step) or self._writer.pending:
+            self._log(step, metrics, last=step == self._num_steps)
         if self._bar is not None:
             self._bar.update(self._task, completed=step)
+
+    def _is_due(self, step: int) -> bool:
+        # The first step's line shows at once that the run is alive, and how long it compiled.
+        first, last = step == self._first_step + 1, step == self._num_steps
+        return (step % self._every == 0 or first or last) and step <= self._num_steps
 
     def close(self) -> None:
         """Takes the bar off the terminal."""

@@ -11,6 +11,7 @@ from simclr_jax.core import rng
 from simclr_jax.core.state import TrainState
 from simclr_jax.core.types import Batch, Metrics, Params, PRNGKey, Scalar
 from simclr_jax.methods.base import Method, StepOutput
+from simclr_jax.train.norms import norms
 
 TrainStep: TypeAlias = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
@@ -35,20 +36,13 @@ def _applied(params: Params, updates: Any) -> Any:  # optax has another type for
     return optax.apply_updates(params, updates)
 
 
-def _norms(name: str, tree: Any) -> dict[str, Scalar]:
-    """Returns the norm of a tree, and of each of its parts."""
-    squares = {part: optax.tree.norm(tree[part], squared=True) for part in tree}
-    norms = {f"norm/{name}/{part}": jnp.sqrt(square) for part, square in squares.items()}
-    return {f"norm/{name}": jnp.sqrt(sum(squares.values(), jnp.zeros(()))), **norms}
-
-
 def make_train_step(method: Method, tx: optax.GradientTransformation, root: PRNGKey) -> TrainStep:
     """Returns the unjitted step (state, batch) -> (state, metrics).
 
     If the loss or a gradient is not finite, nothing of the state changes but its step, and
     "health/finite" is False: the caller decides what to do, and nothing is lost. "norm/grads" is
-    that of the gradient that the optimizer gets; each norm comes for each part of the parameters,
-    too, such as "norm/grads/encoder".
+    that of the gradient that the optimizer gets, and comes for each part of the parameters, too,
+    such as "norm/grads/encoder".
     """
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -68,12 +62,11 @@ def make_train_step(method: Method, tx: optax.GradientTransformation, root: PRNG
         )
         updated = updated.replace(method_state=method.after_update(updated, out.carry))
 
-        norms = _norms("grads", grads)
-        finite = jnp.isfinite(loss) & jnp.isfinite(norms["norm/grads"])
+        of_grads = norms("grads", grads)
+        finite = jnp.isfinite(loss) & jnp.isfinite(of_grads["norm/grads"])
         # The selection fuses into the update: it reads no more than the update itself.
         state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, state)
         state = state.replace(step=updated.step)  # the place in the stream of images
-        norms |= _norms("params", state.params) | _norms("updates", updates)
-        return state, {**out.metrics, "health/finite": finite, **norms}
+        return state, {**out.metrics, "health/finite": finite, **of_grads}
 
     return train_step
