@@ -20,9 +20,9 @@ from jaxtyping import Array, Float, Int, Int32, UInt8
 from simclr_jax.augment import blur as blurring
 from simclr_jax.augment import color, crop, geometry
 from simclr_jax.core.rng import per_example
-from simclr_jax.core.types import Batch, Cuts, CutsBySize, PRNGKey, Scalar, Views
+from simclr_jax.core.types import Batch, Cuts, CutsBySize, PRNGKey, Scalar, Texts, Views
 
-Augment: TypeAlias = Callable[[PRNGKey, Batch], Views]
+Augment: TypeAlias = Callable[[PRNGKey, Batch], Views | Texts]
 Cut: TypeAlias = UInt8[Array, "size size c"]
 Size: TypeAlias = Int[Array, "2"]
 View: TypeAlias = Float[Array, "c h w"]
@@ -33,13 +33,13 @@ ViewFunction: TypeAlias = Callable[[PRNGKey, Cut, Size, Index], View]
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
-    """How views are made of an image or a sound.
+    """How views are made of an image, a sound or texts.
 
     Attributes:
       cuts: part of the image that each view shows, for the host; a tuple for views of several
-        sizes, the largest first. Or which part of a sound.
+        sizes, the largest first. Or which part of a sound, or which texts.
       augment: (key, batch of cuts) -> views, on the device.
-      shape: height, width and channels of the largest views.
+      shape: height, width and channels of the largest views; zeros for texts.
     """
 
     cuts: CutsBySize
