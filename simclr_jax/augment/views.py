@@ -20,9 +20,9 @@ from jaxtyping import Array, Float, Int, Int32, UInt8
 from simclr_jax.augment import blur as blurring
 from simclr_jax.augment import color, crop, geometry
 from simclr_jax.core.rng import per_example
-from simclr_jax.core.types import Batch, Cuts, CutsBySize, PRNGKey, Scalar, Texts, Views
+from simclr_jax.core.types import Batch, Cuts, CutsBySize, PRNGKey, Scalar, Views
 
-Augment: TypeAlias = Callable[[PRNGKey, Batch], Views | Texts]
+Augment: TypeAlias = Callable[[PRNGKey, Batch], Views]
 Cut: TypeAlias = UInt8[Array, "size size c"]
 Size: TypeAlias = Int[Array, "2"]
 View: TypeAlias = Float[Array, "c h w"]

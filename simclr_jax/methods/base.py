@@ -120,7 +120,7 @@ class Method:
     """
 
     init: Callable[[PRNGKey, Any], Variables]
-    augment: Callable[[PRNGKey, Batch], Views | Texts]
+    augment: Callable[[PRNGKey, Batch], Views]
     loss: Callable[[Params, TrainState, Any, Batch, PRNGKey], tuple[Scalar, StepOutput]]
     after_update: Callable[[TrainState, Any], Any] = keep_method_state
     constrain: Callable[[Params], Params] = unconstrained
