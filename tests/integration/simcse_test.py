@@ -18,8 +18,9 @@ from simclr_jax.core.errors import UserError
 from simclr_jax.train.loop import fit
 from simclr_jax.trained import restored
 from simclr_jax.trained.evaluate import evaluate
-from simclr_jax.verify.proof import verify
+from simclr_jax.verify import proof
 from simclr_jax.verify.shrunk import shrink
+from simclr_jax.verify.variants import Variant
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.integration
@@ -139,12 +140,18 @@ def test_the_text_tower_goes_to_clip_and_back(simcse_config, tiny_config, tmp_pa
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("supervised", [False, True])
-def test_every_layout_learns_the_same(simcse_config, supervised):
+def test_every_layout_learns_the_same(simcse_config, monkeypatch, supervised):
+    few = lambda num_devices, *, tiles: [
+        [Variant(1), Variant(8, "fsdp", tiled=tiles)],
+        [Variant(1, cached=True), Variant(8, "zero1", cached=True)],
+        [Variant(1, frozen=True), Variant(1, cached=True, frozen=True)],
+    ]
+    monkeypatch.setattr(proof, "variants", few)  # those that differ most
     if supervised:
         simcse_config["augment"] = {"name": "texts", "num_texts": 3}
         simcse_config["method"] = {"name": "simcse", "hard_negatives": True}
     shrunk = shrink(simcse_config, multiple=16, num_steps=2)
-    comparisons = verify(shrunk, num_devices=8, num_steps=2)
+    comparisons = proof.verify(shrunk, num_devices=8, num_steps=2)
     assert [line for one in comparisons for line in one.failures()] == []
     assert {round(one.negatives or 0) for one in comparisons} == {31 if supervised else 15}
 
