@@ -8,7 +8,7 @@ from simclr_jax.build.experiment import Experiment
 from simclr_jax.data.classes import quote
 from simclr_jax.data.look import left_out_note, look
 from simclr_jax.data.quarantine import Quarantine
-from simclr_jax.data.records import Source, has_sounds
+from simclr_jax.data.records import Source, has_sounds, has_texts
 from simclr_jax.data.text import tokenizer_of
 
 log = logging.getLogger(__name__)
@@ -24,6 +24,8 @@ def announce_images(experiment: Experiment) -> None:
         f"classes {quote(source.class_names)}" if source.class_names else "without labels",
         f"judged on {test.name}, {len(test)} images" if test is not None else "nothing is judged",
     )
+    if has_texts(source):
+        return
     notes = (
         [left_out_note(source)]
         if has_sounds(source)
