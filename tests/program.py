@@ -9,8 +9,9 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -41,14 +42,27 @@ _FORKS.set_forkserver_preload(
 
 
 class Program:
-    """A verb in a process, which knows `TinyEncoder` as encoder.name="tiny"."""
+    """A verb in a process, which knows `TinyEncoder` as encoder.name="tiny".
 
-    def __init__(self, *arguments: object, cwd: Path = ROOT, num_devices: int = 1) -> None:
+    Args:
+      arguments: the verb and its flags.
+      cwd: directory in which it runs.
+      num_devices: virtual devices that it has.
+      before: what the process does first; a function of a module, or a partial of one.
+    """
+
+    def __init__(
+        self,
+        *arguments: object,
+        cwd: Path = ROOT,
+        num_devices: int = 1,
+        before: Callable[[], None] | None = None,
+    ) -> None:
         self._arguments = [str(argument) for argument in arguments]
         self._printed = tempfile.TemporaryDirectory()
         self._files = [Path(self._printed.name, name) for name in ("stdout", "stderr")]
         self._process = _FORKS.Process(
-            target=_run, args=(self._arguments, self._files, cwd, num_devices)
+            target=_run, args=(self._arguments, self._files, cwd, num_devices, before)
         )
         self._process.start()
 
@@ -69,17 +83,25 @@ class Program:
         return subprocess.CompletedProcess(self._arguments, code, *printed)
 
 
-def run(*arguments: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    """Runs a verb to its end; returns its exit code and what it printed."""
-    return Program(*arguments, cwd=cwd).finish()
+def run(*arguments: object, **settings: Any) -> subprocess.CompletedProcess[str]:
+    """Runs a `Program` to its end; returns its exit code and what it printed."""
+    return Program(*arguments, **settings).finish()
 
 
-def _run(arguments: list[str], files: Sequence[Path], cwd: Path, num_devices: int) -> None:
+def _run(
+    arguments: list[str],
+    files: Sequence[Path],
+    cwd: Path,
+    num_devices: int,
+    before: Callable[[], None] | None,
+) -> None:
     """What the fork does."""
     for descriptor, file in enumerate(files, start=1):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), descriptor)
     os.chdir(cwd)
     ENCODERS["tiny"] = TinyEncoder
     jax.config.update("jax_num_cpu_devices", num_devices)
+    if before is not None:
+        before()
     sys.argv = ["simclr_jax", *arguments]
     sys.exit(main())

@@ -48,7 +48,7 @@ def tiny_settings() -> dict[str, Any]:
             "batch_size": 16,
             "canvas": 28,
         },
-        "augment": {"name": "simclr_cifar", "size": 12},
+        "augment": {"name": "simclr_cifar", "size": 12, "color_strength": 0.0},  # crops alone
         "encoder": {"name": "tiny"},
         "heads": {"projector": {"num_layers": 2, "output_dim": 8}},
         "method": {"name": "simclr", "temperature": 0.5},

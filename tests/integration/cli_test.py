@@ -122,7 +122,8 @@ def test_help_shows_examples_and_flags(verb):
 
 
 def test_sigterm_exits_with_143_after_a_checkpoint(tmp_path):
-    arguments = ("train", DIGITS, "--config.run.epochs=50", f"--workdir={tmp_path}")
+    tiny = "--config.encoder.name=tests.tiny:TinyEncoder"
+    arguments = ("train", DIGITS, tiny, "--config.run.epochs=500", f"--workdir={tmp_path}")
     command = [sys.executable, "-m", "simclr_jax", *arguments]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
