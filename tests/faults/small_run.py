@@ -15,7 +15,7 @@ CONFIG = {
         "name": "digits", "split": "train", "test_split": "test", "fraction": 0.04,
         "batch_size": 16, "canvas": 28,
     },
-    "augment": {"name": "simclr_cifar", "size": 12, "color_strength": 0.0},
+    "augment": {"name": "simclr_cifar", "size": 12},
     "encoder": {"name": "tiny"},
     "heads": {"projector": {"num_layers": 2, "output_dim": 8}},
     "method": {"name": "simclr", "temperature": 0.5},

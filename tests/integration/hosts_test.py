@@ -26,6 +26,7 @@ def recipe(tiny_config, tmp_path):
     tiny_config["data"]["batch_size"] = 48
     tiny_config["run"] |= {"log_every": 1, "checkpoint_every": 10, "keep_checkpoints": 9}
     tiny_config["evals"] = {}
+    tiny_config["augment"] = {"name": "simclr_cifar", "size": 12}
     # Adam makes large steps of gradients that are rounding errors, such as those of a bias
     # before BatchNorm.
     tiny_config["optim"] = {"name": "lars"}
