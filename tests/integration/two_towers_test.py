@@ -1,10 +1,7 @@
 """CLIP on digits and CLAP on tones from the config to their figures, and what they refuse."""
 
 import json
-import subprocess
-import sys
 import wave
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,8 +13,8 @@ from simclr_jax.data.sources import open_source
 from simclr_jax.run import train
 from simclr_jax.trained.embedding import embed
 from simclr_jax.trained.evaluate import evaluate
+from tests.program import run
 
-ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.integration
 
 
@@ -147,7 +144,7 @@ def check_texts_to_take_away(workdir, encoder, tmp_path):
     texts = ["the digit three", "a handwritten seven", "the same again " * 9]
     (tmp_path / "texts.txt").write_text("\n".join(texts) + "\n")
     given = ("embed", f"--workdir={workdir}", f"--output={tmp_path / 'texts.npz'}")
-    result = command_line(*given, f"--texts={tmp_path / 'texts.txt'}")
+    result = run(*given, f"--texts={tmp_path / 'texts.txt'}")
     assert result.returncode == 0, result.stderr
     assert "features [3, 16]" in result.stdout
     assert "1 of 3 texts are cut" in result.stderr
@@ -157,11 +154,6 @@ def check_texts_to_take_away(workdir, encoder, tmp_path):
         np.testing.assert_allclose(file["features"], encoder.embed_text(texts), atol=1e-5)
     with pytest.raises(UserError, match="Text 2 of 3 is empty"):
         encoder.embed_text(["a", " ", "b"])
-
-
-def command_line(*arguments):
-    command = [sys.executable, ROOT / "tests/integration/tiny_verb.py", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
 def test_a_text_tower_without_captions_is_told_how_to_get_some(clip_config):
