@@ -75,6 +75,12 @@ def extract_features(
     return Features(*(column[keep] for column in gathered))
 
 
+def labelled(features: Features) -> Features:
+    """Returns the rows that have a label."""
+    keep = features.labels >= 0
+    return Features(*(column[keep] for column in features))
+
+
 def check_labels(labels: Int[np.ndarray, " n"], num_classes: int) -> Int[np.ndarray, " n"]:
     """Returns `labels` if all are in [0, num_classes).
 

@@ -8,7 +8,7 @@ from jaxtyping import Array, Int
 
 from simclr_jax.core.errors import UserError
 from simclr_jax.data.subsets import balanced_subset
-from simclr_jax.evals.features import Features
+from simclr_jax.evals.features import Features, labelled
 from simclr_jax.evals.knn import knn_predict
 from simclr_jax.evals.linear import linear_probe, predict
 
@@ -63,8 +63,8 @@ def label_efficiency(
         raise UserError(f"Unknown protocol {min(unknown)!r}; use one of {', '.join(evaluators)}.")
     if draws < 1:
         raise UserError(f"draws={draws} must be at least 1.")
-    train = _labelled(train, f"{name} of the training set", protocols)
-    test = _labelled(test, f"{name} of the test set", protocols)
+    train = _checked(train, f"{name} of the training set", protocols)
+    test = _checked(test, f"{name} of the test set", protocols)
     rows = []
     for fraction in fractions:
         subsets = _draw(train, fraction, draws, seed)
@@ -119,7 +119,7 @@ def _accuracy(predicted: Int[Array, " n"], test: Features) -> float:
     return float(np.mean(np.asarray(predicted) == test.labels))
 
 
-def _labelled(features: Features, what: str, protocols: Sequence[str]) -> Features:
+def _checked(features: Features, what: str, protocols: Sequence[str]) -> Features:
     """Returns the rows that have a label, after a check of what the protocols rely on."""
     keep = features.labels >= 0
     if not keep.any():
@@ -134,4 +134,4 @@ def _labelled(features: Features, what: str, protocols: Sequence[str]) -> Featur
             f"{bad} of {len(keep)} rows of {what} are not finite: the weights have diverged. "
             "Evaluate an earlier checkpoint, or train with a lower learning rate."
         )
-    return Features(*(column[keep] for column in features))
+    return labelled(features)

@@ -16,7 +16,7 @@ from simclr_jax.core.types import Batch, CutsBySize, Metrics
 from simclr_jax.data.dataset import Dataset
 from simclr_jax.data.records import Source
 from simclr_jax.evals.classifier import classifier_accuracy
-from simclr_jax.evals.features import extract_features
+from simclr_jax.evals.features import extract_features, labelled
 from simclr_jax.evals.knn import knn_predict
 from simclr_jax.train.metrics import MetricsWriter
 
@@ -67,7 +67,7 @@ class OnlineKNN:
       every_epochs: training epochs from one evaluation to the next, > 0.
       k: neighbours that vote; see `knn.knn_predict`.
       temperature: temperature of the votes; see `knn.knn_predict`.
-      max_train: at most so many training images, evenly spaced, vote.
+      max_train: at most so many training images with a label, evenly spaced, vote.
     """
 
     every_epochs: Positive
@@ -78,12 +78,15 @@ class OnlineKNN:
     def evaluate(
         self, apply: Callable[[Batch], jax.Array], images: EvaluationImages
     ) -> dict[str, float]:
-        """Returns {"knn_top1"}; `apply` maps a batch to representations."""
+        """Returns {"knn_top1"}; `apply` maps a batch to representations.
+
+        Images without a label neither vote nor count.
+        """
         indices = self.voters(images.train)
         voters = images.dataset.eval_batches(images.train, images.cuts, indices=indices)
-        train = extract_features(apply, voters, images.mesh)
+        train = labelled(extract_features(apply, voters, images.mesh))
         tested = images.dataset.eval_batches(images.test, images.cuts)
-        test = extract_features(apply, tested, images.mesh)
+        test = labelled(extract_features(apply, tested, images.mesh))
         predicted = knn_predict(
             train.features,
             train.labels,
@@ -100,10 +103,14 @@ class OnlineKNN:
         Raises:
           ValueError: if there are fewer than k.
         """
-        num = min(self.max_train, len(train))
+        labels = getattr(train, "labels", None)
+        ids = np.arange(len(train)) if labels is None else np.flatnonzero(np.asarray(labels) >= 0)
+        num = min(self.max_train, len(ids))
         if not 1 <= self.k <= num:
-            raise ValueError(f"k={self.k}; it must be from 1 to {num}, the images that vote.")
-        return np.arange(num) * len(train) // num
+            raise ValueError(
+                f"k={self.k}; it must be from 1 to {num}, the images with a label that vote."
+            )
+        return ids[np.arange(num) * len(ids) // num]
 
 
 @dataclasses.dataclass(frozen=True)
