@@ -15,11 +15,11 @@ import pytest
 from simclr_jax.build.experiment import build_experiment
 from simclr_jax.build.schema import complete
 from simclr_jax.methods import METHODS
+from simclr_jax.models.ssl import ENCODERS
 from simclr_jax.parallel.sharding import PRESETS, batch_sharding
 from simclr_jax.train.step import make_train_step
 from simclr_jax.verify.shrunk import perturb_constants, shrink
 from tests.helpers import CONFIGS, recipe
-from tests.tiny import tiny_is_known
 
 BATCH_SIZE = 16
 # What a method needs in place of the encoder with BatchNorm, and the first of its layers.
@@ -51,22 +51,18 @@ def recipes():
 
 
 @pytest.fixture
-def build(name):
-    """Returns what builds the experiment of a method."""
-    return functools.partial(built, name)
+def build(name, monkeypatch, tiny_encoder):
+    """Returns what builds the experiment of a method on some devices."""
+    monkeypatch.setitem(ENCODERS, "tiny", type(tiny_encoder))
 
-
-@functools.cache
-def built(name, optimizer, rate, num_devices=8, **parallel):
-    """Returns the experiment of a method on some devices, whose batches have the views."""
-    config = recipes()[name] | {
-        "encoder": ENCODERS_OF.get(name, {"name": "tiny"}),
-        "evals": {},
-        "optim": {"name": optimizer},
-        "schedule": {"base_lr": rate, "scaling": "none", "warmup_epochs": 0.0},
-    }
-    config["data"] = config["data"] | {"batch_size": BATCH_SIZE}
-    with tiny_is_known():
+    def build(optimizer, rate, devices=None, **parallel):
+        config = recipes()[name] | {
+            "encoder": ENCODERS_OF.get(name, {"name": "tiny"}),
+            "evals": {},
+            "optim": {"name": optimizer},
+            "schedule": {"base_lr": rate, "scaling": "none", "warmup_epochs": 0.0},
+        }
+        config["data"] = config["data"] | {"batch_size": BATCH_SIZE}
         if "size" in complete(config)["augment"]:
             config["augment"] = config["augment"] | {"size": 20}
         small = shrink(config, multiple=8, num_steps=1)
@@ -80,13 +76,16 @@ def built(name, optimizer, rate, num_devices=8, **parallel):
             for head, settings in heads
         }
         small.config["parallel"] = parallel
-        devices = jax.devices()[:num_devices]
         experiment = build_experiment(small.config, devices, train_source=small.source)
-    # Augmentation, which takes longest to compile, has tests of its own.
-    method = dataclasses.replace(experiment.method, augment=lambda key, batch: batch["views"])
-    shapes = jax.eval_shape(experiment.method.augment, jax.random.key(0), experiment.abstract_batch)
-    batch = {**experiment.abstract_batch, "views": shapes}
-    return dataclasses.replace(experiment, method=method, abstract_batch=batch)
+        # Augmentation, which takes longest to compile, has tests of its own.
+        method = dataclasses.replace(experiment.method, augment=lambda key, batch: batch["views"])
+        shapes = jax.eval_shape(
+            experiment.method.augment, jax.random.key(0), experiment.abstract_batch
+        )
+        batch = {**experiment.abstract_batch, "views": shapes}
+        return dataclasses.replace(experiment, method=method, abstract_batch=batch)
+
+    return build
 
 
 def first_batch(experiment):
@@ -124,7 +123,7 @@ def with_queue_of(first, state):
 
 
 def test_init_runs_without_a_device_and_puts_the_encoder_in_its_place(build, name):
-    state = build("sgd", 1.0, 1).abstract_state
+    state = build("sgd", 1.0).abstract_state
     layer, shape = FIRST_KERNEL.get(name, ("conv", (3, 3, 3, 8)))
     assert state.params["encoder"][layer]["kernel"].shape == shape
     if name not in ENCODERS_OF:
@@ -132,7 +131,7 @@ def test_init_runs_without_a_device_and_puts_the_encoder_in_its_place(build, nam
 
 
 def test_step_keeps_the_structure_of_the_state(build):
-    experiment = build("sgd", 1.0, 1)
+    experiment = build("sgd", 1.0)
     step = make_train_step(experiment.method, experiment.tx, jax.random.key(0))
     after, _ = jax.eval_shape(step, experiment.abstract_state, experiment.abstract_batch)
     shapes = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
@@ -152,8 +151,8 @@ def compare_layouts(build, presets):
     results, root, begin = [], jax.random.key(0), None
     layouts = [{}, *({"preset": preset, "fsdp": 4} for preset in presets)]
     for layout in layouts:
-        num_devices = 8 if layout else 1
-        experiment = build("sgd", 1.0, num_devices, **layout)  # SGD shows a wrong gradient scale
+        devices = None if layout else jax.devices()[:1]
+        experiment = build("sgd", 1.0, devices, **layout)  # SGD shows a wrong gradient scale
         placement = jax.tree.map(lambda x: x.sharding, experiment.abstract_state)
         shardings = (placement, batch_sharding(experiment.mesh))
         begin = begin or (start(experiment), first_batch(experiment))  # alike on all devices
@@ -170,7 +169,7 @@ def compare_layouts(build, presets):
 
 
 def test_thirty_steps_lower_the_loss_and_move_all_of_the_encoder(build):
-    experiment = build("adamw", 0.01, 1)
+    experiment = build("adamw", 0.01, jax.devices()[:1])
     state, batch = start(experiment), first_batch(experiment)
     before = state.params["encoder"]
     step = jax.jit(make_train_step(experiment.method, experiment.tx, jax.random.key(0)))
