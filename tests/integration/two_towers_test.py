@@ -3,10 +3,13 @@
 import json
 import wave
 
+import jax
 import numpy as np
 import pytest
 
 import simclr_jax
+from simclr_jax import run as runs
+from simclr_jax.build.experiment import build_experiment
 from simclr_jax.build.resolve import resolve
 from simclr_jax.core.errors import UserError
 from simclr_jax.data.sources import open_source
@@ -19,8 +22,10 @@ pytestmark = pytest.mark.integration
 
 
 @pytest.fixture
-def clip_config(tiny_config):
-    """Two small towers on the captions of the digits."""
+def clip_config(tiny_config, monkeypatch):
+    """Two small towers on the captions of the digits, trained on one device."""
+    one_device = lambda config: build_experiment(config, jax.devices()[:1])
+    monkeypatch.setattr(runs, "build_experiment", one_device)
     projector = {"num_layers": 1, "output_dim": 16, "last_norm": "none", "kernel_init": "lecun"}
     tiny_config["data"] |= {"captions": {"context": 10, "vocab_size": 400}, "batch_size": 32}
     tiny_config["run"] |= {"epochs": 8}
