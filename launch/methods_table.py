@@ -33,6 +33,8 @@ OTHERS = {
     "colorization": "digits have no colour",
     "clip": "and `siglip` learn from captions, which say what the classes are",
     "siglip": "",
+    "clap": "hears, and `simcse` reads",
+    "simcse": "",
 }
 BASELINES = {"random features": "random_features", "raw pixels": "pixels"}
 TWICE = ("simclr", "supcon", "hybrid", "moco_v2", "moco_v3", "byol", "simsiam", "swav")

@@ -113,7 +113,7 @@ def load(workdir: str | os.PathLike[str], *, step: int | None = None) -> "Encode
       UserError: if there is none.
       StorageError: if the checkpoint cannot be read.
     """
-    return Encoder(restored.load(_workdir(workdir), step))
+    return Encoder(restored.load(_workdir(workdir), step, for_texts=True))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,6 +164,7 @@ class Encoder:
     def _rows(
         self, images: Sequence[GivenImage] | np.ndarray, apply: Callable[[Batch], jax.Array]
     ) -> Float[np.ndarray, "n d"]:
+        self.run.require_encoder()
         cuts, unreadable = self.run.network.evaluation.cuts, Quarantine()
         is_sound = isinstance(cuts, Clips)
         source = Given(images, self.run.dataset.rendering, has_sounds=is_sound)

@@ -30,6 +30,7 @@ from simclr_jax.core.types import Batch
 from simclr_jax.data.order import Order
 from simclr_jax.data.place import place_batches
 from simclr_jax.data.quarantine import Quarantine, read_quarantine
+from simclr_jax.data.records import has_texts
 from simclr_jax.parallel import hosts
 from simclr_jax.parallel.memory import require_room
 from simclr_jax.parallel.watch import end_with_others
@@ -127,7 +128,8 @@ def open_run(config: Mapping[str, Any], workdir: str) -> Iterator[Run]:
             writer.open(first_step=first_step)
         stack.enter_context(contextlib.closing(writer))
         waits, unreadable, ledger = _open_batches(experiment, workdir, first_step, stack)
-        writer.write_image("views", view_sheet(augmented_views(experiment, 16)), first_step)
+        if not has_texts(experiment.source):
+            writer.write_image("views", view_sheet(augmented_views(experiment, 16)), first_step)
         log_metrics = LogMetrics(
             writer,
             experiment.schedule,

@@ -31,6 +31,7 @@ OWN = ("simclr_folder", *(f"{name}:folder" for name in ALL[4:]))
 # says of its own settings is about its recipe.
 APPLIES_TO = {
     "augment.color_strength": ALL[:4],
+    "augment.num_texts": ("simcse",),
     "data.captions": ("clip:digits",),
     "data.labels_from_folders": OWN,
     "data.path": ALL[1:],
@@ -43,6 +44,7 @@ APPLIES_TO = {
     "encoder.patch": ("mae",),
     "encoder.pool": ("mae",),
     "heads.projector": ALL[:4],
+    "heads.text": ("clip:digits", "simcse"),
     "heads.classifier": ALL[4:],
     "heads.prototypes": ("swav",),
     "evals.classifier": ALL[4:],

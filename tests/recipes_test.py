@@ -416,6 +416,26 @@ def test_clip_has_the_published_size_batch_and_rate():
     np.testing.assert_allclose(largest_rate(experiment), 5e-4, rtol=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("variant", "num_texts", "batch_size", "num_sentences", "steps", "rate"),
+    [
+        ("unsupervised", 1, 64, 1_000_000, 15_626, 3e-5),
+        ("supervised", 3, 512, 275_601, 1_615, 5e-5),
+    ],
+)
+def test_simcse_has_the_published_size_batch_length_and_rate(
+    variant, num_texts, batch_size, num_sentences, steps, rate
+):
+    config = recipe("simcse").get_config(variant).to_dict()
+    source, _ = open_or_describe(config, num_sentences)
+    experiment = build_experiment(config, jax.devices()[:4], train_source=source)
+    assert experiment.abstract_batch["text"].shape == (batch_size, num_texts, 32)
+    assert_length_and_rate(experiment, steps, rate)
+    # As in BERT-base; what is below and above its 12 blocks differs.
+    blocks = {k: v for k, v in experiment.abstract_state.params["text"].items() if "block" in k}
+    assert sum(x.size for x in jax.tree.leaves(blocks)) == 12 * 7_087_872
+
+
 def test_sizes_that_are_left_open_come_from_the_images():
     experiment = built("simclr_folder", "")
     assert experiment.config["augment"]["size"] == 224

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from simclr_jax.augment import audio, color, crop, geometry
+from simclr_jax.augment import audio, color, crop, geometry, texts
 from simclr_jax.augment.views import (
     Augment,
     Cut,
@@ -351,7 +351,11 @@ POLICIES: dict[str, Callable[..., Policy]] = {
     "finetune": finetune,
     "eval": evaluation,
     "audio": audio.audio,
+    "texts": texts.texts,
 }
 # What the views of a policy are judged by, with those of its settings that this takes, too; by
 # `evaluation` where nothing else is named.
-EVALUATIONS: dict[str, Callable[..., Policy]] = {"audio": audio.evaluation}
+EVALUATIONS: dict[str, Callable[..., Policy]] = {
+    "audio": audio.evaluation,
+    "texts": texts.texts,
+}

@@ -33,13 +33,13 @@ ViewFunction: TypeAlias = Callable[[PRNGKey, Cut, Size, Index], View]
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
-    """How views are made of an image or a sound.
+    """How views are made of an image, a sound or texts.
 
     Attributes:
       cuts: part of the image that each view shows, for the host; a tuple for views of several
-        sizes, the largest first. Or which part of a sound.
+        sizes, the largest first. Or which part of a sound, or which texts.
       augment: (key, batch of cuts) -> views, on the device.
-      shape: height, width and channels of the largest views.
+      shape: height, width and channels of the largest views; zeros for texts.
     """
 
     cuts: CutsBySize

@@ -8,7 +8,7 @@ from simclr_jax.build.experiment import Experiment
 from simclr_jax.data.classes import quote
 from simclr_jax.data.look import look
 from simclr_jax.data.quarantine import Quarantine
-from simclr_jax.data.records import Source, has_sounds
+from simclr_jax.data.records import Source, has_sounds, has_texts
 from simclr_jax.data.text import tokenizer_of
 
 log = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ def announce_images(experiment: Experiment) -> None:
         f"classes {quote(source.class_names)}" if source.class_names else "without labels",
         f"judged on {test.name}, {len(test)} images" if test is not None else "nothing is judged",
     )
-    if has_sounds(source):
+    if has_sounds(source) or has_texts(source):
         return
     for note in look(experiment.dataset, source, view_size=experiment.policy.size):
         log.warning("%s", note)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from simclr_jax.augment.policies import EVALUATIONS, POLICIES, Policy
 from simclr_jax.core import rng
+from simclr_jax.core.errors import UserError
 from simclr_jax.core.sections import (
     Section,
     build_section,
@@ -22,7 +23,7 @@ from simclr_jax.core.sections import (
     lookup,
     settings_of,
 )
-from simclr_jax.core.types import Batch, Clips, Texts
+from simclr_jax.core.types import Batch, Clips, Sentences, Texts
 from simclr_jax.evals.online import Apply
 from simclr_jax.models import heads
 from simclr_jax.models.own import require_imported
@@ -83,6 +84,13 @@ def network(config: Mapping[str, Any], channels: int = 3) -> Network:
     encoder = build_section("config.encoder", encoder, settings)
     model = build_section("config.heads", build_heads, config["heads"], encoder)
     evaluation = _evaluation(config["augment"], channels)
+    if (encoder is None) != isinstance(evaluation.cuts, Sentences):
+        raise UserError(
+            f"config.encoder.name={config['encoder']['name']!r} and config.augment.name="
+            f"{config['augment']['name']!r}: a text tower alone takes texts alone. For them, use "
+            "config.encoder.name='none' and config.augment.name='texts', as in the recipe simcse; "
+            "for images or sounds neither."
+        )
     sized = ".size" if "size" in config["augment"] else ""
     with config_errors_at(f"config.augment{sized} and config.encoder"):
         init = lambda: _init(model, evaluation.shape, jax.random.key(0))
@@ -136,14 +144,19 @@ def _evaluation(augment: Mapping[str, Any], channels: int) -> Policy:
         fn = EVALUATIONS[augment["name"]]
     settings = {key: augment[key] for key in settings_of(fn)}
     policy = build_section("config.augment", fn, settings)
-    if isinstance(policy.cuts, Clips):
+    if isinstance(policy.cuts, Clips | Sentences):
         return policy
     return dataclasses.replace(policy, shape=(*policy.shape[:2], channels))
 
 
 def _init(model: SSLModel, shape: tuple[int, int, int], key: jax.Array) -> dict[str, Any]:
-    images = jnp.zeros((1, *shape))
-    variables = {"batch_stats": {}, **model.init(key, images, train=False)}
+    if model.encoder is None:
+        one = jnp.ones((1,), jnp.int32)
+        texts = {"text": one[:, None], "length": one}
+        variables = {"batch_stats": {}, **model.init(key, texts, method="embed_text")}
+    else:
+        images = jnp.zeros((1, *shape))
+        variables = {"batch_stats": {}, **model.init(key, images, train=False)}
     if more := variables.keys() - {"params", "batch_stats"}:
         raise ValueError(
             f"the network has the collections {', '.join(sorted(more))}; only params and "
@@ -153,7 +166,7 @@ def _init(model: SSLModel, shape: tuple[int, int, int], key: jax.Array) -> dict[
 
 
 def build_heads(
-    encoder: nn.Module,
+    encoder: nn.Module | None,
     *,
     projector: heads.MLP | None = None,
     classifier: Annotated[nn.Dense | None, Section(heads.classifier)] = None,
@@ -166,7 +179,7 @@ def build_heads(
     """Returns the model that the sections `encoder` and `heads` describe.
 
     Args:
-      encoder: maps images to representations.
+      encoder: maps images to representations; None to have a text tower alone.
       projector: MLP on representations, which the loss of a pretraining method sees.
       classifier: linear layer to the logits of classes.
       select: features that the classifier sees; see `models.ssl.SSLModel`.

@@ -13,10 +13,11 @@ from simclr_jax.core.files import absolute
 from simclr_jax.core.sections import build_section, settings_of
 from simclr_jax.data.dataset import Dataset
 from simclr_jax.data.files import absolute_paths
-from simclr_jax.data.records import Source, has_sounds
+from simclr_jax.data.records import Source, has_sounds, has_texts
 from simclr_jax.data.sources import suggest_sizes
 from simclr_jax.data.text import FILE as TOKENIZER
 from simclr_jax.data.text import Captioned, has_captions, tokenizer_of
+from simclr_jax.data.text_table import TextsAlone
 from simclr_jax.methods import METHODS
 from simclr_jax.methods.base import FrozenNetwork
 from simclr_jax.train.workdir import load_config
@@ -154,17 +155,8 @@ def _open(
         data["path"] = absolute_paths(data["path"])
     unsettled = {name: 2 for name in ("canvas", "batch_size") if data[name] is None}
     dataset = build_section("config.data", Dataset, data | unsettled)
-    source: Source = dataset.open_train() if train_source is None else train_source
-    takes_images = "size" in augment
-    if train_source is None and has_sounds(source) == takes_images:
-        raise UserError(
-            f"{source.name} has sounds, and config.augment.name={augment['name']!r} takes images: "
-            "--config.augment.name=audio takes sounds, as in the recipe clap."
-            if takes_images
-            else f"{source.name} has images, and config.augment.name={augment['name']!r} takes "
-            "sounds: name some, such as --config.data.name=midi_instruments."
-        )
-    if takes_images and (data["canvas"] is None or augment["size"] is None):
+    source = _taken(dataset.open_train(), augment) if train_source is None else train_source
+    if "size" in augment and (data["canvas"] is None or augment["size"] is None):
         canvas, size = suggest_sizes(source)
         data["canvas"] = data["canvas"] or canvas
         augment["size"] = augment["size"] or size
@@ -176,6 +168,31 @@ def _open(
     data["class_names"] = source.class_names or dataset.class_names
     settled = {name: data[name] for name in ("canvas", "batch_size", "class_names")}
     return dataclasses.replace(dataset, **settled), source
+
+
+def _taken(source: Source, augment: Mapping[str, Any]) -> Source:
+    """Returns what the augmentation takes of a source: all of it, or its texts alone.
+
+    Raises:
+      UserError: if the source has nothing of that kind.
+    """
+    name, takes_images = augment["name"], "size" in augment
+    if name == "texts":
+        return source if has_texts(source) else TextsAlone(source)
+    if has_texts(source):
+        raise UserError(
+            f"{source.name} has texts alone, which config.augment.name={name!r} does not take: "
+            "train on them with the recipe simcse."
+        )
+    if has_sounds(source) == takes_images:
+        raise UserError(
+            f"{source.name} has sounds, and config.augment.name={name!r} takes images: "
+            "--config.augment.name=audio takes sounds, as in the recipe clap."
+            if takes_images
+            else f"{source.name} has images, and config.augment.name={name!r} takes "
+            "sounds: name some, such as --config.data.name=midi_instruments."
+        )
+    return source
 
 
 def _with_tokens(

@@ -3,8 +3,8 @@
 The file holds features [n, d], ids, names and labels [n], -1 where unknown, and class_names. The
 images of another folder have labels if each of them is in a class folder.
 
-The text tower of a run of two embeds the lines of a file, --texts; names are these texts. Their
-rows are compared, by cosine, with those that --projected gives of images.
+The text tower of a run embeds the lines of a file, --texts; names are these texts. Their rows are
+compared by cosine, and in a run of two towers with those that --projected gives of images.
 
 python -m simclr_jax embed --workdir=runs/mine --data=folder --path=photos --output=photos.npz
 python -m simclr_jax embed --workdir=runs/clip --texts=captions.txt --output=captions.npz
@@ -74,7 +74,7 @@ def _embed_texts(output: epath.Path) -> None:
     if given := [f"--{flag.name}" for flag in OF_IMAGES if flag.value]:
         raise UserError(f"--texts takes no images: leave {' and '.join(given)} out, or --texts.")
     texts = read_texts(TEXTS.value)
-    run = restored.load(WORKDIR.value, STEP.value)
+    run = restored.load(WORKDIR.value, STEP.value, for_texts=True)
     shape = _write(output, embed_texts(run, texts), texts, ())
     print(f"{output}: features {shape} of {TEXTS.value}, as names.")
 

@@ -5,7 +5,7 @@ from typing import Any
 import flax.struct
 import optax
 
-from simclr_jax.core.types import Collection, Params
+from simclr_jax.core.types import Params
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -15,7 +15,7 @@ class TrainState(flax.struct.PyTreeNode):
 
     Attributes:
       step: optimizer steps taken so far, int32.
-      params: what the optimizer updates; the encoder is always `params["encoder"]`.
+      params: what the optimizer updates; the encoder, if there is one, is `params["encoder"]`.
       batch_stats: BatchNorm running statistics that belong to `params`.
       opt_state: optax state, with the structure of `params` where it mirrors them.
       method_state: memory that the method owns (EMA target, queue, teacher); `()` if none.
@@ -23,6 +23,6 @@ class TrainState(flax.struct.PyTreeNode):
 
     step: Any
     params: Params
-    batch_stats: Collection
+    batch_stats: Any  # a Collection; where it is empty, checkpoints map over it as over a leaf
     opt_state: optax.OptState
     method_state: Any = ()

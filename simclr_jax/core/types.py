@@ -22,13 +22,14 @@ Labels: TypeAlias = Int[Array, " b"]
 ViewArray: TypeAlias = Float[Array, "b _v _h _w c"]
 Views: TypeAlias = ViewArray | tuple[ViewArray, ...]
 Projections: TypeAlias = Float[Array, "b v d"]
-# Captions of each image, as tokens: "text" int32 [b, v, context], "length" int32 [b, v].
+# Texts of each example, as tokens: "text" int32 [b, v, context], "length" int32 [b, v].
 Texts: TypeAlias = Mapping[str, Array]
 # "image" uint8 [b, v, s, s, 3] (what each view shows), "size" int32 [b, v, 2] (its height and
 # width, at the top left), "label" int32 [b] (-1 where unknown), "id" int32 [b] (-1 in rows that
 # only fill up). For views of several sizes, the first two are tuples of arrays, as the views are.
 # With captions also "text" int32 [b, context], "text_length" int32 [b] and "text_id" int32 [b],
 # equal for equal captions. Of sounds "audio" int16 [b, samples] takes the place of the first two.
+# Of texts alone neither is there, and "text" is int32 [b, v, context], "text_length" int32 [b, v].
 Batch: TypeAlias = Mapping[str, Any]
 Metrics: TypeAlias = Mapping[str, Array]
 
@@ -64,5 +65,17 @@ class Clips:
     random: bool
 
 
+@dataclasses.dataclass(frozen=True)
+class Sentences:
+    """What the views are of an example that is text alone, in place of `Cuts` of an image.
+
+    Attributes:
+      num_texts: v: 1, one of the texts of the example, drawn each time; or more, the first of them,
+        in their order.
+    """
+
+    num_texts: int
+
+
 # A tuple for views of several sizes, as the views are.
-CutsBySize: TypeAlias = Cuts | Clips | tuple[Cuts, ...]
+CutsBySize: TypeAlias = Cuts | Clips | Sentences | tuple[Cuts, ...]

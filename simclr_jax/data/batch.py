@@ -1,11 +1,11 @@
-"""What a batch holds: views of images, or clips of sounds, their labels, and tokens of captions."""
+"""What a batch holds: views of images, or clips of sounds, their labels, and tokens of texts."""
 
 from typing import Any, TypeAlias
 
 import jax
 import numpy as np
 
-from simclr_jax.core.types import Clips, Cuts, CutsBySize
+from simclr_jax.core.types import Clips, Cuts, CutsBySize, Sentences
 from simclr_jax.data.records import Source
 from simclr_jax.data.text import tokenizer_of
 
@@ -25,7 +25,8 @@ def empty_batch(num_rows: int, cuts: CutsBySize, source: Source, *, channels: in
       {"image": uint8 [b, v, s, s, c], "size": int32 [b, v, 2], "label": int32 [b], "id": int64
       [b]}, and for a source of tokens "text": int32 [b, context], "text_length": int32 [b] and
       "text_id": int32 [b]. For views of several sizes, the first two are tuples of such arrays. Of
-      sounds, "audio": int16 [b, samples] takes their place.
+      sounds, "audio": int16 [b, samples] takes their place. Of texts alone nothing does, and "text"
+      is int32 [b, v, context], "text_length" int32 [b, v]; "text_id" is that of the first.
     """
 
     def black(cuts: Cuts) -> np.ndarray:
@@ -36,6 +37,8 @@ def empty_batch(num_rows: int, cuts: CutsBySize, source: Source, *, channels: in
 
     if isinstance(cuts, Clips):
         batch = {"audio": np.zeros((num_rows, cuts.num_samples), np.int16)}
+    elif isinstance(cuts, Sentences):
+        batch = {}
     else:
         batch = {"image": jax.tree.map(black, cuts), "size": jax.tree.map(full, cuts)}
     batch |= {
@@ -45,8 +48,9 @@ def empty_batch(num_rows: int, cuts: CutsBySize, source: Source, *, channels: in
     tokenizer = tokenizer_of(source)
     if tokenizer is None:
         return batch
+    texts = (num_rows, cuts.num_texts) if isinstance(cuts, Sentences) else (num_rows,)
     return batch | {
-        "text": np.zeros((num_rows, tokenizer.context), np.int32),
-        "text_length": np.zeros(num_rows, np.int32),
+        "text": np.zeros((*texts, tokenizer.context), np.int32),
+        "text_length": np.zeros(texts, np.int32),
         "text_id": np.zeros(num_rows, np.int32),
     }

@@ -29,7 +29,8 @@ class Dataset:
       name: one of `sources.SOURCES`, such as "digits", "folder" or "tfds/NAME".
       batch_size: images in the global batch, over all devices.
       canvas: side in px of the square that every image is fitted into, by scaling it down
-        only, before views are cut out of it. What fits keeps the official pixels. None for sounds.
+        only, before views are cut out of it. What fits keeps the official pixels. None for sounds
+        and texts.
       split: images to train on; see `sources.open_source`.
       test_split: images to judge on; None if there are none.
       path: the folder or file, or several with commas between, see `sources.open_source`; or the
@@ -40,7 +41,8 @@ class Dataset:
       image_column: column of a table that holds the images or their paths; the first of the usual
         names if None, such as "image", "path", "file_name".
       label_column: column of the classes; "label" or "class" if None.
-      caption_column: column of the texts; a usual name if None, such as "caption" or "text".
+      caption_column: column of the texts; a usual name if None, such as "caption" or "text". Of
+        name="texts" several with commas between: sentence, its positive, its hard negative.
       fraction: share of the training labels to use, in (0, 1]: a class-balanced draw that is
         the same on every machine.
       fraction_seed: number of the draw.

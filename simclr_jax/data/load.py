@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Generator, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import grain
 import jax
@@ -18,7 +18,7 @@ import joblib
 import numpy as np
 
 from simclr_jax.core.errors import UserError
-from simclr_jax.core.types import Clips, Cuts, CutsBySize
+from simclr_jax.core.types import Clips, Cuts, CutsBySize, Sentences
 from simclr_jax.data.batch import HostBatch, empty_batch
 from simclr_jax.data.cut import cut
 from simclr_jax.data.decode import RENDERING, Rendering, decode
@@ -35,6 +35,7 @@ from simclr_jax.data.records import Record, Source
 from simclr_jax.data.sounds import clip_sound, decode_sound
 from simclr_jax.data.stand_ins import StandIns
 from simclr_jax.data.text import tokenizer_of
+from simclr_jax.data.text_table import require_texts
 
 Batches: TypeAlias = Generator[HostBatch, None, None]
 
@@ -206,9 +207,11 @@ def _whole(canvas: int | None) -> Cuts:
 def _decoder(
     cuts: CutsBySize, canvas: int | None, rendering: Rendering
 ) -> Callable[[Record], np.ndarray]:
-    """Returns what makes pixels, or samples, of a record."""
+    """Returns what makes pixels, or samples, of a record; of texts there is nothing to decode."""
     if isinstance(cuts, Clips):
         return lambda record: decode_sound(record, cuts.rate)
+    if isinstance(cuts, Sentences):
+        return lambda record: require_texts(record, cuts.num_texts)
     if canvas is None:
         raise UserError("config.data.canvas is missing; it must be a number of pixels.")
     return lambda record: decode(record.image, canvas=canvas, rendering=rendering).pixels
@@ -269,15 +272,15 @@ class _Chunk:
         return None
 
     def put(self, row: int, example: Example) -> None:
-        """Fills a row: cuts what its views show out of an image or a sound, and draws a caption."""
+        """Fills a row: cuts what its views show out of an image or a sound, and its texts."""
         self.batch["label"][row], self.batch["id"][row] = example.label, example.id
         place, decoded = self.place, example.decoded
         which = (place.seed, place.step, int(self.rows[row]))
         if (tokenizer := tokenizer_of(place.source)) is not None:
             drawn = random_words(*which, stream=1).random_raw() % len(example.captions)
-            tokens = tokenizer(example.captions[drawn])
-            self.batch["text"][row] = tokens.ids
-            self.batch["text_length"][row], self.batch["text_id"][row] = tokens.length, tokens.hash
+            self._put_texts(row, example.captions, int(drawn), tokenizer)
+        if isinstance(place.cuts, Sentences):
+            return
         words = random_words(*which)
         if isinstance(place.cuts, Clips):
             self.batch["audio"][row] = clip_sound(decoded, place.cuts, words)
@@ -289,6 +292,15 @@ class _Chunk:
                 part = cut(decoded, box, cuts.size)
                 images[row, view, : part.shape[0], : part.shape[1]] = part
                 sizes[row, view] = part.shape[:2]
+
+    def _put_texts(self, row: int, texts: tuple[str, ...], drawn: int, tokenizer: Any) -> None:
+        """Fills in the tokens of the text that was drawn, or of the first ones."""
+        shape = self.batch["text_length"].shape[1:]  # [v], or [] beside an image
+        said = texts[: shape[0]] if shape and shape[0] > 1 else (texts[drawn],)
+        tokens = [tokenizer(text) for text in said]
+        self.batch["text"][row] = np.reshape([x.ids for x in tokens], (*shape, -1))
+        self.batch["text_length"][row] = np.reshape([x.length for x in tokens], shape)
+        self.batch["text_id"][row] = tokens[0].hash
 
 
 class _Chunks:

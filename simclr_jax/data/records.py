@@ -27,10 +27,11 @@ class Record:
 
     Attributes:
       image: the bytes of an encoded file, or uint8 pixels [h, w], [h, w, 1] or [h, w, 3]; no bytes
-        where the example is a sound.
+        where the example is a sound or a text.
       label: class index, -1 where unknown.
       name: name of the image, for people: unique within its data set, the same in every run.
-      captions: what is said of it; one of them is drawn each time that it is trained on.
+      captions: what is said of it; one of them is drawn each time that it is trained on. Or the
+        texts that it is, see `core.types.Sentences`.
       sound: the bytes of an encoded file, or samples; None where the example is an image.
     """
 
@@ -53,7 +54,8 @@ class Source(Protocol):
 
     One whose records have captions may have `captions_of(id) -> tuple[str, ...]` where they are
     known before the image is read, and `templates`, captions with {} in place of a class's name.
-    Records of sounds come from one whose `has_sounds` is True.
+    Records of sounds come from one whose `has_sounds` is True, and those of texts alone from one
+    whose `has_texts` is.
 
     Attributes:
       name: name for people and for messages.
@@ -104,6 +106,11 @@ def name_of(source: Source, i: int) -> str:
 def has_sounds(source: Source) -> bool:
     """Returns whether a source is of sounds, and not of images."""
     return getattr(source, "has_sounds", False)
+
+
+def has_texts(source: Source) -> bool:
+    """Returns whether a source is of texts alone, and not of images or sounds."""
+    return getattr(source, "has_texts", False)
 
 
 def captions_of(source: Source, i: int) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Rows of tables in text files: CSV and TSV with a header line, and JSON lines."""
+"""Rows of tables in text files: CSV and TSV with a header line, JSON lines, and plain lines."""
 
 import csv
 import json
@@ -8,7 +8,8 @@ from typing import Any, TypeAlias
 from simclr_jax.core.errors import UserError
 from simclr_jax.core.files import reason
 
-EXTENSIONS = {"csv": (".csv", ".tsv"), "jsonl": (".jsonl", ".ndjson")}  # by kind of table
+# By kind of table. One of plain lines has one column, "text".
+EXTENSIONS = {"csv": (".csv", ".tsv"), "jsonl": (".jsonl", ".ndjson"), "txt": (".txt",)}
 Row: TypeAlias = dict[str, Any]
 
 
@@ -24,6 +25,8 @@ def column_names(path: str, kind: str) -> list[str]:
     """
     if kind == "csv":
         return _header(path)[0]
+    if kind == "txt":
+        return ["text"]
     return list(dict.fromkeys(key for _, row in _json_rows(path) for key in row))
 
 
@@ -33,7 +36,8 @@ def read_rows(path: str, kind: str) -> Iterator[tuple[int, Row]]:
     Raises:
       UserError: if a line is no row, or not UTF-8.
     """
-    return _csv_rows(path) if kind == "csv" else _json_rows(path)
+    readers = {"csv": _csv_rows, "jsonl": _json_rows, "txt": _text_rows}
+    return readers[kind](path)
 
 
 def _lines(path: str) -> Iterator[str]:
@@ -103,3 +107,9 @@ def _json_rows(path: str) -> Iterator[tuple[int, Row]]:
                 f'{path}, line {number}, is no JSON object such as {{"image": "a.jpg"}}.'
             )
         yield number, row
+
+
+def _text_rows(path: str) -> Iterator[tuple[int, Row]]:
+    for number, line in enumerate(_lines(path), 1):
+        if line.strip():
+            yield number, {"text": line}

@@ -1,4 +1,4 @@
-"""Where images and sounds come from: packages, folders, tables, tars, parquet files, prepared TFDS.
+"""Where images, sounds and texts come from: packages, folders, tables, tars, parquet, TFDS.
 
 A source has a length and gives records by index, lazily and from any thread. It never
 downloads, and never shuffles: index i is the same image in every run.
@@ -22,19 +22,21 @@ from simclr_jax.data.midi_instruments import MidiInstruments
 from simclr_jax.data.openmoji import OpenMoji
 from simclr_jax.data.records import Record, Source, digest, image_key
 from simclr_jax.data.table import Table
+from simclr_jax.data.text_table import TextTable
 from simclr_jax.data.webdataset import WebDataset
 
 __all__ = ["Digits", "Record", "Source", "open_source", "suggest_sizes"]
 
 LISTED = ("folder", "csv", "jsonl", "webdataset", "parquet")  # have a split "all", and a path
 BUILT_IN = ("digits", "openmoji", "midi_instruments")  # come with packages, and have no path
-SOURCES = (*BUILT_IN, *LISTED, "array_record", "tfds/NAME")
+SOURCES = (*BUILT_IN, *LISTED, "texts", "array_record", "tfds/NAME")
 NEEDS = {
     "folder": "directory that holds the images",
     "csv": "table, or a directory of tables",
     "jsonl": "table, or a directory of tables",
     "webdataset": "directory of the tar files, or a pattern such as train-{000..099}.tar",
     "parquet": "directory of the parquet files",
+    "texts": "file of one text a line, or table, or a directory of such",
     "array_record": "directory that `data convert` has written",
 }
 DEFAULT_COLUMNS = Columns()
@@ -59,14 +61,15 @@ def open_source(
         drawings and their names, from packages of the extra text; "midi_instruments", notes and
         their captions, from packages of the extra audio; "folder", any tree of images under `path`;
         "csv" or "jsonl", a table with a row for each image or sound; "webdataset", tar files;
-        "parquet", files with the images in them; "array_record", shards under `path` that
-        `data convert` has written; or "tfds/NAME[/CONFIG][:VERSION]", a data set that TFDS has
-        prepared as ArrayRecord or TFRecord.
+        "parquet", files with the images in them; "texts", files of texts alone; "array_record",
+        shards under `path` that `data convert` has written; or "tfds/NAME[/CONFIG][:VERSION]", a
+        data set that TFDS has prepared as ArrayRecord or TFRecord.
       split: "train" or "test" of the digits and of the instruments; "train", "test" or "test_all"
         of OpenMoji; of a folder "all", or the name of a folder in it; of tables, tars and parquet
         "all", or what names of files begin with, or a folder of them is called, or else, of tables
-        and parquet, what stands in the column "split"; of shards and TFDS data sets "all", or
-        anything of TFDS's split syntax, such as "train[:50%]".
+        and parquet, what stands in the column "split"; of texts "all", or what names of files or
+        folders say; of shards and TFDS data sets "all", or anything of TFDS's split syntax, such as
+        "train[:50%]".
       path: the folder or the file, a list of them, or a text with commas between them; names of
         files may have braces, as in train-{000..099}.tar. For TFDS the directory of all data sets
         (`data_dir`), by default TFDS's own: $TFDS_DATA_DIR or ~/tensorflow_datasets.
@@ -103,9 +106,9 @@ def _open(
             f"labels_from_folders is for name='folder'; {name!r} has its own labels: leave it out, "
             "or set it to False."
         )
-    if columns != DEFAULT_COLUMNS and name not in LISTED[1:]:
+    if columns != DEFAULT_COLUMNS and name not in (with_columns := (*LISTED[1:], "texts")):
         raise UserError(
-            f"config.data.*_column are of name={', '.join(LISTED[1:])}; {name!r} has no columns."
+            f"config.data.*_column are of name={', '.join(with_columns)}; {name!r} has no columns."
         )
     if name in BUILT_IN:
         if path is not None:
@@ -116,6 +119,8 @@ def _open(
         raise UserError(f"name={name!r} needs a path: the {NEEDS[name]}.")
     if name in LISTED and path is not None:
         return _open_listed(name, split, path, labels_from_folders, class_names, columns)
+    if name == "texts" and path is not None:
+        return TextTable(path, split, columns)
     kind, _, rest = name.partition("/")
     if path is not None and not isinstance(path, str | os.PathLike):
         raise UserError(f"{name!r} takes one directory as path, not {len(path)}.")
@@ -128,7 +133,9 @@ def _open(
         from simclr_jax.data.tfds_source import open_shards
 
         return open_shards(path, split)
-    hint = did_you_mean(name, [*BUILT_IN, *LISTED, "array_record"]) or did_you_mean(kind, ["tfds"])
+    hint = did_you_mean(name, [*BUILT_IN, *LISTED, "texts", "array_record"]) or did_you_mean(
+        kind, ["tfds"]
+    )
     raise UserError(f"Unknown data set {name!r}; it must be one of {', '.join(SOURCES)}.{hint}")
 
 

@@ -23,6 +23,7 @@ from simclr_jax.methods.nnclr import nnclr
 from simclr_jax.methods.rotation import rotation
 from simclr_jax.methods.siglip import siglip
 from simclr_jax.methods.simclr import simclr
+from simclr_jax.methods.simcse import simcse
 from simclr_jax.methods.simsiam import simsiam
 from simclr_jax.methods.supcon import supcon
 from simclr_jax.methods.supervised import supervised
@@ -58,6 +59,7 @@ METHODS = {
     "clip": clip,
     "siglip": siglip,
     "clap": clap,
+    "simcse": simcse,
     "supervised": supervised,
     "distill": distill,
 }

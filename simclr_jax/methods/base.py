@@ -99,7 +99,7 @@ class Method:
 
     Attributes:
       init: (key, views) -> Variables; only the shapes of `views` matter.
-      augment: (key, batch) -> views, run on the device inside the train step.
+      augment: (key, batch) -> views, or texts, run on the device inside the train step.
       loss: (params, state, views, batch, key) -> (value to differentiate, StepOutput). Only
         `params` is differentiated; `state.params` is the same tree without a gradient.
         `metrics["loss"]` is the loss as it is reported.
@@ -119,9 +119,9 @@ class Method:
       train_batch_norm: whether BatchNorm normalises with the batch and moves its statistics.
     """
 
-    init: Callable[[PRNGKey, Views], Variables]
+    init: Callable[[PRNGKey, Any], Variables]
     augment: Callable[[PRNGKey, Batch], Views]
-    loss: Callable[[Params, TrainState, Views, Batch, PRNGKey], tuple[Scalar, StepOutput]]
+    loss: Callable[[Params, TrainState, Any, Batch, PRNGKey], tuple[Scalar, StepOutput]]
     after_update: Callable[[TrainState, Any], Any] = keep_method_state
     constrain: Callable[[Params], Params] = unconstrained
     frozen_params: tuple[Frozen, ...] = ()

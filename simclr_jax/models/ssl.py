@@ -1,4 +1,4 @@
-"""The model that every method trains: an encoder, and heads where they are used.
+"""The model that every method trains: an encoder, or a text tower, and heads where they are used.
 
 The names are the contract: variables live at params/encoder, params/projector, params/predictor,
 params/prototypes, params/classifier, params/text, params/text_projector and the same below
@@ -40,14 +40,22 @@ class Encoder(Protocol):
         ...
 
 
-ENCODERS: dict[str, Callable[..., Encoder]] = {"resnet": ResNet, "vit": ViT}
+def no_encoder() -> None:
+    """Returns no encoder: the network is a text tower alone."""
+
+
+ENCODERS: dict[str, Callable[..., Encoder | None]] = {
+    "resnet": ResNet,
+    "vit": ViT,
+    "none": no_encoder,
+}
 
 
 class SSLModel(nn.Module):
     """Encoder and heads behind one call.
 
     Attributes:
-      encoder: a linen module.
+      encoder: a linen module; None to have a text tower alone.
       projector: maps representations to the outputs of its layers; None to have no head.
       classifier: maps features to logits; None to have no classes.
       select: which features the classifier sees: 0 the representation, i the output of layer i
@@ -59,7 +67,7 @@ class SSLModel(nn.Module):
       text_projector: maps these to where the projector maps images.
     """
 
-    encoder: Encoder
+    encoder: Encoder | None
     projector: MLP | None = None
     classifier: nn.Dense | None = None
     select: int = 0
@@ -86,6 +94,12 @@ class SSLModel(nn.Module):
                 "text and text_projector go together: a text tower, and what maps its vectors to "
                 "where images are projected."
             )
+        of_images = (self.projector, self.classifier, self.predictor, self.prototypes)
+        if self.encoder is None and (self.text is None or any(x is not None for x in of_images)):
+            raise ValueError(
+                "encoder.name='none' leaves a text tower alone: it has text and text_projector, "
+                "and no other head, as in the recipe simcse."
+            )
         super().__post_init__()
 
     @property
@@ -108,6 +122,7 @@ class SSLModel(nn.Module):
         if self.text is not None and self.is_initializing():
             one = jnp.ones((1,), jnp.int32)
             self.embed_text({"text": one[:, None], "length": one}, train=train)
+        assert self.encoder is not None  # who has images has checked
         representation = self.encoder(images, train=train)
         if representation.ndim != 2 or len(representation) != len(images):
             raise ValueError(
@@ -148,6 +163,7 @@ class SSLModel(nn.Module):
         self, images: Float[Array, "n h w c"], *, train: bool = False
     ) -> Float[Array, "n d"]:
         """Returns representations, for evaluation unless `train`; see `__call__`."""
+        assert self.encoder is not None
         return self.encoder(images, train=train)
 
     def project(self, images: Float[Array, "n h w c"]) -> Float[Array, "n d"]:

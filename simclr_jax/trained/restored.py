@@ -121,6 +121,19 @@ class Restored:
         """Returns the projections [b, d] of a placed batch."""
         return self.network.project(self.variables, batch)
 
+    def require_encoder(self) -> None:
+        """Checks that there is an encoder of images or sounds.
+
+        Raises:
+          UserError: if there is none.
+        """
+        if self.model.encoder is None:
+            raise UserError(
+                f"{self.workdir} was trained on texts alone and has no encoder to see images or "
+                "sounds with. `embed --texts=FILE` writes the rows of texts, and embed_text of "
+                "simclr_jax.load gives them to Python."
+            )
+
     def require_text(self) -> Captions:
         """Returns how captions became the tokens of the text tower.
 
@@ -203,8 +216,9 @@ class Restored:
         """Returns the encoder as export formats take it, with a classifier that is right on it.
 
         Raises:
-          UserError: if it is one of sounds.
+          UserError: if it is one of sounds, or there is none.
         """
+        self.require_encoder()
         if isinstance(self.network.evaluation.cuts, Clips):
             raise UserError(
                 f"The encoder of {self.workdir} takes spectrograms, and files are made of encoders "
@@ -225,11 +239,17 @@ class Restored:
         )
 
 
-def load(workdir: str, step: int | None = None) -> Restored:
+def load(workdir: str, step: int | None = None, *, for_texts: bool = False) -> Restored:
     """Reads the newest whole checkpoint of a workdir, or that of a step.
 
+    Args:
+      workdir: directory of a run or an import.
+      step: number of the checkpoint; the newest whole one if None.
+      for_texts: whether a network without an encoder will do, too.
+
     Raises:
-      UserError: if the directory holds no run and no import, or no such checkpoint.
+      UserError: if the directory holds no run and no import, no such checkpoint, or no encoder
+        where one is needed.
       StorageError: if the checkpoint cannot be read.
     """
     config, mesh = load_config(workdir, SECTIONS), make_mesh()
@@ -239,7 +259,10 @@ def load(workdir: str, step: int | None = None) -> Restored:
     checkpoints = Checkpoints(workdir)
     step = checkpoints.find(step)
     variables = _evaluated_variables(checkpoints, step, jax.tree.map(place, net.shapes))
-    return Restored(config, mesh, dataset, net, variables, step, workdir)
+    run = Restored(config, mesh, dataset, net, variables, step, workdir)
+    if not for_texts:
+        run.require_encoder()
+    return run
 
 
 def _evaluated_variables(

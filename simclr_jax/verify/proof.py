@@ -108,7 +108,7 @@ def _comparisons(shrunk: Shrunk, num_devices: int, num_steps: int) -> list[Compa
     batches = [jax.tree.map(cast, like, as_placed(batch)) for batch in images]
     views = _views(reference_experiment, batches)
     augmented = {reference_experiment.mesh: views}
-    to_float64 = lambda views: jax.tree.map(lambda x: x.astype(np.float64), views)
+    to_float64 = lambda views: jax.tree.map(lambda x: x.astype(_as_float64(x.dtype)), views)
     inputs = [{**b, "views": to_float64(v)} for b, v in zip(batches, views, strict=True)]
     for group in variants(num_devices, tiles=tiles):
         reference = None
@@ -161,7 +161,12 @@ def _settings(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _abstract_float64(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-    return x.update(dtype=np.float64) if np.issubdtype(x.dtype, np.floating) else x
+    return x.update(dtype=_as_float64(x.dtype))
+
+
+def _as_float64(dtype: Any) -> Any:
+    """Returns the type that numbers are compared in; tokens stay whole."""
+    return np.float64 if np.issubdtype(dtype, np.floating) else dtype
 
 
 def _views(experiment: Experiment, batches: list[dict[str, np.ndarray]]) -> list[Any]:
@@ -203,7 +208,7 @@ def _compiled(experiment: Experiment, *, frozen: bool) -> Callable[..., Any]:
     )
     rows = batch_sharding(experiment.mesh)
     views = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, np.float64, sharding=rows),
+        lambda x: jax.ShapeDtypeStruct(x.shape, _as_float64(x.dtype), sharding=rows),
         jax.eval_shape(experiment.method.augment, jax.random.key(0), experiment.abstract_batch),
     )
     with nn.intercept_methods(_in_inference_mode) if frozen else contextlib.nullcontext():

@@ -59,7 +59,8 @@ class Shrunk(NamedTuple):
 class RandomImages:
     """Blocks of random colours in random sizes, with random labels: a `records.Source`.
 
-    Each has a caption of its own, and noise for what takes sounds.
+    Each has captions of its own, the third of which says the contrary, and noise for what takes
+    sounds.
     """
 
     name = "random images"
@@ -89,7 +90,7 @@ class RandomImages:
 
     def captions_of(self, index: int) -> tuple[str, ...]:
         """Returns what is said of an image."""
-        return (f"random image {index}",)
+        return (f"random image {index}", f"the picture {index}", f"no image {index}")
 
 
 def shrink(config: Mapping[str, Any], *, multiple: int, num_steps: int) -> Shrunk:

@@ -14,6 +14,8 @@ import pytest
 
 from simclr_jax.build.experiment import build_experiment
 from simclr_jax.build.schema import complete
+from simclr_jax.core.tree import select
+from simclr_jax.core.types import Sentences
 from simclr_jax.methods import METHODS
 from simclr_jax.models.ssl import ENCODERS
 from simclr_jax.parallel.sharding import PRESETS, batch_sharding
@@ -26,8 +28,14 @@ BATCH_SIZE = 16
 ENCODERS_OF = {
     "cpc": {"name": "tiny", "norm": False},
     "mae": {"name": "vit", "size": "tiny", "patch": 4},
+    "simcse": {"name": "none"},
 }
-FIRST_KERNEL = {"mae": ("patches", (48, 128)), "clap": ("conv", (3, 3, 1, 8))}
+# An array of what is trained, and its shape, where it is not that of the tiny encoder on images.
+FIRST_ARRAY = {
+    "mae": ("encoder/patches/kernel", (48, 128)),
+    "clap": ("encoder/conv/kernel", (3, 3, 1, 8)),
+    "simcse": ("text/positions", (20, 64)),
+}
 pytestmark = pytest.mark.parametrize("name", METHODS)
 
 
@@ -35,19 +43,20 @@ pytestmark = pytest.mark.parametrize("name", METHODS)
 def recipes():
     """Returns, for each method, the config of the first recipe for it that takes the digits.
 
-    Where none does, it is that for CIFAR-10, or for sounds.
+    Where none does, it is that for CIFAR-10, for sounds, or for texts.
     """
-    found = {"digits": {}, "tfds/cifar10": {}, "midi_instruments": {}}
+    found = {"digits": {}, "tfds/cifar10": {}, "midi_instruments": {}, "openmoji": {}}
     for path in sorted(CONFIGS.glob("*.py")):
         module = recipe(path.stem)
-        for variant in ("digits", "cifar10", "midi", ""):
+        for variant in ("digits", "cifar10", "midi", "openmoji", ""):
             try:
                 config = module.get_config(variant).to_dict()
             except ValueError:  # it has no such variant
                 continue
             if (data := config["data"]["name"]) in found:
                 found[data].setdefault(config["method"]["name"], config)
-    return found["midi_instruments"] | found["tfds/cifar10"] | found["digits"]
+    others = found["openmoji"] | found["midi_instruments"]
+    return others | found["tfds/cifar10"] | found["digits"]
 
 
 @pytest.fixture
@@ -77,6 +86,8 @@ def build(name, monkeypatch, tiny_encoder):
         }
         small.config["parallel"] = parallel
         experiment = build_experiment(small.config, devices, train_source=small.source)
+        if isinstance(experiment.policy.cuts, Sentences):
+            return experiment  # texts are their own views
         # Augmentation, which takes longest to compile, has tests of its own.
         method = dataclasses.replace(experiment.method, augment=lambda key, batch: batch["views"])
         shapes = jax.eval_shape(
@@ -89,13 +100,15 @@ def build(name, monkeypatch, tiny_encoder):
 
 
 def first_batch(experiment):
-    """Returns random views of random labels, alike on any number of devices."""
+    """Returns random views of random labels, or texts, alike on any number of devices."""
     rng = np.random.default_rng(0)
     cuts = experiment.policy.cuts
     (batch,) = experiment.dataset.eval_batches(experiment.source, cuts, indices=range(BATCH_SIZE))
     wanted = {name: x for name, x in experiment.abstract_batch.items() if name != "views"}
     given = {name: batch[name] for name in wanted}
     made = jax.tree.map(lambda like, rows: rows.astype(like.dtype), wanted, given)
+    if "views" not in experiment.abstract_batch:
+        return made
     views = jax.tree.map(
         lambda x: rng.uniform(size=x.shape).astype(np.float32), experiment.abstract_batch["views"]
     )
@@ -122,10 +135,10 @@ def with_queue_of(first, state):
     return state.replace(method_state={**state.method_state, **kept})
 
 
-def test_init_runs_without_a_device_and_puts_the_encoder_in_its_place(build, name):
+def test_init_runs_without_a_device_and_puts_what_is_trained_in_its_place(build, name):
     state = build("sgd", 1.0).abstract_state
-    layer, shape = FIRST_KERNEL.get(name, ("conv", (3, 3, 3, 8)))
-    assert state.params["encoder"][layer]["kernel"].shape == shape
+    path, shape = FIRST_ARRAY.get(name, ("encoder/conv/kernel", (3, 3, 3, 8)))
+    assert select(state.params, path).shape == shape
     if name not in ENCODERS_OF:
         assert state.batch_stats["encoder"]["norm"]["mean"].shape == (8,)
 
@@ -168,10 +181,11 @@ def compare_layouts(build, presets):
             assert np.linalg.norm(other - one) <= tolerance
 
 
-def test_thirty_steps_lower_the_loss_and_move_all_of_the_encoder(build):
+def test_thirty_steps_lower_the_loss_and_move_all_of_the_tower(build, name):
     experiment = build("adamw", 0.01, jax.devices()[:1])
     state, batch = start(experiment), first_batch(experiment)
-    before = state.params["encoder"]
+    tower = FIRST_ARRAY.get(name, ("encoder",))[0].split("/")[0]
+    before = state.params[tower]
     step = jax.jit(make_train_step(experiment.method, experiment.tx, jax.random.key(0)))
     losses = []
     first = state
@@ -181,5 +195,5 @@ def test_thirty_steps_lower_the_loss_and_move_all_of_the_encoder(build):
     begin, end = np.mean(losses[:5]), np.mean(losses[-5:])
     assert end < max(begin - 0.05, begin / 2)  # a loss may be small from the start
     assert int(state.step) == int(first.step) + 30
-    moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), before, state.params["encoder"])
+    moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), before, state.params[tower])
     assert min(jax.tree.leaves(moved)) > 0
