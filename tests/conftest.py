@@ -13,15 +13,14 @@ os.environ["XLA_FLAGS"] = (
     " --xla_cpu_use_fusion_emitters=false"
 )
 
-import flax.linen as nn
 import jax
 import numpy as np
 import pytest
 
 from simclr_jax.core.tree import path_name
 from simclr_jax.interop.encoder import TrainedEncoder
-from simclr_jax.models.ssl import ENCODERS
 from simclr_jax.models.vit import ViT
+from tests.tiny import TinyEncoder, tiny_is_known, tiny_settings
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -30,23 +29,6 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 COMPILED = tempfile.TemporaryDirectory(prefix="simclr_jax_")
 jax.config.update("jax_compilation_cache_dir", COMPILED.name)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-
-
-class TinyEncoder(nn.Module):
-    """One convolution and BatchNorm: compiles in a second, and has all that a step touches."""
-
-    width: int = 8
-    norm: bool = True
-
-    def __call__(self, images, *, train):
-        return self.maps(images, train=train).mean(axis=(1, 2))
-
-    @nn.compact
-    def maps(self, images, *, train):
-        x = nn.Conv(self.width, (3, 3), strides=2, use_bias=False, name="conv")(images)
-        if self.norm:
-            x = nn.BatchNorm(use_running_average=not train, momentum=0.9, name="norm")(x)
-        return nn.relu(x)
 
 
 @pytest.fixture
@@ -75,28 +57,10 @@ def trained_vit():
 
 
 @pytest.fixture
-def tiny_config(monkeypatch):
-    """A whole config whose run takes seconds: 62 steps on a quarter of the training digits."""
-    monkeypatch.setitem(ENCODERS, "tiny", TinyEncoder)
-    return {
-        "run": {"epochs": 1, "seed": 0, "log_every": 5, "checkpoint_every": 20},
-        "data": {
-            "name": "digits",
-            "split": "train",
-            "test_split": "test",
-            "fraction": 0.25,
-            "batch_size": 16,
-            "canvas": 28,
-        },
-        "augment": {"name": "simclr_cifar", "size": 12},
-        "encoder": {"name": "tiny"},
-        "heads": {"projector": {"num_layers": 2, "output_dim": 8}},
-        "method": {"name": "simclr", "temperature": 0.5},
-        "optim": {"name": "adamw"},
-        "schedule": {"base_lr": 0.01, "scaling": "none", "warmup_epochs": 0.1},
-        "parallel": {"preset": "replicated"},
-        "evals": {"knn": {"every_epochs": 0.5, "k": 5}},
-    }
+def tiny_config():
+    """The config of tests/tiny.py, whose network is known during the test."""
+    with tiny_is_known():
+        yield tiny_settings()
 
 
 @pytest.fixture

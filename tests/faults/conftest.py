@@ -9,9 +9,9 @@ from simclr_jax import run as runs
 from simclr_jax.build.experiment import build_experiment
 from simclr_jax.models.ssl import ENCODERS
 from simclr_jax.train.checkpoint import Checkpoints
-from tests.conftest import TinyEncoder
 from tests.faults.plan import Plan
 from tests.faults.small_run import STEPS, train
+from tests.tiny import TinyEncoder
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 import simclr_jax
+from tests.tiny import write_recipe
 
 importlib.import_module("simclr_jax.train.loop")  # the room named like the function is there
 pytestmark = pytest.mark.integration
@@ -18,10 +19,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture
 def recipe(tiny_config, tmp_path):
-    path = tmp_path / "own.py"
-    lines = ("from ml_collections import ConfigDict", "def get_config():")
-    path.write_text("\n".join((*lines, f"    return ConfigDict({tiny_config!r})")))
-    return path
+    return write_recipe(tmp_path / "own.py", tiny_config)
 
 
 @pytest.fixture

@@ -11,18 +11,12 @@ import pytest
 from PIL import Image
 
 from simclr_jax.__main__ import VERBS
+from tests.program import run
+from tests.tiny import tiny_settings, write_recipe
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.integration
 DIGITS = "--config=configs/simclr_digits.py:smoke"
-
-
-def command(*arguments):
-    return [sys.executable, "-m", "simclr_jax", *map(str, arguments)]
-
-
-def run(*arguments):
-    return subprocess.run(command(*arguments), cwd=ROOT, capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module")
@@ -128,8 +122,10 @@ def test_help_shows_examples_and_flags(verb):
 
 
 def test_sigterm_exits_with_143_after_a_checkpoint(tmp_path):
-    arguments = ("train", DIGITS, "--config.run.epochs=50", f"--workdir={tmp_path}")
-    process = subprocess.Popen(command(*arguments), cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    tiny = "--config.encoder.name=tests.tiny:TinyEncoder"
+    arguments = ("train", DIGITS, tiny, "--config.run.epochs=500", f"--workdir={tmp_path}")
+    command = [sys.executable, "-m", "simclr_jax", *arguments]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     for line in process.stderr:
         if "step 1/" in line:
@@ -143,8 +139,11 @@ def test_sigterm_exits_with_143_after_a_checkpoint(tmp_path):
 
 
 def test_digits_are_trained_judged_and_shown(tmp_path):
-    assert run("train", DIGITS, f"--workdir={tmp_path}").returncode == 0
-    result = run("evaluate", f"--workdir={tmp_path}", "--fractions=0.01", "--draws=2", "--json")
+    config = tiny_settings()
+    config["data"] |= {"fraction": 1.0, "batch_size": 200}
+    recipe, workdir = write_recipe(tmp_path / "recipe.py", config), tmp_path / "run"
+    assert run("train", f"--config={recipe}", f"--workdir={workdir}").returncode == 0
+    result = run("evaluate", f"--workdir={workdir}", "--fractions=0.01", "--draws=2", "--json")
     assert result.returncode == 0, result.stderr
     rows = json.loads(result.stdout)["results"]
     assert [(row["features"], row["protocol"]) for row in rows] == [
@@ -154,6 +153,6 @@ def test_digits_are_trained_judged_and_shown(tmp_path):
     ]
     assert all(row["num_train"] == 40 and row["num_test"] == 1000 for row in rows)
     assert all(0.05 < row["top1"] <= 1 for row in rows)
-    assert json.loads((tmp_path / "results.json").read_text()) == rows
-    assert run("report", f"--workdir={tmp_path}").returncode == 0
-    assert "With 40 labels" in (tmp_path / "report.html").read_text()
+    assert json.loads((workdir / "results.json").read_text()) == rows
+    assert run("report", f"--workdir={workdir}").returncode == 0
+    assert "With 40 labels" in (workdir / "report.html").read_text()

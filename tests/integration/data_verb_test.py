@@ -14,6 +14,7 @@ from PIL import Image
 
 from simclr_jax.data.dataset import Dataset
 from simclr_jax.data.shards import Split, convert
+from tests.program import run
 
 pytestmark = pytest.mark.integration
 ROOT = Path(__file__).parents[2]
@@ -21,9 +22,7 @@ COMMAND = [sys.executable, "-m", "simclr_jax", "data"]
 
 
 def data(*arguments):
-    return subprocess.run(
-        [*COMMAND, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True
-    )
+    return run("data", *arguments)
 
 
 @pytest.fixture

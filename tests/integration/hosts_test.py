@@ -1,15 +1,11 @@
 """Two processes with four devices each do what one with eight does; what goes wrong is told."""
 
 import json
-import os
 import re
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -18,18 +14,10 @@ from PIL import Image
 
 from simclr_jax.train.checkpoint import Checkpoints
 from simclr_jax.train.metrics import read_metrics
+from tests.program import ROOT, Program
+from tests.tiny import write_recipe
 
 pytestmark = pytest.mark.integration
-ROOT = Path(__file__).parents[2]
-RECIPE = """
-import json
-
-from ml_collections import ConfigDict
-
-
-def get_config():
-    return ConfigDict(json.loads({text!r}))
-"""
 
 
 @pytest.fixture
@@ -38,43 +26,30 @@ def recipe(tiny_config, tmp_path):
     tiny_config["data"]["batch_size"] = 48
     tiny_config["run"] |= {"log_every": 1, "checkpoint_every": 10, "keep_checkpoints": 9}
     tiny_config["evals"] = {}
+    tiny_config["augment"] = {"name": "simclr_cifar", "size": 12}
     # Adam makes large steps of gradients that are rounding errors, such as those of a bias
     # before BatchNorm.
     tiny_config["optim"] = {"name": "lars"}
     tiny_config["schedule"]["base_lr"] = 0.3
-    path = tmp_path / "recipe.py"
-    path.write_text(RECIPE.format(text=json.dumps(tiny_config)))
-    return path
+    return write_recipe(tmp_path / "recipe.py", tiny_config)
 
 
 class Processes:
     """`train` in one or more processes of this machine."""
 
     def __init__(self, num_devices, *commands, directories=(None, None)):
-        environment = {
-            **os.environ,
-            "PYTHONPATH": str(ROOT),
-            "JAX_PLATFORMS": "cpu",
-            "NUM_DEVICES": str(num_devices),
-        }
         self._processes = [
-            subprocess.Popen(
-                [sys.executable, ROOT / "tests/integration/tiny_verb.py", "train", *command],
-                cwd=directory,
-                env=environment,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
+            Program("train", *command, cwd=directory or ROOT, num_devices=num_devices)
             for command, directory in zip(commands, directories, strict=False)
         ]
 
     def send(self, index, signum):
-        self._processes[index].send_signal(signum)
+        self._processes[index].send(signum)
 
     def finish(self):
         """Waits; returns the exit codes and what stands on each stderr."""
-        errors = [process.communicate(timeout=300)[1] for process in self._processes]
-        return [process.returncode for process in self._processes], errors
+        done = [process.finish() for process in self._processes]
+        return [process.returncode for process in done], [process.stderr for process in done]
 
 
 def one(recipe, workdir, *flags):

@@ -2,10 +2,7 @@
 
 import csv
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
+import shutil
 
 import numpy as np
 import pytest
@@ -15,23 +12,30 @@ from simclr_jax.core.errors import UserError
 from simclr_jax.report.groups import groups_table
 from simclr_jax.run import train
 from simclr_jax.trained.groups import judge_groups, read_groups
+from tests.program import run
+from tests.tiny import tiny_is_known, tiny_settings
 
 pytestmark = pytest.mark.integration
-ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run of 6 steps; tests write into copies of it."""
+    config, workdir = tiny_settings(), tmp_path_factory.mktemp("trained") / "run"
+    config["data"] |= {"fraction": 0.08, "batch_size": 64}
+    with tiny_is_known():
+        train(config | {"evals": {}}, str(workdir))
+    return workdir
 
 
 @pytest.fixture
-def workdir(tiny_config, tmp_path):
-    tiny_config["data"] |= {"fraction": 0.02}
-    train(tiny_config | {"evals": {}}, str(tmp_path / "run"))
-    return tmp_path / "run"
+def workdir(trained, tiny_config, tmp_path):
+    return shutil.copytree(trained, tmp_path / "run")
 
 
 def verb(*arguments):
     """Runs a verb; returns its exit code and what it printed."""
-    command = [sys.executable, ROOT / "tests/integration/tiny_verb.py", *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    said = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    said = run(*arguments)
     return said.returncode, said
 
 

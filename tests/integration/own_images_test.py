@@ -1,9 +1,6 @@
 """From class folders to figures: pretrain, fine-tune, probe, distil, judge, embed, report."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,9 +10,9 @@ from simclr_jax import run as runs
 from simclr_jax.train.loop import fit
 from simclr_jax.train.metrics import read_metrics
 from tests import helpers
+from tests.program import run as verb
 
 pytestmark = pytest.mark.integration
-ROOT = Path(__file__).parents[2]
 COLORS = {"apple": (220, 30, 30), "banana": (230, 220, 40), "cherry": (120, 0, 60)}
 
 
@@ -52,11 +49,6 @@ def train(config, workdir):
     with runs.open_run(config, str(workdir)) as run:
         fit(run.state, run.step, run.batches, num_steps=run.num_steps, hooks=run.hooks)
     return read_metrics(str(workdir))[-1]
-
-
-def verb(*arguments):
-    command = [sys.executable, ROOT / "tests/integration/tiny_verb.py", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
 @pytest.fixture

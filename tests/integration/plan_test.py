@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from simclr_jax.plan.text import describe
+from tests.program import run
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.integration
@@ -43,7 +44,7 @@ def plan_json(*arguments):
     ],
 )
 def test_mistakes_are_named_before_anything_is_compiled(arguments, says):
-    result = plan(*arguments)
+    result = run("plan", *arguments)
     assert (result.returncode, result.stdout) == (2, "")
     assert says in result.stderr
     assert "Compiling" not in result.stderr
@@ -51,7 +52,7 @@ def test_mistakes_are_named_before_anything_is_compiled(arguments, says):
 
 @pytest.mark.skipif(HAVE_LIBTPU, reason="requirements-tpu.txt is installed")
 def test_without_the_compiler_says_how_to_install_it():
-    result = plan(DIGITS, "--topology=v5e:2x2")
+    result = run("plan", DIGITS, "--topology=v5e:2x2")
     assert result.returncode == 2
     assert "pip install -r requirements-tpu.txt" in result.stderr
 

@@ -40,7 +40,7 @@ def supervised_config(tiny_config):
         "augment": {"name": "finetune", "size": 12, "flip": False},
         "heads": {**tiny_config["heads"], "classifier": {"num_classes": None}, "select": 1},
         "method": {"name": "supervised"},
-        "evals": {"classifier": {"every_epochs": 1.0}},
+        "evals": {"classifier": {"every_epochs": 3.0}},
     }
 
 

@@ -6,6 +6,7 @@ import pytest
 
 import simclr_jax
 from simclr_jax.core.errors import UserError
+from tests.tiny import write_recipe
 
 pytestmark = pytest.mark.integration
 
@@ -13,11 +14,8 @@ pytestmark = pytest.mark.integration
 @pytest.fixture
 def sweep(tiny_config, tmp_path):
     """Returns a function that sweeps the strength of colour jitter in two runs of 5 steps."""
-    path = tmp_path / "own.py"
-    tiny_config["data"]["fraction"] = 0.02
-    tiny_config["evals"] = {}
-    lines = ("from ml_collections import ConfigDict", "def get_config():")
-    path.write_text("\n".join((*lines, f"    return ConfigDict({tiny_config!r})")))
+    tiny_config["data"] |= {"fraction": 0.25, "batch_size": 200}
+    path = write_recipe(tmp_path / "own.py", tiny_config | {"evals": {}})
 
     def run(values, **settings):
         given = {"key": "augment.color_strength", "workdir": tmp_path / "sweep", "fractions": [1.0]}
@@ -57,8 +55,8 @@ def test_each_value_has_a_run_with_its_figures_and_is_done_once(sweep, tmp_path)
     assert sweep([1.0, 0.0]) == rows
     assert times(tmp_path / "sweep/color_strength=1.0") == before
     assert trained.items() <= times(tmp_path / "sweep/color_strength=0.0").items()
-    with pytest.raises(UserError, match=r"data.fraction: 0.02 there, 0.04 here"):
-        sweep([1.0], data={"fraction": 0.04})
+    with pytest.raises(UserError, match=r"data.fraction: 0.25 there, 0.5 here"):
+        sweep([1.0], data={"fraction": 0.5})
 
 
 @pytest.mark.parametrize(

@@ -1,29 +1,31 @@
 """CLIP on digits and CLAP on tones from the config to their figures, and what they refuse."""
 
 import json
-import subprocess
-import sys
 import wave
-from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 import simclr_jax
+from simclr_jax import run as runs
+from simclr_jax.build.experiment import build_experiment
 from simclr_jax.build.resolve import resolve
 from simclr_jax.core.errors import UserError
 from simclr_jax.data.sources import open_source
 from simclr_jax.run import train
 from simclr_jax.trained.embedding import embed
 from simclr_jax.trained.evaluate import evaluate
+from tests.program import run
 
-ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.integration
 
 
 @pytest.fixture
-def clip_config(tiny_config):
-    """Two small towers on the captions of the digits."""
+def clip_config(tiny_config, monkeypatch):
+    """Two small towers on the captions of the digits, trained on one device."""
+    one_device = lambda config: build_experiment(config, jax.devices()[:1])
+    monkeypatch.setattr(runs, "build_experiment", one_device)
     projector = {"num_layers": 1, "output_dim": 16, "last_norm": "none", "kernel_init": "lecun"}
     tiny_config["data"] |= {"captions": {"context": 10, "vocab_size": 400}, "batch_size": 32}
     tiny_config["run"] |= {"epochs": 8}
@@ -153,7 +155,7 @@ def check_texts_to_take_away(workdir, encoder, tmp_path):
     texts = ["the digit three", "a handwritten seven", "the same again " * 9]
     (tmp_path / "texts.txt").write_text("\n".join(texts) + "\n")
     given = ("embed", f"--workdir={workdir}", f"--output={tmp_path / 'texts.npz'}")
-    result = command_line(*given, f"--texts={tmp_path / 'texts.txt'}")
+    result = run(*given, f"--texts={tmp_path / 'texts.txt'}")
     assert result.returncode == 0, result.stderr
     assert "features [3, 16]" in result.stdout
     assert "1 of 3 texts are cut" in result.stderr
@@ -163,11 +165,6 @@ def check_texts_to_take_away(workdir, encoder, tmp_path):
         np.testing.assert_allclose(file["features"], encoder.embed_text(texts), atol=1e-5)
     with pytest.raises(UserError, match="Text 2 of 3 is empty"):
         encoder.embed_text(["a", " ", "b"])
-
-
-def command_line(*arguments):
-    command = [sys.executable, ROOT / "tests/integration/tiny_verb.py", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
 def test_a_text_tower_without_captions_is_told_how_to_get_some(clip_config):

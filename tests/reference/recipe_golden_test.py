@@ -78,7 +78,7 @@ def two_steps(config, network):
     return jax.device_get(state.params), losses
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", ["r18_cifar", pytest.param("r50", marks=pytest.mark.thorough)])
 def test_two_steps_of_a_recipe_end_at_the_official_parameters(golden_network, name):
     network = golden_network(name, "float64")
     with np.load(ROOT / "tests" / "golden" / "two_steps.npz") as file:

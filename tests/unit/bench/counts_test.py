@@ -51,8 +51,16 @@ def require_kept(step):
     return table[name][str(step)]
 
 
+# One of 8 devices and one of selective kernels and a memory; half a minute each.
+QUICK = ("simclr_digits on 8 CPU devices", "simclr_imagenet:v2_r50_1x_sk,memory on 1 CPU device")
+
+
 @pytest.mark.integration
-@pytest.mark.parametrize("step", counts.ON_CPU, ids=str)
+@pytest.mark.parametrize(
+    "step",
+    [pytest.param(s, marks=[pytest.mark.thorough] * (str(s) not in QUICK)) for s in counts.ON_CPU],
+    ids=str,
+)
 def test_no_count_of_a_step_on_the_cpu_has_grown(step):
     changes = counts.changes(str(step), require_kept(step), counts.counts_of(step))
     assert [str(change) for change in changes if change.grew] == []

@@ -12,6 +12,7 @@ from simclr_jax.run import train
 @pytest.mark.integration
 def test_a_run_prints_its_most_expensive_operations(tiny_config, tmp_path, capsys):
     tiny_config["data"]["fraction"] = 0.05  # 12 steps
+    tiny_config["evals"] = {}
     watch = lambda run: [ProfileSteps(str(tmp_path / "trace"), run)]
     train(tiny_config, str(tmp_path / "run"), watch=watch)
     trace, header, *rows = capsys.readouterr().out.splitlines()

@@ -1,28 +1,26 @@
 """`bench --check` as a user calls it, with steps that are counted at once."""
 
+import functools
 import json
-import subprocess
-import sys
 
 import jaxlib
 import pytest
 
-PROGRAM = """
-import pathlib, sys
 from simclr_jax.bench import counts
-from simclr_jax.cli import bench
-counts.KEPT = pathlib.Path(sys.argv[1])
-counts.ON_CPU = (counts.Step("simclr_digits", 8),)
-counts.counts_of = lambda step: {"flops": 1000, "all-reduce": 42}
-sys.exit(bench.main(["bench", "--check", *sys.argv[2:]]))
-"""
+from tests.program import run
+
 STEP, COMPILER = "simclr_digits on 8 CPU devices", f"jaxlib {jaxlib.version.__version__}"
+
+
+def count_at_once(path):
+    counts.KEPT = path
+    counts.ON_CPU = (counts.Step("simclr_digits", 8),)
+    counts.counts_of = lambda step: {"flops": 1000, "all-reduce": 42}
 
 
 def check(path, table, *flags):
     path.write_text(json.dumps(table))
-    command = [sys.executable, "-c", PROGRAM, str(path), *flags]
-    return subprocess.run(command, capture_output=True, text=True)
+    return run("bench", "--check", *flags, before=functools.partial(count_at_once, path))
 
 
 @pytest.mark.integration

@@ -17,6 +17,7 @@ from simclr_jax.report.comparison import (
     tables,
     write_comparison,
 )
+from tests.program import run
 
 ATTACK = "<script>alert(1)</script>\"'> \x1b[31m[red][/x]"
 
@@ -265,8 +266,7 @@ def test_a_workdir_that_cannot_be_compared_is_named(workdir, tmp_path, others, m
 
 
 def compare(*arguments):
-    command = [sys.executable, "-m", "simclr_jax", "compare", *arguments]
-    return subprocess.run(command, capture_output=True, text=True)
+    return run("compare", *arguments)
 
 
 def test_the_verb_prints_tables_with_no_figure_cut_off_and_writes_the_page(workdir, tmp_path):

@@ -1,22 +1,18 @@
 """doctor: the verdict on a workdir in words, and as an exit code."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from simclr_jax.cli import recipe
-
-ROOT = Path(__file__).parents[3]
+from tests.program import run
 
 
 @pytest.fixture
 def doctor(tmp_path):
     """Runs the verb on a workdir of the demo with one row an epoch."""
 
-    def run(losses):
+    def judge(losses):
         config = recipe.load("simclr_digits", []).config
         (tmp_path / "config.json").write_text(json.dumps({"version": 2, **config}))
         rows = [
@@ -25,10 +21,9 @@ def doctor(tmp_path):
         ]
         lines = "".join(json.dumps(row) + "\n" for row in rows)
         (tmp_path / "metrics.jsonl").write_text(lines)
-        command = [sys.executable, "-m", "simclr_jax", "doctor", f"--workdir={tmp_path}"]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        return run("doctor", f"--workdir={tmp_path}")
 
-    return run
+    return judge
 
 
 def test_a_run_at_chance_ends_with_1_and_what_to_try(doctor):
