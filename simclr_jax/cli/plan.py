@@ -85,18 +85,25 @@ class Attempt:
     outcome: Program | TooLarge
 
     @property
+    def line_bytes(self) -> int:
+        """Bytes of the parameters, kept during a step that has a line of metrics; `train.norms`."""
+        return _bytes_per_device(self.experiment.abstract_state.params)
+
+    @property
     def needed_bytes(self) -> int | None:
         """HBM per device; None if the compiler refused without a number."""
         if isinstance(self.outcome, TooLarge):
             return self.outcome.needed_bytes
-        return self.outcome.total_bytes
+        return self.outcome.total_bytes + self.line_bytes
 
     @property
     def fits(self) -> bool:
         """Whether the compiler made a program, and it leaves the chip what its system needs."""
+        needed = self.needed_bytes
         return (
             isinstance(self.outcome, Program)
-            and self.outcome.total_bytes <= self.slice.usable_hbm_bytes
+            and needed is not None
+            and needed <= self.slice.usable_hbm_bytes
         )
 
     def verdict(self) -> str:
@@ -277,6 +284,7 @@ def _answer(attempts: Sequence[Attempt], price: float | None) -> dict[str, Any]:
         "verdict": last.verdict(),
         "usable_hbm_bytes": slice_.usable_hbm_bytes,
         "needed_hbm_bytes": last.needed_bytes,
+        "line_bytes": last.line_bytes,
         "state_bytes_per_device": _bytes_per_device(experiment.abstract_state),
         "tried": [f"{tried.knobs}: {tried.verdict()}" for tried in attempts[:-1]],
         "flags": sorted(f"--config.{'.'.join(path)}={value}" for path, value in changed.items()),

@@ -56,12 +56,13 @@ def describe(answer: dict[str, Any]) -> str:
 
 
 def _memory(answer: dict[str, Any]) -> list[str]:
-    total, usable = gib(answer["total_bytes"]), gib(answer["usable_hbm_bytes"])
+    total, usable = gib(answer["needed_hbm_bytes"]), gib(answer["usable_hbm_bytes"])
     return [
         "",
         "HBM of a device",
         _row("arguments", f"{gib(answer['arguments_bytes'])}, the state and the batch"),
         _row("temporaries", gib(answer["temporaries_bytes"])),
+        _row("for metrics", f"{gib(answer['line_bytes'])}, the parameters before a step again"),
         _row("program", gib(answer["code_bytes"])),
         _row("total", f"{total} of {usable} that the compiler may use"),
     ]
