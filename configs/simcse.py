@@ -44,13 +44,13 @@ def get_config(variant: str = "unsupervised") -> ConfigDict:
     if variant == "supervised":
         config.run.update(epochs=3)
         config.data.update(batch_size=512, caption_column="sent0,sent1,hard_neg")
-        config.augment.update(num_texts=3)
-        config.method.update(hard_negatives=True)
+        config.augment = dict(name="texts", num_texts=3)
+        config.method = dict(name="simcse", hard_negatives=True)
         config.schedule.update(base_lr=5e-5)
     if variant == "openmoji":
         config.run.update(epochs=20, log_every=10, checkpoint_every=200)
-        config.data.update(name="openmoji", split="train", batch_size=128)
-        config.data.captions = dict(context=20, vocab_size=2000)
+        captions = dict(context=20, vocab_size=2000)
+        config.data = dict(name="openmoji", split="train", batch_size=128, captions=captions)
         projector.update(output_dim=128)
         text = dict(width=128, depth=2, num_heads=4, causal=False, dropout=0.1)
         config.schedule = dict(base_lr=1e-3, scaling="none", warmup_epochs=1.0)
