@@ -103,7 +103,7 @@ def check_what_needs_an_encoder_says_what_works(workdir):
         functools.partial(restored.load, workdir),
         functools.partial(evaluate, workdir, protocol=["zero_shot"]),
         functools.partial(encoder, digits),
-        functools.partial(encoder.export, Path(workdir) / "x.onnx", format="onnx"),
+        functools.partial(encoder.export, Path(workdir) / "x.stablehlo", format="stablehlo"),
     ):
         with pytest.raises(UserError, match="no encoder to see images or sounds with"):
             refused()
