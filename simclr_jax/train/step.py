@@ -53,20 +53,21 @@ def make_train_step(method: Method, tx: optax.GradientTransformation, root: PRNG
             return method.loss(params, state, views, batch, key)
 
         (loss, out), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        updated = state.replace(
-            step=state.step + 1,
-            params=method.constrain(_applied(state.params, updates)),
-            batch_stats=out.batch_stats,
-            opt_state=opt_state,
-        )
-        updated = updated.replace(method_state=method.after_update(updated, out.carry))
+        with jax.named_scope("update"):  # a part in the words of `plan`
+            updates, opt_state = tx.update(grads, state.opt_state, state.params)
+            updated = state.replace(
+                step=state.step + 1,
+                params=method.constrain(_applied(state.params, updates)),
+                batch_stats=out.batch_stats,
+                opt_state=opt_state,
+            )
+            updated = updated.replace(method_state=method.after_update(updated, out.carry))
 
-        of_grads = norms("grads", grads)
-        finite = jnp.isfinite(loss) & jnp.isfinite(of_grads["norm/grads"])
-        # The selection fuses into the update: it reads no more than the update itself.
-        state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, state)
-        state = state.replace(step=updated.step)  # the place in the stream of images
+            of_grads = norms("grads", grads)
+            finite = jnp.isfinite(loss) & jnp.isfinite(of_grads["norm/grads"])
+            # The selection fuses into the update: it reads no more than the update itself.
+            state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, state)
+            state = state.replace(step=updated.step)  # the place in the stream of images
         return state, {**out.metrics, "health/finite": finite, **of_grads}
 
     return train_step
