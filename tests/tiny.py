@@ -1,4 +1,4 @@
-"""The network and the config of tests that train: a second to compile, and a few to train."""
+"""Network, config and run of tests that train: a second to compile, and a few to train."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -6,9 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
+import jax
 import pytest
 
+from simclr_jax import run as runs
+from simclr_jax.core.state import TrainState
 from simclr_jax.models.ssl import ENCODERS
+from simclr_jax.train.loop import fit
 
 
 class TinyEncoder(nn.Module):
@@ -64,3 +68,24 @@ def write_recipe(path: Path, config: Mapping[str, Any]) -> Path:
     lines = ("from ml_collections import ConfigDict", "def get_config():")
     path.write_text("\n".join((*lines, f"    return ConfigDict({config!r})\n")))
     return path
+
+
+class KilledError(Exception):
+    """Stands for a process that dies between two steps."""
+
+
+def train(config: Mapping[str, Any], workdir: Path, *, kill_at: int | None = None) -> TrainState:
+    """Trains, or goes on; returns the last state.
+
+    Raises:
+      KilledError: after the step `kill_at`.
+    """
+
+    def harm(step: int, *_: object) -> None:
+        if step == kill_at:
+            raise KilledError
+
+    with runs.open_run(config, str(workdir)) as run:
+        hooks = [harm, *run.hooks]
+        state = fit(run.state, run.step, run.batches, num_steps=run.num_steps, hooks=hooks)
+        return jax.device_get(state)

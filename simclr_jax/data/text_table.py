@@ -41,8 +41,8 @@ class TextTable:
         Args:
           path: a file, several, or folders of such.
           split: "all", or what names of files begin with, or a folder of them is called.
-          columns: of which `caption` names the columns, with commas between; None takes the first
-            of the usual names that a table has.
+          columns: names of columns; `caption` has those of the texts, with commas between, and None
+            takes the first of the usual names that a table has.
 
         Raises:
           UserError: if a file cannot be read as what its name says, has no such column, or none

@@ -15,32 +15,17 @@ from simclr_jax import run as runs
 from simclr_jax.build.experiment import build_experiment
 from simclr_jax.build.resolve import resolve
 from simclr_jax.core.errors import UserError
-from simclr_jax.train.loop import fit
 from simclr_jax.trained import restored
 from simclr_jax.trained.evaluate import evaluate
 from simclr_jax.verify import proof
 from simclr_jax.verify.shrunk import shrink
 from simclr_jax.verify.variants import Variant
+from tests.tiny import KilledError, train
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.integration
 ANIMALS = ("cat", "dog", "horse", "cow", "hen", "goat", "pig", "duck")
 PLACES = ("in the barn", "on a hill", "by the river", "under a tree", "near us", "at home")
-
-
-class KilledError(Exception):
-    """Stands for a process that dies between two steps."""
-
-
-def train(config, workdir, *, kill_at=None):
-    def harm(step, state, metrics):
-        if step == kill_at:
-            raise KilledError
-
-    with runs.open_run(config, str(workdir)) as run:
-        hooks = [harm, *run.hooks]
-        state = fit(run.state, run.step, run.batches, num_steps=run.num_steps, hooks=hooks)
-        return jax.device_get(state)
 
 
 @pytest.fixture

@@ -21,8 +21,8 @@ from simclr_jax.core.types import Cuts
 from simclr_jax.data.dataset import Dataset
 from simclr_jax.data.quarantine import Quarantine, read_quarantine
 from simclr_jax.data.reading import OutageError
-from simclr_jax.train.loop import fit
 from simclr_jax.trained.evaluate import evaluate
+from tests.tiny import KilledError, train
 
 pytestmark = pytest.mark.integration
 ROOT = Path(__file__).parents[2]
@@ -82,22 +82,11 @@ def test_a_table_tars_and_converted_shards_give_the_ids_labels_and_pixels_of_the
                 np.testing.assert_array_equal(batch[key], of_folder[key], f"{key} of {name}")
 
 
-class KilledError(Exception):
-    """Stands for a process that dies between two steps."""
-
-
-def train(config, workdir, *, kill_at=None):
+def train_with_ledger(config, workdir, **kill):
     """Returns the last state, and the ids, keys and losses of each step."""
-
-    def harm(step, state, metrics):
-        if step == kill_at:
-            raise KilledError
-
-    with runs.open_run(config, str(workdir)) as run:
-        hooks = [harm, *run.hooks]
-        state = fit(run.state, run.step, run.batches, num_steps=run.num_steps, hooks=hooks)
+    state = train(config, workdir, **kill)
     ledger = [json.loads(line) for line in (workdir / "ledger.jsonl").read_text().splitlines()]
-    return jax.device_get(state), ledger
+    return state, ledger
 
 
 def test_a_run_from_a_table_resumes_names_a_bad_row_by_its_line_and_is_judged_patiently(
@@ -112,14 +101,14 @@ def test_a_run_from_a_table_resumes_names_a_bad_row_by_its_line_and_is_judged_pa
     data = {"name": "csv", "path": str(table), "split": "all", "batch_size": 8, "canvas": SIDE}
     schedule = {"epochs": 2, "seed": 0, "log_every": 1, "checkpoint_every": 2, "ledger": True}
     config = tiny_config | {"data": data, "run": schedule, "evals": {}}
-    want, straight = train(config, tmp_path / "straight")
+    want, straight = train_with_ledger(config, tmp_path / "straight")
     assert [row["step"] for row in straight] == [*range(1, len(straight) + 1)]
     bad = 4  # the fifth row, in line 6
     assert bad not in {i for row in straight for i in row["ids"]}
 
     with pytest.raises(KilledError):
-        train(config, tmp_path / "run", kill_at=3)
-    got, ledger = train(config, tmp_path / "run")
+        train_with_ledger(config, tmp_path / "run", kill_at=3)
+    got, ledger = train_with_ledger(config, tmp_path / "run")
     jax.tree.map(np.testing.assert_array_equal, got, want)
     assert ledger == straight
     (entry,) = read_quarantine(tmp_path / "run")
