@@ -51,6 +51,7 @@ def rows(kind, n, d, num_classes=5):
         ("badly scaled", 300, 20),
         ("balanced", 40, 60),
         ("duplicated", 40, 60),
+        ("balanced", 1200, 70),  # more features than axes, axes from every other row
     ],
 )
 def test_finds_the_optimum_and_the_predictions_of_scikit_learn_at_every_strength(kind, n, d):
