@@ -137,15 +137,18 @@ def knn(*, num_train: int, num_test: int, dim: int) -> Run:
 def probe(*, num_train: int, dim: int) -> Run:
     """Logistic regression of one strength, as the last fit of a linear probe."""
     x, labels = inputs.features(num_train, dim, seed=1)
-    columns, classes = jnp.asarray(inputs.standardised(x).T), inputs.NUM_CLASSES
+    x = inputs.standardised(x)
+    columns, classes = jnp.asarray(x.T), inputs.NUM_CLASSES
     start = Solution(jnp.zeros((classes, dim)), jnp.zeros(classes))
-    use, tolerance = jnp.ones(num_train, bool), 1e-7
+    use = jnp.ones(num_train, bool)
 
-    def run() -> None:
+    def fit(tolerance: float) -> tuple[np.ndarray, np.ndarray]:
         examples = prepare(columns, jnp.asarray(labels))
-        jax.block_until_ready(minimise(examples, use, inputs.L2, start, tolerance))
+        weights, bias = minimise(examples, use, inputs.L2, start, tolerance)
+        return np.asarray(weights), np.asarray(bias)
 
-    return run
+    tolerance = inputs.loosest(fit, x, labels)
+    return lambda: fit(tolerance)
 
 
 KINDS: dict[str, Callable[..., Run]] = {
