@@ -1,6 +1,8 @@
 """Every test runs on 8 virtual CPU devices, and implicit rank promotion is an error."""
 
 import contextlib
+import functools
+import gc
 import os
 import resource
 import signal
@@ -16,6 +18,7 @@ os.environ["XLA_FLAGS"] = (
 import jax
 import numpy as np
 import pytest
+from jax._src.interpreters import mlir
 
 from simclr_jax.core.tree import path_name
 from simclr_jax.interop.encoder import TrainedEncoder
@@ -29,6 +32,15 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 COMPILED = tempfile.TemporaryDirectory(prefix="simclr_jax_")
 jax.config.update("jax_compilation_cache_dir", COMPILED.name)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+# JAX makes an MLIR context for each program, a third of what an operation outside of jit costs.
+mlir.make_ir_context = functools.cache(mlir.make_ir_context)
+
+
+def pytest_collection_finish():
+    """Spares the garbage collector what lives to the end, and most of its turns."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 @pytest.fixture
