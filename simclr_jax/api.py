@@ -174,8 +174,8 @@ class Encoder:
         features = extract_features(apply, batches, self.run.mesh).features
         for entry in unreadable.entries.values():
             raise UserError(
-                f"{unreadable.count} of {len(source)} images cannot be read; {entry.name}: "
-                f"{entry.reason}."
+                f"{unreadable.count} of {len(source)} {self.run.examples} cannot be read; "
+                f"{entry.name}: {entry.reason}."
             )
         return features
 

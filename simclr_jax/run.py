@@ -30,7 +30,7 @@ from simclr_jax.core.types import Batch
 from simclr_jax.data.order import Order
 from simclr_jax.data.place import place_batches
 from simclr_jax.data.quarantine import Quarantine, read_quarantine
-from simclr_jax.data.records import has_texts
+from simclr_jax.data.records import examples_of, has_texts
 from simclr_jax.parallel import hosts
 from simclr_jax.parallel.memory import require_room
 from simclr_jax.parallel.watch import end_with_others
@@ -139,6 +139,7 @@ def open_run(config: Mapping[str, Any], workdir: str) -> Iterator[Run]:
             num_steps=experiment.num_steps,
             batch_size=experiment.dataset.batch_size,
             num_examples=len(experiment.source),
+            examples=examples_of(experiment.policy.cuts),
             count_unreadable=unreadable.count,
             seconds_waited=lambda: waits.seconds,
             started=started,
@@ -243,6 +244,7 @@ def _on_non_finite(experiment: Experiment, workdir: str) -> OnNonFinite:
         experiment.run.non_finite,
         epath.Path(workdir) / "non_finite.jsonl",
         order.ids,
+        examples=examples_of(experiment.policy.cuts),
         writes=hosts.is_primary(),
     )
 
