@@ -128,8 +128,7 @@ def open_run(config: Mapping[str, Any], workdir: str) -> Iterator[Run]:
             writer.open(first_step=first_step)
         stack.enter_context(contextlib.closing(writer))
         waits, unreadable, ledger = _open_batches(experiment, workdir, first_step, stack)
-        if not has_texts(experiment.source):
-            writer.write_image("views", view_sheet(augmented_views(experiment, 16)), first_step)
+        _show_views(experiment, writer, first_step)
         log_metrics = LogMetrics(
             writer,
             experiment.schedule,
@@ -173,6 +172,12 @@ def open_run(config: Mapping[str, Any], workdir: str) -> Iterator[Run]:
         except RollBackError as error:
             save_checkpoint.roll_back(error.step, Checkpoints(workdir), experiment.abstract_state)
             raise
+
+
+def _show_views(experiment: Experiment, writer: MetricsWriter, first_step: int) -> None:
+    """Writes a picture of some views; texts have none."""
+    if not has_texts(experiment.source):
+        writer.write_image("views", view_sheet(augmented_views(experiment, 16)), first_step)
 
 
 class _Stream(NamedTuple):
