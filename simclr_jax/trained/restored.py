@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float
 
+from simclr_jax.augment.log_mel import LogMel
 from simclr_jax.build.network import Network, network
 from simclr_jax.core.compile import jit_once
 from simclr_jax.core.errors import UserError
@@ -22,6 +23,7 @@ from simclr_jax.data.quarantine import Quarantine
 from simclr_jax.data.records import Source, count_shared, examples_of, require_readable
 from simclr_jax.data.text import Captions, read_tokenizer
 from simclr_jax.evals.random_features import random_features
+from simclr_jax.interop.audio_tower import TrainedAudio
 from simclr_jax.interop.encoder import TrainedEncoder
 from simclr_jax.models.ssl import SSLModel
 from simclr_jax.parallel.mesh import make_mesh
@@ -224,28 +226,31 @@ class Restored:
         )
         return lambda batch: self.network.encode(variables, batch)
 
-    def encoder_to_export(self) -> TrainedEncoder:
+    def encoder_to_export(self) -> TrainedEncoder | TrainedAudio:
         """Returns the encoder as export formats take it, with a classifier that is right on it.
 
+        One of sounds goes without a classifier.
+
         Raises:
-          UserError: if it is one of sounds, or there is none.
+          UserError: if there is none.
         """
         self.require_encoder()
-        if self.takes_sounds:
-            raise UserError(
-                f"The encoder of {self.workdir} takes spectrograms, and files are made of encoders "
-                "of images. `embed` writes its features, simclr_jax.load gives them to Python, and "
-                "--tower=text takes its text tower away."
-            )
         network: Any = self.model.encoder  # a linen module, which its protocol does not say
         params, batch_stats = (
             jax.device_get(self.variables[key]) for key in ("params", "batch_stats")
         )
+        statistics = {"encoder": {}, **batch_stats}["encoder"]
+        if isinstance(clips := self.network.evaluation.cuts, Clips):
+            log_mel = self.config["augment"]["log_mel"]
+            log_mel = (
+                build_section("config.augment.log_mel", LogMel, log_mel) if log_mel else LogMel()
+            )
+            return TrainedAudio(network, params["encoder"], statistics, log_mel, clips.num_samples)
         on_representation = self.model.classifier is not None and self.model.select == 0
         return TrainedEncoder(
             network=network,
             params=params["encoder"],
-            batch_stats={"encoder": {}, **batch_stats}["encoder"],
+            batch_stats=statistics,
             image_size=self.network.evaluation.size,
             channels=self.network.channels,
             classifier=params["classifier"] if on_representation else None,
