@@ -83,10 +83,21 @@ def _step(answer: dict[str, Any]) -> list[str]:
         _row("", f"({_amount(answer['bytes_accessed'])}B by {counted['bytes_accessed']})"),
     ]
     for kind, row in answer["collectives"].items():
-        lines.append(_row(kind, f"{row['count']}, {_amount(row['bytes'])}B of results"))
+        beside = _beside(answer["overlapped"].get(kind))
+        lines.append(_row(kind, f"{row['count']}, {_amount(row['bytes'])}B of results; {beside}"))
     if answer["unknown_loops"]:
         lines.append(_row("", f"{answer['unknown_loops']} loops of unknown length count once"))
     return lines
+
+
+def _beside(row: dict[str, int] | None) -> str:
+    """Returns what goes on beside the transfers of a kind."""
+    if row is None:
+        return "all else waits"
+    return (
+        f"{row['count']} with {_amount(row['bytes'])}B beside {_amount(row['flops'])}FLOP and "
+        f"{_amount(row['hbm_bytes'])}B of HBM traffic"
+    )
 
 
 def _traffic(answer: dict[str, Any]) -> list[str]:
