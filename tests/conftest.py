@@ -33,8 +33,8 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 COMPILED = tempfile.TemporaryDirectory(prefix="simclr_jax_")
 jax.config.update("jax_compilation_cache_dir", COMPILED.name)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-# JAX 0.10 makes an MLIR context for each program, a third of what an operation outside of jit costs;
-# later versions share one among ten. Two threads must not lower with the same.
+# JAX 0.10 makes an MLIR context for each program, a third of the cost of an operation outside of
+# jit; later versions share one among ten. Two threads must not lower with the same.
 _make_context, _contexts, CONTEXT_PROGRAMS = mlir.make_ir_context, threading.local(), 50
 
 
