@@ -47,7 +47,7 @@ def get_config(variant: str = "r50") -> ConfigDict:
         config.data.update(name="digits", test_split="test", batch_size=128, canvas=28)
         config.augment = dict(name="byol", size=28, min_area=0.35, flip=False, solarize=False)
         config.encoder = dict(name="resnet", depth=18, width=0.25)
-        config.method = dict(name="byol", ema=0.97)
+        config.method = dict(name="byol", ema=0.9)
         config.optim = dict(name="adamw", weight_decay=1e-4)
         config.schedule = dict(base_lr=2e-3, scaling="none", warmup_epochs=3.0)
         config.evals = dict(knn=dict(every_epochs=10.0))

@@ -23,13 +23,14 @@ midi has 24 notes on each of 128 instruments, and 473 pairs of note and instrume
 
 from ml_collections import ConfigDict
 
+from simclr_jax.build import shared
+
 VARIANTS = ("laion", "midi")
 
 
 def get_config(variant: str = "laion") -> ConfigDict:
     """Returns the recipe of a variant; see above."""
-    if variant not in VARIANTS:
-        raise ValueError(f"Unknown variant {variant!r}; this recipe knows {', '.join(VARIANTS)}.")
+    shared.check_variant(variant, VARIANTS)
     config = ConfigDict()
     config.run = dict(epochs=45, checkpoint_every=1000)
     config.data = dict(name="csv", split="all", batch_size=2304, captions=dict())

@@ -18,13 +18,14 @@ the area. Give your own pairs as --config.data.name and --config.data.path.
 
 from ml_collections import ConfigDict
 
+from simclr_jax.build import shared
+
 VARIANTS = ("vit_b16", "digits", "openmoji")
 
 
 def get_config(variant: str = "vit_b16") -> ConfigDict:
     """Returns the recipe of a variant; see above."""
-    if variant not in VARIANTS:
-        raise ValueError(f"Unknown variant {variant!r}; this recipe knows {', '.join(VARIANTS)}.")
+    shared.check_variant(variant, VARIANTS)
     config = ConfigDict()
     config.run = dict(epochs=32, checkpoint_every=2000)
     config.data = dict(
@@ -38,23 +39,12 @@ def get_config(variant: str = "vit_b16") -> ConfigDict:
     config.method = dict(name="clip", temperature=0.07)
     config.optim = dict(name="adamw", weight_decay=0.2, b2=0.98)
     config.schedule = dict(base_lr=5e-4, scaling="none", warmup_epochs=0.16)
-    if variant == "digits":  # which are grey and must not be mirrored
-        config.run.update(epochs=20, log_every=25, checkpoint_every=500)
-        config.data = dict(
-            name="digits",
-            split="train",
-            test_split="test",
-            batch_size=128,
-            canvas=28,
-            captions=dict(context=12, vocab_size=400),
-        )
-        config.augment = dict(name="finetune", size=28, min_area=0.6, flip=False)
-        config.encoder = dict(name="resnet", depth=18, width=0.25)
+    if variant == "digits":
+        for name, section in shared.captioned_digits().items():
+            config[name] = section
         projector.update(output_dim=64)
         text = dict(width=64, depth=2, num_heads=2)
         config.optim.update(weight_decay=0.05)
-        config.schedule = dict(base_lr=2e-3, scaling="none", warmup_epochs=1.0)
-        config.evals = dict(knn=dict(every_epochs=10.0))
     if variant == "openmoji":  # whose names tell left from right
         config.run.update(epochs=20, log_every=10, checkpoint_every=200)
         config.data = dict(

@@ -56,7 +56,7 @@ def get_config(variant: str = "r50") -> ConfigDict:
         config.augment = dict(name="simclr_cifar", size=28, min_area=0.35, flip=False)
         config.encoder = dict(name="resnet", depth=18, width=0.25)
         config.heads = dict(projector=dict(num_layers=2, hidden_dim=128, output_dim=64))
-        config.method.update(queue_size=1024, ema=0.99)
+        config.method.update(queue_size=1024, ema=0.9)
         config.optim = dict(name="adamw", weight_decay=1e-4)
         config.schedule = dict(base_lr=4e-3, scaling="none", warmup_epochs=3.0)
         config.evals = dict(knn=dict(every_epochs=10.0))

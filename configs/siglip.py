@@ -17,13 +17,14 @@ the pooling, here both have one. Give your own pairs as --config.data.name and -
 
 from ml_collections import ConfigDict
 
+from simclr_jax.build import shared
+
 VARIANTS = ("b16", "digits")
 
 
 def get_config(variant: str = "b16") -> ConfigDict:
     """Returns the recipe of a variant; see above."""
-    if variant not in VARIANTS:
-        raise ValueError(f"Unknown variant {variant!r}; this recipe knows {', '.join(VARIANTS)}.")
+    shared.check_variant(variant, VARIANTS)
     config = ConfigDict()
     config.run = dict(epochs=1, checkpoint_every=2000)
     config.data = dict(
@@ -41,23 +42,12 @@ def get_config(variant: str = "b16") -> ConfigDict:
     config.method = dict(name="siglip", scale=10.0, bias=-10.0)
     config.optim = dict(name="adamw", weight_decay=1e-4, b2=0.95)
     config.schedule = dict(base_lr=1e-3, scaling="none", warmup_epochs=0.05)
-    if variant == "digits":  # which are grey and must not be mirrored
-        config.run.update(epochs=20, log_every=25, checkpoint_every=500)
-        config.data = dict(
-            name="digits",
-            split="train",
-            test_split="test",
-            batch_size=128,
-            canvas=28,
-            captions=dict(context=12, vocab_size=400),
-        )
-        config.augment = dict(name="finetune", size=28, min_area=0.6, flip=False)
-        config.encoder = dict(name="resnet", depth=18, width=0.25)
+    if variant == "digits":
+        for name, section in shared.captioned_digits().items():
+            config[name] = section
         projector.update(output_dim=64)
         text = dict(width=64, depth=2, num_heads=2, causal=False)
         config.method = dict(name="siglip", scale=10.0)
         config.optim.update(weight_decay=0.05)
-        config.schedule = dict(base_lr=2e-3, scaling="none", warmup_epochs=1.0)
-        config.evals = dict(knn=dict(every_epochs=10.0))
     config.heads = dict(projector=projector, text=text, text_projector=projector)
     return config

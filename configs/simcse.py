@@ -23,13 +23,14 @@ the columns of the released nli_for_simcse.csv: a sentence, one that follows, on
 
 from ml_collections import ConfigDict
 
+from simclr_jax.build import shared
+
 VARIANTS = ("unsupervised", "supervised", "openmoji")
 
 
 def get_config(variant: str = "unsupervised") -> ConfigDict:
     """Returns the recipe of a variant; see above."""
-    if variant not in VARIANTS:
-        raise ValueError(f"Unknown variant {variant!r}; this recipe knows {', '.join(VARIANTS)}.")
+    shared.check_variant(variant, VARIANTS)
     config = ConfigDict()
     config.run = dict(epochs=1, checkpoint_every=1000)
     captions = dict(context=32, vocab_size=30522)

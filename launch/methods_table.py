@@ -14,6 +14,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 import simclr_jax
@@ -69,7 +70,11 @@ def judged(name: str, seed: int, workdir: Path) -> dict[str, Any]:
     encoder = simclr_jax.load(workdir)
     test = encoder.run.dataset.open("test")
     features = encoder([np.asarray(test[i].image) for i in range(len(test))])
-    return {**rows_of(workdir, "encoder"), "rank": float(effective_rank(features))}
+    return {
+        **rows_of(workdir, "encoder"),
+        "rank": float(effective_rank(features)),
+        "device": jax.devices()[0].device_kind,
+    }
 
 
 def section(rows: dict[str, dict[str, Any]]) -> str:
@@ -87,7 +92,17 @@ def section(rows: dict[str, dict[str, Any]]) -> str:
         cells = [" / ".join(column) or "not run" for column in (few, many, knn, rank)]
         lines.append(f"| {label} | {' | '.join(cells)} |\n")
     left_out = "; ".join(f"`{name}`: {why}" for name, why in OTHERS.items() if why)
-    return f"{BEFORE}{''.join(lines)}\nNot in the table: {left_out}.\n"
+    return f"{BEFORE}{''.join(lines)}\n{trained_elsewhere(rows)}Not in the table: {left_out}.\n"
+
+
+def trained_elsewhere(rows: dict[str, dict[str, Any]]) -> str:
+    """Returns a sentence for each kind of device other than a CPU that trained some methods."""
+    kinds: dict[str, list[str]] = {}
+    for name in METHODS:
+        for row in rows.get(name, {}).values():
+            if row["device"] != "cpu":
+                kinds.setdefault(row["device"], []).append(f"`{name}`")
+    return "".join(f"Trained on one {kind}: {', '.join(kinds[kind])}.\n\n" for kind in kinds)
 
 
 def main() -> None:

@@ -38,12 +38,14 @@ SCALING = {8: "2x2x2", 16: "2x2x4", 64: "4x4x4", 256: "4x8x8", 1024: "8x8x16"}
 PAIRS_PER_DEVICE = 64
 # v1_r50_1x on a quarter of the chips, the batch in parts.
 CHUNKS, CHUNKS_ON = (1, 4, 16), "v5e:4x4"
-# What else is pretrained, each with the batch that is published for it.
-FAMILY = (
-    *("byol:r50", "moco_v3:r50", "moco_v3:vit_s", "swav:r50", "deepcluster_v2:r50", "dino:vit_s"),
-    *("instdisc:r50", "clip:vit_b16"),
-)
+# What else is pretrained, each with the batch that is published for it, and on what.
 FAMILY_SLICES = ("v5e:8x8", "v5p:4x4x4")
+FAMILY = {
+    **dict.fromkeys(("byol:r50", "moco_v3:r50", "moco_v3:vit_s", "swav:r50"), FAMILY_SLICES),
+    **dict.fromkeys(("deepcluster_v2:r50", "dino:vit_s", "instdisc:r50"), FAMILY_SLICES),
+    "clip:vit_b16": ("v5e:16x16", "v5p:4x4x4"),
+}
+NUM_IMAGES = {"clip:vit_b16": 400_000_000}  # which the paper's data set has
 TABLES = ("scaling", "chunks", "family")
 
 BEFORE = f"""\
@@ -64,11 +66,11 @@ What grows is NT-Xent: each device gathers the projections of all, and compares 
 `--config.method.grad_cache_chunks`, per device:
 
 """
-FAMILY_BEFORE = f"""
+FAMILY_BEFORE = """
 Less memory is paid for in transfers: the gradient is summed over the devices once for each chunk.
 
-Other methods with the batch that is published for each, on {" and ".join(FAMILY_SLICES)}. All
-views, second networks, queues and banks are in it, as the recipe has them:
+Other methods with the batch that is published for each. All views, second networks, queues and
+banks are in it, as the recipe has them:
 
 """
 AFTER = """
@@ -116,7 +118,8 @@ def command(variant: str, topology: str, *overrides: str, recipe: str = RECIPE) 
 def family_command(name: str, topology: str) -> str:
     """Returns the command that plans one row of the fourth table."""
     recipe, _, variant = name.partition(":")
-    return command(variant, topology, recipe=f"configs/{recipe}.py")
+    counted = [f"--num_images={NUM_IMAGES[name]}"] if name in NUM_IMAGES else []
+    return command(variant, topology, *counted, recipe=f"configs/{recipe}.py")
 
 
 def scaling_command(chips: int) -> str:
@@ -148,7 +151,7 @@ def _commands(table: str) -> list[str]:
     if table == "scaling":
         return [scaling_command(chips) for chips in SCALING]
     if table == "family":
-        return [family_command(name, topology) for topology in FAMILY_SLICES for name in FAMILY]
+        return [family_command(name, topology) for name in FAMILY for topology in FAMILY[name]]
     return [chunks_command(chunks) for chunks in CHUNKS]
 
 
@@ -213,7 +216,7 @@ def _network_rows(name: str, plans: dict[str, dict[str, Any]]) -> Iterator[list[
 def _family(plans: dict[str, dict[str, Any]]) -> str:
     rows, missing = [], []
     for name in FAMILY:
-        for topology in FAMILY_SLICES:
+        for topology in FAMILY[name]:
             if answer := plans.get(family_command(name, topology)):
                 rows.append([f"`{name}`", f"{answer['batch_size']:,}", *_network_cells(answer)])
             else:

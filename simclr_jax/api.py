@@ -174,8 +174,8 @@ class Encoder:
         features = extract_features(apply, batches, self.run.mesh).features
         for entry in unreadable.entries.values():
             raise UserError(
-                f"{unreadable.count} of {len(source)} images cannot be read; {entry.name}: "
-                f"{entry.reason}."
+                f"{unreadable.count} of {len(source)} {self.run.examples} cannot be read; "
+                f"{entry.name}: {entry.reason}."
             )
         return features
 
@@ -194,13 +194,14 @@ class Encoder:
           path: the file, or for a SavedModel and for OpenCLIP the directory.
           format: "safetensors", "torchvision", "timm", "open_clip" (both towers), "stablehlo",
             "onnx" or "saved_model".
-          tower: "image" or "text", for one of two towers with its projector; see
+          tower: "image", "audio" or "text", for a tower with its projector; see
             `trained.export.export`.
           max_difference: largest difference allowed; see `interop.formats.export`.
           **options: options of the format, such as batch=8 of a SavedModel.
 
         Returns:
-          The difference from this encoder on photographs, and how the file is used.
+          The difference from this encoder on photographs, sounds or texts, and how the file is
+          used.
 
         Raises:
           UserError: as for `interop.formats.export`.

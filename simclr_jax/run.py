@@ -30,7 +30,7 @@ from simclr_jax.core.types import Batch
 from simclr_jax.data.order import Order
 from simclr_jax.data.place import place_batches
 from simclr_jax.data.quarantine import Quarantine, read_quarantine
-from simclr_jax.data.records import has_texts
+from simclr_jax.data.records import examples_of, has_texts
 from simclr_jax.parallel import hosts
 from simclr_jax.parallel.memory import require_room
 from simclr_jax.parallel.watch import end_with_others
@@ -128,8 +128,7 @@ def open_run(config: Mapping[str, Any], workdir: str) -> Iterator[Run]:
             writer.open(first_step=first_step)
         stack.enter_context(contextlib.closing(writer))
         waits, unreadable, ledger = _open_batches(experiment, workdir, first_step, stack)
-        if not has_texts(experiment.source):
-            writer.write_image("views", view_sheet(augmented_views(experiment, 16)), first_step)
+        _show_views(experiment, writer, first_step)
         log_metrics = LogMetrics(
             writer,
             experiment.schedule,
@@ -139,6 +138,7 @@ def open_run(config: Mapping[str, Any], workdir: str) -> Iterator[Run]:
             num_steps=experiment.num_steps,
             batch_size=experiment.dataset.batch_size,
             num_examples=len(experiment.source),
+            examples=examples_of(experiment.policy.cuts),
             count_unreadable=unreadable.count,
             seconds_waited=lambda: waits.seconds,
             started=started,
@@ -172,6 +172,12 @@ def open_run(config: Mapping[str, Any], workdir: str) -> Iterator[Run]:
         except RollBackError as error:
             save_checkpoint.roll_back(error.step, Checkpoints(workdir), experiment.abstract_state)
             raise
+
+
+def _show_views(experiment: Experiment, writer: MetricsWriter, first_step: int) -> None:
+    """Writes a picture of some views; texts have none."""
+    if not has_texts(experiment.source):
+        writer.write_image("views", view_sheet(augmented_views(experiment, 16)), first_step)
 
 
 class _Stream(NamedTuple):
@@ -243,6 +249,7 @@ def _on_non_finite(experiment: Experiment, workdir: str) -> OnNonFinite:
         experiment.run.non_finite,
         epath.Path(workdir) / "non_finite.jsonl",
         order.ids,
+        examples=examples_of(experiment.policy.cuts),
         writes=hosts.is_primary(),
     )
 

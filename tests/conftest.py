@@ -1,10 +1,13 @@
 """Every test runs on 8 virtual CPU devices, and implicit rank promotion is an error."""
 
 import contextlib
+import gc
 import os
 import resource
 import signal
 import tempfile
+import threading
+from typing import Any
 
 # Most of a test's time is compilation, half of which is for speed that tests do not need. Programs
 # that tests start inherit it.
@@ -16,6 +19,7 @@ os.environ["XLA_FLAGS"] = (
 import jax
 import numpy as np
 import pytest
+from jax._src.interpreters import mlir
 
 from simclr_jax.core.tree import path_name
 from simclr_jax.interop.encoder import TrainedEncoder
@@ -29,6 +33,27 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 COMPILED = tempfile.TemporaryDirectory(prefix="simclr_jax_")
 jax.config.update("jax_compilation_cache_dir", COMPILED.name)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+# JAX 0.10 makes an MLIR context for each program, a third of the cost of an operation outside of
+# jit; later versions share one among ten. Two threads must not lower with the same.
+_make_context, _contexts, CONTEXT_PROGRAMS = mlir.make_ir_context, threading.local(), 50
+
+
+def _context_of_thread() -> Any:
+    context, programs = getattr(_contexts, "value", (None, CONTEXT_PROGRAMS))
+    if programs == CONTEXT_PROGRAMS:  # what it has interned grows
+        context, programs = _make_context(), 0
+    _contexts.value = context, programs + 1
+    return context
+
+
+mlir.make_ir_context = _context_of_thread
+
+
+def pytest_collection_finish():
+    """Spares the garbage collector what lives to the end, and most of its turns."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 @pytest.fixture

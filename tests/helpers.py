@@ -1,14 +1,17 @@
 """What tests of several rooms share: recipes, what a compiled program is, results of one type."""
 
+import functools
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import flax.linen as nn
 import jax
 import optax
 
+F = TypeVar("F", bound=Callable[..., Any])
 CONFIGS = Path(__file__).parents[1] / "configs"
 
 
@@ -36,6 +39,23 @@ def temporary_bytes(compiled: jax.stages.Compiled) -> int:
     return memory.temp_size_in_bytes
 
 
+def jitted(fn: F) -> F:
+    """Returns a function as one program, in which numbers and words given by name are constants.
+
+    Outside of jit each operation is a program of its own; each takes 25 ms to compile.
+    """
+
+    @functools.cache
+    def compiled(static: tuple[str, ...]) -> Callable[..., Any]:
+        return jax.jit(fn, static_argnames=static)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        static = [name for name, x in kwargs.items() if isinstance(x, int | float | str | None)]
+        return compiled(tuple(static))(*args, **kwargs)
+
+    return cast(F, call)
+
+
 def init(network: nn.Module, *args: Any, **kwargs: Any) -> Any:
     """Returns a network's variables; Flax's own type is of leaves that may be trees, too."""
     return network.init(*args, **kwargs)
@@ -50,4 +70,4 @@ def update(
     tx: optax.GradientTransformation, grads: Any, state: optax.OptState, params: Any
 ) -> tuple[Any, optax.OptState]:
     """Returns updates as a tree like `params`; Optax's own type is of any tree, or one array."""
-    return tx.update(grads, state, params)
+    return jax.jit(tx.update)(grads, state, params)

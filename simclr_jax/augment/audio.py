@@ -31,8 +31,6 @@ def audio(
 ) -> Policy:
     """Returns one view of a sound: the spectrogram of a random clip, as an image of one channel.
 
-    -100 dB are 0 and 0 dB are 1, so that encoders find what they take of images.
-
     Args:
       seconds: length of a clip. A shorter sound is repeated as often as it fits, then silence.
       log_mel: settings of the spectrogram; those of LAION's CLAP if None.
@@ -51,7 +49,7 @@ def audio(
         x = spectrogram(random_gain(keys[1], waveform, decibels=gain_db))
         for key, axis, share in ((keys[2], 1, time_mask), (keys[3], 2, mel_mask)):
             x = random_masks(key, x, axis=axis, share=share, num_masks=num_masks)
-        return 1 + x[:, None, :, :, None] / _RANGE_DB
+        return as_images(x)[:, None]
 
     clips = Clips(spectrogram.rate, round(seconds * spectrogram.rate), random=True)
     frames = spectrogram.num_frames(clips.num_samples)
@@ -64,6 +62,11 @@ def evaluation(*, seconds: Positive, log_mel: LogMel | None) -> Policy:
     policy = audio(seconds=seconds, log_mel=log_mel, **still)
     assert isinstance(policy.cuts, Clips)
     return dataclasses.replace(policy, cuts=dataclasses.replace(policy.cuts, random=False))
+
+
+def as_images(spectrogram: Float[Array, "b frames mels"]) -> Float[Array, "b frames mels 1"]:
+    """Returns decibels as encoders take them: images in which -100 dB are 0 and 0 dB are 1."""
+    return 1 + spectrogram[..., None] / _RANGE_DB
 
 
 def random_gain(

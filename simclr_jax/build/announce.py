@@ -6,9 +6,9 @@ import jax
 
 from simclr_jax.build.experiment import Experiment
 from simclr_jax.data.classes import quote
-from simclr_jax.data.look import left_out_note, look
+from simclr_jax.data.look import beside_notes, look
 from simclr_jax.data.quarantine import Quarantine
-from simclr_jax.data.records import Source, has_sounds, has_texts
+from simclr_jax.data.records import Source, examples_of, has_sounds, has_texts
 from simclr_jax.data.text import tokenizer_of
 
 log = logging.getLogger(__name__)
@@ -17,21 +17,25 @@ log = logging.getLogger(__name__)
 def announce_images(experiment: Experiment) -> None:
     """Says what is trained and judged on, and warns of images that would teach nothing."""
     source, test = experiment.source, experiment.test_source
+    examples = examples_of(source)
     log.info(
-        "Trains on %s, %d images, %s; %s.",
+        "Trains on %s, %d %s, %s; %s.",
         source.name,
         len(source),
+        examples,
         f"classes {quote(source.class_names)}" if source.class_names else "without labels",
-        f"judged on {test.name}, {len(test)} images" if test is not None else "nothing is judged",
+        f"judged on {test.name}, {len(test)} {examples}"
+        if test is not None
+        else "nothing is judged",
     )
     if has_texts(source):
         return
     notes = (
-        [left_out_note(source)]
+        beside_notes(source, experiment.dataset.kind)
         if has_sounds(source)
         else look(experiment.dataset, source, view_size=experiment.policy.size)
     )
-    for note in filter(None, notes):
+    for note in notes:
         log.warning("%s", note)
 
 
@@ -39,8 +43,9 @@ def announce_unreadable(experiment: Experiment, quarantine: Quarantine) -> None:
     """Says how many images cannot be read so far; nothing if all can."""
     if quarantine.count:
         log.warning(
-            "%d of %d images cannot be read: others stand in for them, and %s names them.",
-            quarantine.count, len(experiment.source), quarantine.path,
+            "%d of %d %s cannot be read: others stand in for them, and %s names them.",
+            quarantine.count, len(experiment.source), examples_of(experiment.source),
+            quarantine.path,
         )  # fmt: skip
 
 
@@ -63,9 +68,10 @@ def announce_grad_cache(experiment: Experiment) -> None:
         and experiment.method.train_batch_norm
     )
     log.info(
-        "Gradient cache: the network sees %d parts of %d images, the loss all %d images. %s",
+        "Gradient cache: the network sees %d parts of %d %s, the loss all %d. %s",
         experiment.method.grad_cache_chunks,
         experiment.dataset.batch_size // experiment.method.grad_cache_chunks,
+        examples_of(experiment.source),
         experiment.dataset.batch_size,
         "BatchNorm normalises each part with its own statistics; everything else is exact."
         if normalizes

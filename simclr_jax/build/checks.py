@@ -13,7 +13,7 @@ from simclr_jax.build.resolve import num_classes_of
 from simclr_jax.core.errors import UserError
 from simclr_jax.core.sections import config_errors_at
 from simclr_jax.core.types import CutsBySize
-from simclr_jax.data.records import Source
+from simclr_jax.data.records import Source, examples_of
 from simclr_jax.data.subsets import any_label
 from simclr_jax.methods.base import Method
 from simclr_jax.parallel.mesh import check_batch_size
@@ -40,8 +40,9 @@ def check_batch(batch_size: int, source: Source, mesh: Mesh, method: Method) -> 
     """
     if batch_size > len(source):
         raise UserError(
-            f"config.data.batch_size={batch_size} is more than the {len(source)} images of "
-            f"{source.name}: an image would be in a batch twice. Use {len(source)} or less."
+            f"config.data.batch_size={batch_size} is more than the {len(source)} "
+            f"{examples_of(source)} of {source.name}: one would be in a batch twice. Use "
+            f"{len(source)} or less."
         )
     with config_errors_at("config.data"):
         check_batch_size(batch_size, mesh)
@@ -50,7 +51,7 @@ def check_batch(batch_size: int, source: Source, mesh: Mesh, method: Method) -> 
         divisors = [n for n in range(1, per_device + 1) if per_device % n == 0]
         raise UserError(
             f"config.method.grad_cache_chunks={method.grad_cache_chunks} does not divide the "
-            f"{per_device} images of a device; use one of {divisors}."
+            f"{per_device} {examples_of(source)} of a device; use one of {divisors}."
         )
 
 
@@ -63,8 +64,8 @@ def check_needed_labels(method: str, source: Source) -> None:
     if not any_label(source):
         raise UserError(
             f"config.method.name={method!r} learns from labels, and none of the {len(source)} "
-            f"images of {source.name} has one: every label is -1. Name a split with labels, "
-            "--config.data.split=train; --config.method.name=simclr needs none."
+            f"{examples_of(source)} of {source.name} has one: every label is -1. Name a "
+            "split with labels, --config.data.split=train; --config.method.name=simclr needs none."
         )
 
 

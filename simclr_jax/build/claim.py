@@ -6,6 +6,7 @@ import functools
 from simclr_jax.build.experiment import Experiment
 from simclr_jax.build.schema import complete
 from simclr_jax.data import listing as listings
+from simclr_jax.data.records import examples_of
 from simclr_jax.data.text import tokenizer_of
 from simclr_jax.parallel import hosts
 from simclr_jax.train import workdir as workdirs
@@ -49,13 +50,15 @@ def _claim(experiment: Experiment, workdir: str, *, is_primary: bool) -> None:
     checkpoints = Checkpoints(workdir)
     step = checkpoints.last()
     workdirs.continued(workdir, experiment.config, complete=complete, step=step)
-    data = experiment.dataset
+    data, examples = experiment.dataset, examples_of(experiment.source)
     listing = listings.list_images(experiment.source, hashed=data.hash_images)
     kept = None
     if step and listing:
-        kept = listings.continued(workdir, listing, step=step, accept=data.accept_images)
+        kept = listings.continued(
+            workdir, listing, step=step, accept=data.accept_images, examples=examples
+        )
     if not kept:
-        checkpoints.require_listing(step, experiment.source.fingerprint)
+        checkpoints.require_listing(step, experiment.source.fingerprint, examples)
     claim(step=step)
     if listing:
         listings.write(workdir, kept or listing)

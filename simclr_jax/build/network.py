@@ -83,7 +83,7 @@ def network(config: Mapping[str, Any], channels: int = 3) -> Network:
     encoder, settings = lookup("config.encoder", ENCODERS, config["encoder"])
     encoder = build_section("config.encoder", encoder, settings)
     model = build_section("config.heads", build_heads, config["heads"], encoder)
-    evaluation = _evaluation(config["augment"], channels)
+    evaluation = evaluation_policy(config["augment"], channels)
     if (encoder is None) != isinstance(evaluation.cuts, Sentences):
         raise UserError(
             f"config.encoder.name={config['encoder']['name']!r} and config.augment.name="
@@ -137,7 +137,7 @@ def network(config: Mapping[str, Any], channels: int = 3) -> Network:
     )
 
 
-def _evaluation(augment: Mapping[str, Any], channels: int) -> Policy:
+def evaluation_policy(augment: Mapping[str, Any], channels: int = 3) -> Policy:
     """Returns how the view that is judged is made, by a section `augment`."""
     fn = POLICIES["eval"]
     if {"name": "eval", **augment}["name"] in EVALUATIONS:

@@ -13,7 +13,7 @@ from simclr_jax.core.files import absolute
 from simclr_jax.core.sections import build_section, settings_of
 from simclr_jax.data.dataset import Dataset
 from simclr_jax.data.files import absolute_paths
-from simclr_jax.data.records import Source, has_sounds, has_texts
+from simclr_jax.data.records import Source, examples_of, has_sounds, has_texts
 from simclr_jax.data.sources import suggest_sizes
 from simclr_jax.data.text import FILE as TOKENIZER
 from simclr_jax.data.text import Captioned, has_captions, tokenizer_of
@@ -164,7 +164,7 @@ def _open(
     if data["batch_size"] is None:
         largest = 2 ** int(np.log2(max(len(source) // 2, 2)))
         data["batch_size"] = min(LARGEST_DEFAULT_BATCH, largest)
-        log.info("From %d images: batch size %d.", len(source), data["batch_size"])
+        log.info("From %d %s: batch size %d.", len(source), examples_of(source), data["batch_size"])
     data["class_names"] = source.class_names or dataset.class_names
     settled = {name: data[name] for name in ("canvas", "batch_size", "class_names")}
     return dataclasses.replace(dataset, **settled), source

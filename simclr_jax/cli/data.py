@@ -39,7 +39,7 @@ from simclr_jax.data.audit import Audit, audit, facts, splits_of
 from simclr_jax.data.dataset import Dataset
 from simclr_jax.data.decode import as_rgb, decode
 from simclr_jax.data.reading import Reader
-from simclr_jax.data.records import Source, has_sounds
+from simclr_jax.data.records import Source, examples_of
 from simclr_jax.data.shards import Split, convert
 from simclr_jax.report.audit import (
     TILE_PX,
@@ -52,6 +52,7 @@ from simclr_jax.report.audit import (
 from simclr_jax.report.tables import printable
 
 AUDIT_OUTAGE_SECONDS = 3.0  # a file that cannot be read is named soon, and the next looked at
+RECIPES = {"sounds": "clap", "texts": "simcse"}  # of what is no image
 KEYS = (*reading.KEYS, "channels", "labels_from_folders")
 
 PATHS = app.define_paths(
@@ -163,13 +164,14 @@ def _images(dataset: Dataset) -> Source:
     """Opens a part.
 
     Raises:
-      UserError: if it is of sounds, or not there.
+      UserError: if it is of sounds or texts, or not there.
     """
     source = dataset.open(dataset.split)
-    if has_sounds(source):
+    if (examples := examples_of(source)) in RECIPES:
         raise UserError(
-            f"{source.name} has sounds, and `data` is for images. The recipe clap trains on sounds "
-            "as they are; those that cannot be read stand in quarantine.jsonl of the run."
+            f"{source.name} has {examples}, and `data` is for images. The recipe "
+            f"{RECIPES[examples]} trains on {examples} as they are; those that cannot be read "
+            "stand in quarantine.jsonl of the run."
         )
     return source
 

@@ -5,9 +5,11 @@ python -m simclr_jax doctor --workdir=runs/digits
 
 from collections.abc import Sequence
 
+from simclr_jax.build.network import evaluation_policy
 from simclr_jax.build.schema import complete
 from simclr_jax.cli import app, own_encoder
 from simclr_jax.core.errors import UserError
+from simclr_jax.data.records import examples_of
 from simclr_jax.train.metrics import read_metrics
 from simclr_jax.train.verdict import Finding, judge
 from simclr_jax.train.workdir import load_config
@@ -27,7 +29,9 @@ def _doctor() -> list[Finding]:
     config = load_config(WORKDIR.value)
     if "method" not in config:
         raise UserError(f"{WORKDIR.value} holds an import, not a run: it has no metrics.")
-    verdict = judge(read_metrics(WORKDIR.value), complete(config))
+    config = complete(config)
+    examples = examples_of(evaluation_policy(config["augment"]).cuts)
+    verdict = judge(read_metrics(WORKDIR.value), config, examples)
     if verdict is None:
         raise UserError(f"{WORKDIR.value} has no metrics yet: they come with the first step.")
     for name, value in verdict.figures.items():

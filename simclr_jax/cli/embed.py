@@ -68,7 +68,7 @@ def _embed_images(output: epath.Path, settings: reading.Settings) -> None:
     labels = f"labels of {len(source.class_names)} classes" if source.class_names else "no labels"
     print(
         f"{output}: features {shape} of {source.name}, {labels}; {unreadable.count} unreadable "
-        "images."
+        f"{run.examples}."
     )
     for entry in unreadable.entries.values():
         print(f"  unreadable: {entry.name}: {entry.reason}")

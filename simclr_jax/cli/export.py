@@ -1,7 +1,10 @@
 """Takes the encoder of a run away: PyTorch, torchvision, timm, StableHLO, ONNX or TensorFlow.
 
-Of a run of two towers --tower takes one with its projector, whose rows are compared with those of
-the other; the tokenizer and how both are used come beside the file. --format=open_clip takes both.
+An encoder of sounds goes with its spectrogram to PyTorch, StableHLO or ONNX, and the file
+OUTPUT.json beside it says rate and length of the waveforms that it takes. Of a run of two towers
+--tower takes one with its projector, whose rows are compared with those of the other; the tokenizer
+and how both are used come beside the file. --format=open_clip takes both. A run on texts alone has
+a text tower alone.
 
 python -m simclr_jax export --workdir=runs/mine --format=safetensors --output=mine.safetensors
 python -m simclr_jax export --workdir=runs/mine --format=onnx --output=mine.onnx
@@ -18,6 +21,7 @@ from simclr_jax.cli import app, own_encoder
 from simclr_jax.core.errors import UserError
 from simclr_jax.core.files import require_writable
 from simclr_jax.interop import formats
+from simclr_jax.interop.text_tower import TrainedTowers
 from simclr_jax.trained import export, restored
 
 WORKDIR = app.define_workdir()
@@ -25,7 +29,7 @@ STEP = flags.DEFINE_integer("step", None, "Of the checkpoint; the newest whole o
 own_encoder.define()
 FORMAT = flags.DEFINE_string("format", "", f"One of {', '.join(formats.FORMATS)}.")
 TOWER = flags.DEFINE_enum(
-    "tower", None, formats.TOWERS, "Which tower of two, with its projector; the encoder without."
+    "tower", None, formats.TOWERS, "Which tower, with its projector; the encoder if left out."
 )
 OUTPUT = app.define_path(
     "output", "The file to write; for saved_model and open_clip a new directory."
@@ -38,13 +42,6 @@ MAX_DIFFERENCE = flags.DEFINE_float(
 BATCH = flags.DEFINE_integer(
     "batch", None, "Images per call of a saved_model (1 if left out); other formats take any."
 )
-COMPARED = {
-    formats.ENCODER: "encoder on photographs",
-    formats.TOWER: "encoder on photographs",
-    "image": "tower on photographs",
-    "text": "tower on texts",
-    formats.BOTH: "towers on photographs and texts",
-}
 
 
 def main(argv: Sequence[str]) -> int:
@@ -65,12 +62,18 @@ def _export() -> None:
         options["batch"] = BATCH.value
     formats.check_request(FORMAT.value, output, TOWER.value)
     require_writable(output, "--output")
-    run = restored.load(WORKDIR.value, STEP.value)
-    found, usage = export.export(
-        run, output, FORMAT.value, TOWER.value, max_difference=limit, **options
+    run = restored.load(WORKDIR.value, STEP.value, for_texts=True)
+    taken, files = export.choose(run, FORMAT.value, TOWER.value)
+    found, usage = formats.export(
+        taken, output, FORMAT.value, beside=files, max_difference=limit, **options
     )
-    what = COMPARED[TOWER.value or formats.FORMATS[FORMAT.value].holds]
     print(
-        f"{output}: largest difference from the JAX {what} {found.absolute:.2g}, "
-        f"which is {found.relative:.2g} of the largest feature.\n{usage}"
+        f"{output}: largest difference from the JAX {_name(taken)} on {taken.examples_are} "
+        f"{found.absolute:.2g}, which is {found.relative:.2g} of the largest feature.\n{usage}"
     )
+
+
+def _name(taken: formats.Exportable) -> str:
+    if isinstance(taken, TrainedTowers):
+        return "towers"
+    return "encoder" if taken.projection is None else "tower"

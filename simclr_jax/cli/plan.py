@@ -24,6 +24,7 @@ from simclr_jax.build.schema import complete
 from simclr_jax.cli import app, recipe
 from simclr_jax.core.errors import UserError
 from simclr_jax.core.sections import build_section
+from simclr_jax.data.records import examples_of
 from simclr_jax.parallel.sharding import Layout
 from simclr_jax.plan.aot import Program, TooLarge, compile_step, slice_devices
 from simclr_jax.plan.chips import HOST_LINK, Slice, find_slice
@@ -44,7 +45,7 @@ JSON = flags.DEFINE_bool("json", False, "Prints one JSON object.")
 
 BASIS = (
     "estimate from the compiler's counts and datasheet peaks, not a measurement; transfers "
-    "between devices, reading of images, evaluation and checkpoints are not in it"
+    "between devices, reading of data, evaluation and checkpoints are not in it"
 )
 COUNTED = {
     "flops": "the compiler's cost analysis, with the products of a loop as often as it runs",
@@ -160,6 +161,7 @@ def _plan() -> bool:
         attempts += _until_it_fits(attempts[0], attempt)
     answer = _answer(attempts, PRICE.value) | {
         "images": {"name": source.name, "count": len(source), "how": images},
+        "examples": examples_of(attempts[0].experiment.policy.cuts),
         "assumed": assumed,
     }
     print(json.dumps(answer) if JSON.value else describe(answer))

@@ -9,7 +9,15 @@ from simclr_jax.core.errors import UserError
 
 Settings: TypeAlias = Mapping[str, Any]  # of config.data, by key
 PATIENCE = ("outage_seconds", "read_timeout")
-KEYS = ("ground", "value_range", "image_column", "label_column", "caption_column", *PATIENCE)
+KEYS = (
+    "ground",
+    "value_range",
+    "image_column",
+    "label_column",
+    "caption_column",
+    "kind",
+    *PATIENCE,
+)
 
 
 def run(

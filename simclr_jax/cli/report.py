@@ -25,7 +25,7 @@ from simclr_jax.core.files import require_writable
 from simclr_jax.data.decode import as_rgb, decode
 from simclr_jax.data.quarantine import read_quarantine
 from simclr_jax.data.reading import Reader
-from simclr_jax.data.records import Source, has_sounds
+from simclr_jax.data.records import Source, examples_of, has_sounds
 from simclr_jax.data.sounds import decode_sound
 from simclr_jax.data.text import readable_captions
 from simclr_jax.evals.features import extract_features
@@ -60,6 +60,7 @@ def _report(settings: reading.Settings) -> None:
     require_writable(path, "--workdir")
     experiment = build_experiment(run.config | {"data": run.config["data"] | settings})
     metrics = read_metrics(WORKDIR.value)
+    examples = examples_of(experiment.policy.cuts)
     encoder = {"name": experiment.config["encoder"]["name"], **experiment.config["encoder"]}
     encoder.pop("remat", None)  # how it was trained, and not what it is
     embedding, ids = _embedding(run, experiment)
@@ -78,11 +79,12 @@ def _report(settings: reading.Settings) -> None:
             labels_used=_labels_used(experiment),
             config=experiment.config,
             metrics=metrics,
-            verdict=judge(metrics, experiment.config),
+            verdict=judge(metrics, experiment.config, examples),
             results=_own_first(read_results(workdir), experiment),
             groups=read_groups(workdir),
             class_names=experiment.source.class_names,
             embedding=embedding,
+            examples=examples,
             pairs=_pairs(run, experiment, ids, embedding),
             views=augmented_views(experiment, 12),
         ),
@@ -136,6 +138,7 @@ def _embedding(
         labels=features.labels,
         names=names,
         thumbnails=_thumbnails(small) if small else _spectrograms(run, experiment, source, chosen),
+        examples=examples_of(source),
     )
     return shown, features.ids
 
@@ -175,6 +178,7 @@ def _pairs(
         caption_rows=run.embed_captions(captions),
         belongs=np.array([[caption in said for caption in captions] for said in of_images]),
         play=_player(experiment, source, ids) if has_sounds(source) else None,
+        examples=examples_of(source),
     )
 
 

@@ -74,7 +74,7 @@ def _select(settings: reading.Settings) -> None:
         return
     if rows:
         print_table(_table(rows))
-    print(f"{output}: {len(names)} of {len(pool.names)} images of {pool.source.name}")
+    print(f"{output}: {len(names)} of {len(pool.names)} {run.examples} of {pool.source.name}")
 
 
 def _indices(path: str, names: Sequence[str]) -> list[int]:

@@ -80,7 +80,7 @@ def _preface(changes: list[str]) -> list[str]:
     return [
         f"{STEPS.value} steps on 1 and on {num} virtual CPU devices; zero1 and fsdp on a mesh of "
         f"data {num // split} x fsdp {split}.",
-        "The images are random, and so are all weights. No data and no checkpoint is read.",
+        "All data is random, and so are all weights. No data set and no checkpoint is read.",
         "Made smaller:" if changes else "Nothing was made smaller.",
         *(f"  {change}" for change in changes),
     ]

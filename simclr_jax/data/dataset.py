@@ -15,7 +15,7 @@ from simclr_jax.data.decode import Rendering
 from simclr_jax.data.load import Batches, eval_batches, train_batches
 from simclr_jax.data.quarantine import Quarantine
 from simclr_jax.data.reading import Patience
-from simclr_jax.data.records import Source, count_shared
+from simclr_jax.data.records import Source, count_shared, require_readable
 from simclr_jax.data.sources import open_source
 from simclr_jax.data.subsets import LabelSubset
 from simclr_jax.data.text import Captions
@@ -38,6 +38,8 @@ class Dataset:
       labels_from_folders: whether class subfolders of a folder are its labels; None: if every
         image is in one.
       class_names: the classes in the order of their labels; the training images' if None.
+      kind: "images" or "sounds", which are read of a folder or of tars that hold both; None: those
+        that are more.
       image_column: column of a table that holds the images or their paths; the first of the usual
         names if None, such as "image", "path", "file_name".
       label_column: column of the classes; "label" or "class" if None.
@@ -71,6 +73,7 @@ class Dataset:
     path: str | tuple[str, ...] | None = None
     labels_from_folders: bool | None = False
     class_names: tuple[str, ...] | None = None
+    kind: str | None = None
     image_column: str | None = None
     label_column: str | None = None
     caption_column: str | None = None
@@ -148,6 +151,7 @@ class Dataset:
             path=self.path,
             labels_from_folders=self.labels_from_folders,
             class_names=self.class_names,
+            kind=self.kind,
             columns=Columns(self.image_column, self.label_column, self.caption_column),
         )
 
@@ -161,7 +165,12 @@ class Dataset:
         num_steps: int,
         quarantine: Quarantine,
     ) -> Batches:
-        """Yields this process's rows of the shuffled global batches; see `load.train_batches`."""
+        """Yields this process's rows of the shuffled global batches; see `load.train_batches`.
+
+        Raises:
+          UserError: if the source holds something else than the cuts are of.
+        """
+        require_readable(source, cuts)
         return train_batches(
             source,
             cuts,
@@ -187,7 +196,12 @@ class Dataset:
         indices: Sequence[int] | np.ndarray | None = None,
         quarantine: Quarantine | None = None,
     ) -> Batches:
-        """Yields this process's rows of all, or some, images once; see `load.eval_batches`."""
+        """Yields this process's rows of all, or some, images once; see `load.eval_batches`.
+
+        Raises:
+          UserError: if the source holds something else than the cuts are of.
+        """
+        require_readable(source, cuts)
         return eval_batches(
             source,
             cuts,

@@ -22,9 +22,10 @@ class Folder:
     """Any tree of image files, or several as one, listed once in sorted order and read lazily.
 
     Files count by extension (`kinds.IMAGES`, in either case). Where more files are sounds than
-    images, the sounds are the data set. The caption of x.jpg is what x.txt beside it holds. Hidden
-    files and folders are left out; links to folders are followed, except back to a folder that
-    they are in. Of several folders, names begin below the one that holds them all.
+    images, the sounds are the data set, unless `kind` says which. The caption of x.jpg is what
+    x.txt beside it holds. Hidden files and folders are left out; links to folders are followed,
+    except back to a folder that they are in. Of several folders, names begin below the one that
+    holds them all.
 
     Attributes:
       has_sounds: whether these are sounds.
@@ -37,6 +38,7 @@ class Folder:
         split: str = "all",
         labels_from_folders: bool | None = False,
         class_names: Sequence[str] | None = None,
+        kind: str | None = None,
     ):
         roots = split_paths(path)
         inside = "" if split == "all" else f"{split.rstrip('/')}/"
@@ -57,7 +59,7 @@ class Folder:
             links |= linked
             self.left_out += others
         found.sort()
-        self.has_sounds = are_sounds(file for file, _ in found)
+        self.has_sounds = are_sounds((file for file, _ in found), kind)
         found = self._choose(found)
         self._files, self._links = [file for file, _ in found], links
         if not self._files:
@@ -65,7 +67,7 @@ class Folder:
                 "no files"
             ]
             raise UserError(
-                f"No images in {where}: looked in all its folders for files ending in "
+                f"No {kind or 'images'} in {where}: looked in all its folders for files ending in "
                 f"{', '.join(sorted(IMAGES))}, and for sounds, {', '.join(sorted(SOUNDS))}; found "
                 f"{shorten(seen)}."
             )

@@ -8,6 +8,7 @@ IMAGES = frozenset(
 )
 SOUNDS = frozenset({".wav", ".flac", ".ogg"})
 TEXT = ".txt"
+ENDINGS = {"images": IMAGES, "sounds": SOUNDS}
 
 
 def ending_of(name: str) -> str:
@@ -15,8 +16,15 @@ def ending_of(name: str) -> str:
     return os.path.splitext(name)[1].lower()
 
 
-def are_sounds(names: Iterable[str]) -> bool:
-    """Returns whether more of some names are those of sounds than of images."""
+def are_sounds(names: Iterable[str], kind: str | None = None) -> bool:
+    """Returns whether sounds are read of some files, and not images.
+
+    Args:
+      names: names of the files.
+      kind: "images" or "sounds"; None: those that are more.
+    """
+    if kind is not None:
+        return kind == "sounds"
     balance = 0
     for name in names:
         kind = ending_of(name)

@@ -87,7 +87,9 @@ def list_images(source: Source, *, hashed: bool) -> Listing | None:
     return Listing(names, sizes, hashes if hashed else (), fingerprint=source.fingerprint)
 
 
-def continued(workdir: str, now: Listing, *, step: int, accept: str) -> Listing | None:
+def continued(
+    workdir: str, now: Listing, *, step: int, accept: str, examples: str
+) -> Listing | None:
     """Compares images with those that a run has been trained on; None if it has kept no list.
 
     Args:
@@ -95,6 +97,7 @@ def continued(workdir: str, now: Listing, *, step: int, accept: str) -> Listing 
       now: images of the run as they are now.
       step: step that it goes on from.
       accept: digest of a list that may differ from the one kept; see `config.data.accept_images`.
+      examples: what is in the files, such as "images".
 
     Returns:
       `now`, with a note if it takes the place of another list.
@@ -115,11 +118,11 @@ def continued(workdir: str, now: Listing, *, step: int, accept: str) -> Listing 
     said, digest = "; ".join(differences), now.digest()
     if accept != digest:
         raise UserError(
-            f"The images are not those that the run in {workdir} was trained on: {said}. Bring "
-            "them back, use another --workdir, or go on with the images as they are: "
+            f"The {examples} are not those that the run in {workdir} was trained on: {said}. Bring "
+            f"them back, use another --workdir, or go on with the {examples} as they are: "
             f"--config.data.accept_images={digest}. {path} keeps that."
         )
-    log.warning("The run goes on with other images than before, as accepted: %s.", said)
+    log.warning("The run goes on with other %s than before, as accepted: %s.", examples, said)
     return dataclasses.replace(now, accepted=[*before.accepted, [step, before.digest(), digest]])
 
 
@@ -164,7 +167,7 @@ def _read(path: epath.Path) -> Listing:
     except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path} is damaged: {error}. Bring a copy back; or move it away, and the run goes on "
-            "if the names of its images are the same."
+            "if the names of its files are the same."
         ) from error
 
 

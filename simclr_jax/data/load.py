@@ -31,7 +31,7 @@ from simclr_jax.data.quarantine import (
     most_unreadable,
 )
 from simclr_jax.data.reading import PATIENCE, Patience, Reader
-from simclr_jax.data.records import Record, Source
+from simclr_jax.data.records import Record, Source, examples_of
 from simclr_jax.data.sounds import clip_sound, decode_sound
 from simclr_jax.data.stand_ins import StandIns
 from simclr_jax.data.text import tokenizer_of
@@ -367,7 +367,7 @@ def _require_readable(
         for batch, unreadable in batches:
             met.update(entry.id for entry in unreadable)
             if len(met) > most:
-                raise TooManyUnreadableError(len(met), len(source), source.name, unreadable[-1])
+                raise TooManyUnreadableError(len(met), source, unreadable[-1])
             yield batch
 
 
@@ -384,6 +384,6 @@ def _require_one_valid(
     if num_valid == 0 and num_seen == num_examples > 0:
         last = next(reversed(quarantine.entries.values()))
         raise UserError(
-            f"None of {num_examples} images of {source.name} can be read; the last one, "
-            f"{last.name}: {last.reason}."
+            f"None of {num_examples} {examples_of(source)} of {source.name} can be read; the last "
+            f"one, {last.name}: {last.reason}."
         )

@@ -5,15 +5,16 @@ said, with what to set.
 """
 
 import collections
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 import numpy as np
 from jaxtyping import Bool
 
 from simclr_jax.data.dataset import Dataset
 from simclr_jax.data.decode import fitted_size
+from simclr_jax.data.kinds import ENDINGS
 from simclr_jax.data.quarantine import Unreadable
-from simclr_jax.data.records import Source, has_sounds, left_out
+from simclr_jax.data.records import Source, has_sounds, left_out, other_kind
 from simclr_jax.data.survey import Survey, survey
 
 SAMPLE = 64
@@ -42,7 +43,7 @@ def advice(seen: Survey, dataset: Dataset, *, view_size: int) -> list[str]:
       dataset: how they were read; of its canvas the images need not have been.
       view_size: side of a view in pixels.
     """
-    notes = [left_out_note(seen.source), _unreadable(seen.unreadable, len(seen))]
+    notes = [*beside_notes(seen.source, dataset.kind), _unreadable(seen.unreadable, len(seen))]
     if len(seen.rows):
         notes += [
             _deep(seen, dataset),
@@ -54,17 +55,36 @@ def advice(seen: Survey, dataset: Dataset, *, view_size: int) -> list[str]:
     return [note for note in notes if note]
 
 
-def left_out_note(source: Source) -> str:
-    """Returns what is worth a warning of files beside those of a source, "" if there are none."""
-    kinds = collections.Counter(dict(left_out(source)))
+def beside_notes(source: Source, kind: str | None) -> list[str]:
+    """Returns what is worth a warning of files beside those of a source.
+
+    Args:
+      source: the data set.
+      kind: `config.data.kind`.
+    """
+    what, other = ("sounds", "images") if has_sounds(source) else ("images", "sounds")
+    notes = []
+    if kind is None and (num := other_kind(source)):
+        counted = f"{num} {other if num > 1 else other[:-1]}"
+        notes.append(
+            f"{source.name} holds {len(source)} {what} and {counted}, and the {what} are read: "
+            f"--config.data.kind={other} reads the {other}."
+        )
+    return [*notes, *_left_out_note(source, what, ENDINGS[other])]
+
+
+def _left_out_note(source: Source, what: str, of_other_kind: Set[str]) -> list[str]:
+    kinds = collections.Counter(
+        {kind: count for kind, count in left_out(source).items() if kind not in of_other_kind}
+    )
     if not kinds:
-        return ""
+        return []
     named = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(8))
-    what, formats = ("sounds", "WAV or FLAC") if has_sounds(source) else ("images", "JPEG or PNG")
-    return (
+    formats = "WAV or FLAC" if what == "sounds" else "JPEG or PNG"
+    return [
         f"{sum(kinds.values())} files beside the {len(source)} {what} are left out, by their "
         f"names no {what}: {named}. To train on such {what}, convert them to {formats}."
-    )
+    ]
 
 
 def _unreadable(entries: Sequence[Unreadable], num: int) -> str:

@@ -9,6 +9,7 @@ from etils import epath
 
 from simclr_jax.core.errors import UserError
 from simclr_jax.core.files import append_lines, reason, write_text
+from simclr_jax.data.records import Source, examples_of
 
 log = logging.getLogger(__name__)
 
@@ -24,12 +25,13 @@ class Unreadable(NamedTuple):
 class TooManyUnreadableError(UserError):
     """More images of a run cannot be read than its config allows."""
 
-    def __init__(self, count: int, num_examples: int, source: str, last: Unreadable) -> None:
+    def __init__(self, count: int, source: Source, last: Unreadable) -> None:
         """Says how many, of which data set, and which one was too many."""
         super().__init__(
-            f"{count} of the {num_examples} images of {source} cannot be read, which is more than "
-            f"config.data.max_unreadable allows; the last one, {last.name}: {last.reason}. Mend or "
-            "remove them, or go on without them: --config.data.max_unreadable=1 allows any share."
+            f"{count} of the {len(source)} {examples_of(source)} of {source.name} cannot be read, "
+            f"which is more than config.data.max_unreadable allows; the last one, {last.name}: "
+            f"{last.reason}. Mend or remove them, or go on without them: "
+            "--config.data.max_unreadable=1 allows any share."
         )
 
 
@@ -79,7 +81,7 @@ class Quarantine:
             return
         if self.count == 10 ** (len(str(self.count)) - 1):  # 1, 10, 100, ...
             log.warning(
-                "Images that cannot be read: %d so far, all named in %s; the last one, %a: %s.",
+                "Unreadable: %d so far, all named in %s; the last one, %a: %s.",
                 self.count, self.path, *unreadable[1:],
             )  # fmt: skip
         self._unwritten.append(json.dumps(unreadable._asdict()))

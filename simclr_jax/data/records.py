@@ -8,6 +8,13 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Int
 
+from simclr_jax.core.errors import UserError
+from simclr_jax.core.types import Clips, CutsBySize, Sentences
+from simclr_jax.data.kinds import ENDINGS
+
+# A data set of each kind that is at hand, for messages.
+EXAMPLES = {"images": "--data=digits", "sounds": "--data=midi_instruments"}
+
 
 class Sound(NamedTuple):
     """A sound of one channel.
@@ -105,20 +112,58 @@ def left_out(source: Source) -> Mapping[str, int]:
     return getattr(source, "left_out", {})
 
 
+def other_kind(source: Source) -> int:
+    """Returns how many files beside a source's sounds are images, or the other way round."""
+    endings = ENDINGS["images" if has_sounds(source) else "sounds"]
+    return sum(count for kind, count in left_out(source).items() if kind in endings)
+
+
 def name_of(source: Source, i: int) -> str:
     """Returns what to call record i, without reading it."""
     name = getattr(source, "name_of", None)
     return f"{source.name}/{i}" if name is None else name(i)
 
 
-def has_sounds(source: Source) -> bool:
+def has_sounds(source: object) -> bool:
     """Returns whether a source is of sounds, and not of images."""
     return getattr(source, "has_sounds", False)
 
 
-def has_texts(source: Source) -> bool:
+def has_texts(source: object) -> bool:
     """Returns whether a source is of texts alone, and not of images or sounds."""
     return getattr(source, "has_texts", False)
+
+
+def examples_of(what: Source | CutsBySize) -> str:
+    """Returns what examples are called in messages: "images", "sounds" or "texts".
+
+    Args:
+      what: where they come from, or what views are of them.
+    """
+    if isinstance(what, Sentences) or has_texts(what):
+        return "texts"
+    return "sounds" if isinstance(what, Clips) or has_sounds(what) else "images"
+
+
+def require_readable(source: Source, cuts: CutsBySize) -> None:
+    """Checks that what a network reads is what a source holds.
+
+    Texts alone may be read of any source that has captions.
+
+    Raises:
+      UserError: if it is not, with what works.
+    """
+    there, wanted = examples_of(source), examples_of(cuts)
+    if wanted in (there, "texts"):
+        return
+    works = f"Name a data set of {wanted}, such as {EXAMPLES[wanted]}"
+    if there == "texts":
+        works += "; a text tower sees texts: `embed --texts=FILE`, or embed_text of simclr_jax.load"
+    elif other_kind(source):
+        works += f"; of a folder or tars that hold both, --config.data.kind={wanted} takes them"
+    raise UserError(
+        f"{source.name} holds {there}, and the encoder of this run reads {wanted}. {works}."
+    )
 
 
 def captions_of(source: Source, i: int) -> tuple[str, ...]:

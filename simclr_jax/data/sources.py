@@ -18,6 +18,7 @@ from simclr_jax.data.columns import Columns
 from simclr_jax.data.decode import UnreadableImageError, image_size
 from simclr_jax.data.files import Paths, split_paths
 from simclr_jax.data.folder import Folder
+from simclr_jax.data.kinds import ENDINGS
 from simclr_jax.data.midi_instruments import MidiInstruments
 from simclr_jax.data.openmoji import OpenMoji
 from simclr_jax.data.records import Record, Source, digest, image_key
@@ -52,6 +53,7 @@ def open_source(
     path: Paths | None = None,
     labels_from_folders: bool | None = False,
     class_names: Sequence[str] | None = None,
+    kind: str | None = None,
     columns: Columns = DEFAULT_COLUMNS,
 ) -> Source:
     """Opens a data set that is already on this machine, or on a disk it has mounted.
@@ -78,12 +80,15 @@ def open_source(
         classes; otherwise every label is -1. None: if every image is in one.
       class_names: the classes in the order of their numbers, so that a label means the same in
         every split; if None the data set's own, in alphabetical order where it gives none.
+      kind: "images" or "sounds", which are read of a folder or of tars that hold both; None: those
+        that are more.
       columns: which columns of a table or of parquet are read; of tars see `webdataset.WebDataset`.
 
     Raises:
       UserError: if there is no such data set, split or path, nothing in it, or another class.
     """
-    source = _open(name, split, path, labels_from_folders, class_names, columns)
+    _check_kind(kind, name, columns)
+    source = _open(name, split, path, labels_from_folders, class_names, kind, columns)
     if class_names is not None and source.class_names not in ((), tuple(class_names)):
         raise UserError(
             f"{source.name} has the {len(source.class_names)} classes {quote(source.class_names)}, "
@@ -99,6 +104,7 @@ def _open(
     path: Paths | None,
     labels_from_folders: bool | None,
     class_names: Sequence[str] | None,
+    kind: str | None,
     columns: Columns,
 ) -> Source:
     _require_no_bucket(path)
@@ -119,13 +125,13 @@ def _open(
     if name in NEEDS and path is None:
         raise UserError(f"name={name!r} needs a path: the {NEEDS[name]}.")
     if name in LISTED and path is not None:
-        return _open_listed(name, split, path, labels_from_folders, class_names, columns)
+        return _open_listed(name, split, path, labels_from_folders, class_names, kind, columns)
     if name == "texts" and path is not None:
         return TextTable(path, split, columns)
-    kind, _, rest = name.partition("/")
+    family, _, rest = name.partition("/")
     if path is not None and not isinstance(path, str | os.PathLike):
         raise UserError(f"{name!r} takes one directory as path, not {len(path)}.")
-    if kind == "tfds" and rest:
+    if family == "tfds" and rest:
         # Its import takes half a second that the other sources need not pay.
         from simclr_jax.data.tfds_source import open_tfds
 
@@ -135,7 +141,7 @@ def _open(
 
         return open_shards(path, split)
     hint = did_you_mean(name, [*BUILT_IN, *LISTED, "texts", "array_record"]) or did_you_mean(
-        kind, ["tfds"]
+        family, ["tfds"]
     )
     raise UserError(f"Unknown data set {name!r}; it must be one of {', '.join(SOURCES)}.{hint}")
 
@@ -146,18 +152,32 @@ def _open_listed(
     path: Paths,
     labels_from_folders: bool | None,
     class_names: Sequence[str] | None,
+    kind: str | None,
     columns: Columns,
 ) -> Source:
     if name == "folder":
-        return Folder(path, split, labels_from_folders, class_names)
+        return Folder(path, split, labels_from_folders, class_names, kind)
     if name == "webdataset":
-        return WebDataset(path, split, columns, class_names)
+        return WebDataset(path, split, columns, class_names, kind)
     if name == "parquet":
         # Its import takes a third of a second that the other sources need not pay.
         from simclr_jax.data.parquet import Parquet
 
         return Parquet(path, split, columns, class_names)
     return Table(name, path, split, columns, class_names)
+
+
+def _check_kind(kind: str | None, name: str, columns: Columns) -> None:
+    if kind is None:
+        return
+    if kind not in ENDINGS:
+        raise UserError(f"config.data.kind={kind!r} must be {' or '.join(ENDINGS)}, or None.")
+    if name not in ("folder", "webdataset") or columns.image is not None:
+        raise UserError(
+            f"config.data.kind={kind!r} says which files of name=folder or webdataset are read; "
+            f"name={name!r}{' with an image_column' if columns.image else ''} says it itself: "
+            "leave it out."
+        )
 
 
 def _require_no_bucket(path: Paths | None) -> None:

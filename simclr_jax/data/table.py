@@ -142,7 +142,7 @@ class Table:
             if self._images[i] and os.path.isfile(path := self.file_of(i)):
                 return path
         raise UserError(
-            f"Not one of the {len(self)} images of {self.name} is there; the first one, "
+            f"Not one of the {len(self)} files of {self.name} is there; the first one, "
             f"{self.name_of(0)}, would be {self.file_of(0)}. A path in a table is relative to the "
             "folder of the table, and nothing is downloaded."
         )

@@ -45,7 +45,12 @@ class WebDataset:
     """
 
     def __init__(
-        self, path: Paths, split: str, columns: Columns, class_names: Sequence[str] | None = None
+        self,
+        path: Paths,
+        split: str,
+        columns: Columns,
+        class_names: Sequence[str] | None = None,
+        kind: str | None = None,
     ):
         """Reads where the samples are, from the tars or from what is kept beside them.
 
@@ -54,6 +59,7 @@ class WebDataset:
           split: "all", or what names of tars begin with, or what folders of them are called.
           columns: what is read of a sample.
           class_names: the classes in the order of their numbers; those found if None.
+          kind: "images" or "sounds"; those that are more in the first tar if None.
 
         Raises:
           UserError: if there are no tars or no images in them, or one cannot be read.
@@ -73,7 +79,7 @@ class WebDataset:
         for t, index in enumerate(_index(self._tars)):
             self.left_out.update(index.left_out)
             if not images:
-                self.has_sounds = self._are_sounds(index)
+                self.has_sounds = self._are_sounds(index, kind)
             for key, sample in index.samples.items():
                 ending = self._image_of(key, sample)
                 if ending is None:
@@ -88,7 +94,7 @@ class WebDataset:
             kinds = [f"{count} {kind}" for kind, count in self.left_out.most_common()]
             wanted = columns.image or ", ".join(sorted(IMAGES | SOUNDS))
             raise UserError(
-                f"No images in {self.name}: looked for files ending in {wanted}; found "
+                f"No {kind or 'images'} in {self.name}: looked for files ending in {wanted}; found "
                 f"{shorten(kinds) or 'none'}. --config.data.image_column says another ending."
             )
         self._tar_of = np.array(tar_of, np.int32)
@@ -99,10 +105,11 @@ class WebDataset:
         places = zip(self._names, classes, images, texts, strict=True)
         self.fingerprint = digest(json.dumps([*parts]) for parts in places)
 
-    def _are_sounds(self, index: TarIndex) -> bool:
+    def _are_sounds(self, index: TarIndex, kind: str | None) -> bool:
         if self._columns.image is not None:
             return are_sounds([f"x.{self._columns.image}"])
-        return are_sounds(f"x.{name}" for sample in index.samples.values() for name in sample)
+        names = (f"x.{name}" for sample in index.samples.values() for name in sample)
+        return are_sounds(names, kind)
 
     def _image_of(self, key: str, sample: Sample) -> str | None:
         """Returns the ending of a sample's image, None if it has none."""

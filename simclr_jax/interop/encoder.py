@@ -29,7 +29,24 @@ SETTINGS: dict[str, tuple[str, ...]] = {
 
 @runtime_checkable
 class Trained(Protocol):
-    """A network and its weights, as export formats take them: `TrainedEncoder`, `TrainedText`."""
+    """A network and its weights, as export formats take them.
+
+    `TrainedEncoder`, `audio_tower.TrainedAudio` and `text_tower.TrainedText` are such.
+    """
+
+    @property
+    def network(self) -> nn.Module:
+        """The network, unbound.
+
+        Whatever type it trained in, exports compute in float32 if it has a setting dtype: its
+        weights are float32, and bfloat16 is a choice of the machine that runs them.
+        """
+        ...
+
+    @property
+    def projection(self) -> np.ndarray | None:
+        """Kernel [d, p] of the linear projector that a tower ends in; None to have none."""
+        ...
 
     @property
     def kind(self) -> str:
@@ -64,6 +81,11 @@ class Trained(Protocol):
 
     def examples(self) -> tuple[np.ndarray, ...]:
         """Returns some of what it reads, real enough that differences are those people meet."""
+        ...
+
+    @property
+    def examples_are(self) -> str:
+        """What these are in words, such as "photographs"."""
         ...
 
     @property
@@ -110,22 +132,38 @@ def settings_of(network: nn.Module) -> dict[str, Any]:
     return settings
 
 
+def encoder_tensors(trained: Trained) -> dict[str, Float[np.ndarray, "..."]]:
+    """Returns the arrays of an encoder, and its projection at params/projector/dense1/kernel."""
+    tree = {collection: {"encoder": leaves} for collection, leaves in trained.variables.items()}
+    if trained.projection is not None:
+        tree["params"]["projector"] = {"dense1": {"kernel": trained.projection}}
+    return flat_tensors(tree)
+
+
+def represent(
+    trained: Trained, variables: Mapping[str, Any], images: Float[Array, "n h w c"]
+) -> Float[Array, "n d"]:
+    """Returns what an encoder, and its projection if it has one, make of images, in float32."""
+    network = trained.network
+    if hasattr(network, "dtype"):
+        network = network.clone(dtype=jnp.float32)
+    out = jnp.asarray(network.apply(variables, images, train=False))
+    return out if trained.projection is None else out @ trained.projection
+
+
 @dataclasses.dataclass(frozen=True)
 class TrainedEncoder:
-    """A network and its weights, as every export format takes them.
+    """A network of images and its weights, as every export format takes them.
 
     Attributes:
-      network: unbound. Whatever type it trained in, exports compute in float32 if it has a
-        setting dtype: its weights are float32, and bfloat16 is a choice of the machine that runs
-        them.
+      network: see `Trained`.
       params: parameters of the encoder, from params/encoder of a run; host arrays.
       batch_stats: statistics of the encoder, from batch_stats/encoder of a run; host arrays.
       image_size: side in pixels of the images that it was trained on.
       classifier: "kernel" [d, k] and "bias" [k] of a linear layer on the representation; None
         where there is none.
       channels: how many channels these images have.
-      projection: kernel of a linear projector, which an image tower ends in; None to end in the
-        representation.
+      projection: see `Trained`.
     """
 
     network: nn.Module
@@ -152,11 +190,8 @@ class TrainedEncoder:
         return {"params": self.params, "batch_stats": self.batch_stats}
 
     def tensors(self) -> dict[str, Float[np.ndarray, "..."]]:
-        """See `Trained.tensors`; a projection is at params/projector/dense1/kernel."""
-        tree = {collection: {"encoder": leaves} for collection, leaves in self.variables.items()}
-        if self.projection is not None:
-            tree["params"]["projector"] = {"dense1": {"kernel": self.projection}}
-        return flat_tensors(tree)
+        """See `Trained.tensors` and `encoder_tensors`."""
+        return encoder_tensors(self)
 
     def inputs(self) -> dict[str, jax.ShapeDtypeStruct]:
         """See `Trained.inputs`."""
@@ -173,15 +208,24 @@ class TrainedEncoder:
         """Returns 8 crops of photographs."""
         return (photographs(self.image_size, self.channels),)
 
+    @property
+    def examples_are(self) -> str:
+        """See `Trained.examples_are`."""
+        return "photographs"
+
+    def facts(self) -> dict[str, Any]:
+        """Returns what a program must know to use it, as JSON can hold it."""
+        return {
+            "images": self.takes(channels_first=True) + " to PyTorch and ONNX; "
+            "channels come last in StableHLO. No mean or deviation is subtracted or divided by.",
+            "image_size": self.image_size,
+        }
+
     def apply(
         self, variables: Mapping[str, Any], images: Float[Array, "n h w c"]
     ) -> Float[Array, "n d"]:
         """Returns the representations of images in [0, 1], or their projections."""
-        network = self.network
-        if hasattr(network, "dtype"):
-            network = network.clone(dtype=jnp.float32)
-        out = jnp.asarray(network.apply(variables, images, train=False))
-        return out if self.projection is None else out @ self.projection
+        return represent(self, variables, images)
 
     def encode(self, images: Float[np.ndarray, "n h w c"]) -> Float[np.ndarray, "n d"]:
         """Returns what `apply` does; see `on_cpu`."""

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from simclr_jax.core.errors import UserError, did_you_mean
 from simclr_jax.core.files import atomic_write, write_text
@@ -18,14 +18,17 @@ from simclr_jax.interop import (
     timm_format,
     torchvision_format,
 )
-from simclr_jax.interop.encoder import OWN, Encode, TrainedEncoder
+from simclr_jax.interop.audio_tower import TrainedAudio
+from simclr_jax.interop.encoder import OWN, Encode, TrainedEncoder, kind_of
 from simclr_jax.interop.parity import Difference, difference
 from simclr_jax.interop.text_tower import TrainedText, TrainedTowers
 from simclr_jax.models.text import TextTransformer
 from simclr_jax.models.vit import ViT
 
-TOWERS = ("image", "text")
-ENCODER, TOWER, BOTH = "an image encoder", "an image encoder or one tower", "both towers"
+TOWERS = ("image", "audio", "text")
+ENCODER, TOWER = "an image encoder without a projector", "any encoder, and any tower"
+BOTH = "a tower of images and one of texts"
+Exportable: TypeAlias = TrainedEncoder | TrainedAudio | TrainedText | TrainedTowers
 MAX_DIFFERENCE = 1e-4
 _TWO_GIB = 2**31
 _TORCH_POOLS = ("token", "end", "mean")
@@ -98,7 +101,7 @@ class Exported(NamedTuple):
     """Result of `export`.
 
     Attributes:
-      difference: between the file and the JAX encoder, on photographs; of a text tower on texts.
+      difference: between the file and the JAX encoder, on photographs, sounds or texts.
       usage: one sentence on how to use the file.
     """
 
@@ -144,7 +147,7 @@ def check_request(format_name: str, path: Path, tower: str | None = None) -> Non
 
 
 def export(
-    encoder: TrainedEncoder | TrainedText | TrainedTowers,
+    encoder: Exportable,
     path: Path,
     format_name: str,
     *,
@@ -155,7 +158,8 @@ def export(
     """Writes an encoder or towers, if what is written computes what they compute.
 
     The file is read back by those who will use it (PyTorch, ONNX Runtime, TensorFlow, JAX) and
-    run on real photographs, or on texts. It appears under its name only after that comparison.
+    run on real photographs, on sounds or on texts. It appears under its name only after that
+    comparison.
 
     Args:
       encoder: what to write; what the format holds.
@@ -177,7 +181,8 @@ def export(
         unfinished = Path(temporary)
         usage = chosen.write(encoder, unfinished, **options)
         inputs = encoder.examples()
-        found = difference(chosen.read(unfinished)(*inputs), encoder.encode(*inputs))
+        got, want = chosen.read(unfinished)(*inputs), encoder.encode(*inputs)
+        found = difference(got, want, encoder.examples_are)
         if not found.relative <= max_difference:
             raise UserError(_refusal(encoder, format_name, found, max_difference))
         for end, text in beside.items():
@@ -185,36 +190,53 @@ def export(
     return Exported(found, usage)
 
 
-def _check_tower(tower: str, format_name: str, chosen: Format) -> None:
-    if tower not in TOWERS:
-        raise UserError(f"--tower={tower} does not exist: it is {' or '.join(TOWERS)}.")
-    if chosen.holds == BOTH:
-        raise UserError(f"--format={format_name} holds both towers; leave --tower out.")
-    if chosen.holds == ENCODER:
+def require_any(format_name: str, what: str) -> None:
+    """Checks that a format holds more than encoders of images.
+
+    Args:
+      format_name: a key of `FORMATS`.
+      what: what it is asked to hold, such as "a text tower".
+
+    Raises:
+      UserError: naming those that do.
+    """
+    holds = FORMATS[format_name].holds
+    if holds != TOWER:
         able = [name for name, one in FORMATS.items() if one.holds == TOWER]
         raise UserError(
-            f"--format={format_name} holds an image encoder without a projector. Use "
-            f"--tower={tower} with --format={' or --format='.join(able)}."
+            f"--format={format_name} holds {holds}, and not {what}. Use "
+            f"--format={' or --format='.join(able)}."
         )
 
 
-def _check_fits(
-    encoder: TrainedEncoder | TrainedText | TrainedTowers, format_name: str, max_bytes: int | None
-) -> None:
+def _check_tower(tower: str, format_name: str, chosen: Format) -> None:
+    if tower not in TOWERS:
+        raise UserError(f"--tower={tower} does not exist: it is {' or '.join(TOWERS)}.")
+    if chosen.holds == BOTH and tower != "audio":
+        raise UserError(f"--format={format_name} holds both towers; leave --tower out.")
+    require_any(format_name, f"one tower, as --tower={tower} asks")
+
+
+def _check_fits(encoder: Exportable, format_name: str, max_bytes: int | None) -> None:
     if isinstance(encoder, TrainedTowers):
         return
     network, unknown = encoder.network, ""
-    if encoder.kind == OWN:
+    if isinstance(network, ViT | TextTransformer):
+        if network.pool not in _TORCH_POOLS:
+            unknown = f"{type(network).__name__} with pool={network.pool!r}"
+    elif kind_of(network) == OWN:
         unknown = type(network).__name__
-    elif isinstance(network, ViT | TextTransformer) and network.pool not in _TORCH_POOLS:
-        unknown = f"{type(network).__name__} with pool={network.pool!r}"
-    if isinstance(encoder, TrainedEncoder) and encoder.channels != 3:
-        unknown = f"{type(network).__name__} for images of {encoder.channels} channels"
     if unknown and "torch" in FORMATS[format_name].packages:
         raise UserError(
             f"--format={format_name} builds the network again in PyTorch, which has no {unknown}. "
             "Use --format=stablehlo, which takes any network; of an encoder without a projector "
             "--format=saved_model does, too."
+        )
+    channels = encoder.channels if isinstance(encoder, TrainedEncoder) else 3
+    if channels != 3 and format_name in ("torchvision", "timm"):
+        raise UserError(
+            f"--format={format_name} holds encoders of images of 3 channels, and this one takes "
+            f"{channels}. Use --format=safetensors, --format=onnx or --format=stablehlo."
         )
     num_bytes = sum(x.nbytes for x in encoder.tensors().values())
     if max_bytes is not None and num_bytes >= max_bytes:
@@ -225,17 +247,11 @@ def _check_fits(
         )
 
 
-def _refusal(
-    encoder: TrainedEncoder | TrainedText | TrainedTowers,
-    format_name: str,
-    found: Difference,
-    max_difference: float,
-) -> str:
-    examples = "texts" if isinstance(encoder, TrainedText) else "photographs"
+def _refusal(encoder: Exportable, format_name: str, found: Difference, limit: float) -> str:
     message = (
         f"--format={format_name} differs from the JAX encoder by {found.relative:.2g} of the "
-        f"largest feature ({found.absolute:.2g} absolute) on {examples}, more than "
-        f"--max_difference={max_difference:g}. Nothing was written. "
+        f"largest feature ({found.absolute:.2g} absolute) on {encoder.examples_are}, more than "
+        f"--max_difference={limit:g}. Nothing was written. "
     )
     accept = f"--max_difference={2 * found.relative:.1g} to accept the difference"
     settings = {} if isinstance(encoder, TrainedTowers) else encoder.settings

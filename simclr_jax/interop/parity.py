@@ -1,4 +1,4 @@
-"""Whether an exported encoder computes what the JAX encoder does, on real photographs."""
+"""Whether an exported encoder computes what the JAX encoder does, on photographs or sounds."""
 
 from typing import NamedTuple
 
@@ -50,8 +50,40 @@ def photographs(size_px: int, channels: int = 3) -> Float[np.ndarray, "n h w c"]
     return rgb[..., np.arange(channels) % 3]
 
 
-def difference(got: Float[np.ndarray, "n d"], want: Float[np.ndarray, "n d"]) -> Difference:
+def sounds(num_samples: int, rate: int) -> Float[np.ndarray, "n samples"]:
+    """Returns 8 sounds as files of 16 bits hold them: notes that fade, in rooms with some noise.
+
+    Decibels tell most where there is next to nothing, so the notes go from loud to soft, from low
+    to high and from long to short, and the noise from that of a street down to the last bit.
+
+    Args:
+      num_samples: length of each.
+      rate: samples per second.
+
+    Returns:
+      float32 in [-1, 1]; the same on every machine.
+    """
+    rng, t = np.random.default_rng(0), np.arange(num_samples) / rate
+    clips = []
+    for i in range(8):
+        hz = 110 * 2 ** (i / 2)
+        overtones = [k for k in range(1, 6) if k * hz < rate / 2]
+        waves = [np.sin(2 * np.pi * k * hz * t) / k for k in overtones]
+        note = 0.4 * 2 ** (-i / 2) * sum(waves) * np.exp(-i * t)
+        noise = rng.standard_normal(num_samples) * 10 ** (-1 - i / 2)
+        clips.append(np.clip(note + noise, -1, 1))
+    return (np.round(np.stack(clips) * (2**15 - 1)) / 2**15).astype(np.float32)
+
+
+def difference(
+    got: Float[np.ndarray, "n d"], want: Float[np.ndarray, "n d"], examples: str
+) -> Difference:
     """Returns how far representations are from those of the JAX encoder.
+
+    Args:
+      got: what is compared.
+      want: those of the JAX encoder.
+      examples: what they are of, such as "photographs".
 
     Raises:
       UserError: if the latter are not finite, or all zero: then nothing can be compared.
@@ -59,7 +91,7 @@ def difference(got: Float[np.ndarray, "n d"], want: Float[np.ndarray, "n d"]) ->
     largest = float(np.abs(want).max())
     if not 0 < largest < np.inf:
         raise UserError(
-            f"The largest feature of the encoder on {len(want)} photographs is {largest}: there is "
+            f"The largest feature of the encoder on {len(want)} {examples} is {largest}: there is "
             "nothing to export. Check the run with `evaluate` or in its metrics.jsonl."
         )
     absolute = float(np.abs(got.astype(np.float64) - want).max())

@@ -13,10 +13,10 @@ FORMAT_VERSION = "1"
 def write(encoder: Trained, path: Path) -> str:
     """Writes tensors and metadata; returns how to use the file.
 
-    Metadata: "simclr_jax", the number of this format; "kind", "resnet", "vit" or "text";
+    Metadata: "simclr_jax", the number of this format; "kind", "resnet", "vit", "audio" or "text";
     "encoder", the settings of the network as JSON; of images "image_size" in pixels. JAX reads
     the file with `safetensors.numpy.load_file` and puts each tensor at its path; `load_encoder`
-    of `torch_resnet`, `torch_vit` or `torch_text` makes a PyTorch module of it.
+    of `torch_KIND` makes a PyTorch module of it.
     """
     metadata = {
         "simclr_jax": FORMAT_VERSION,
@@ -26,11 +26,12 @@ def write(encoder: Trained, path: Path) -> str:
     takes = f"It takes {encoder.takes(channels_first=True)}."
     if isinstance(encoder, TrainedEncoder):
         metadata["image_size"] = str(encoder.image_size)
-        takes = "Images are [n, 3, h, w] in [0, 1]."  # of other sizes, too
+        takes = f"Images are [n, {encoder.channels}, h, w] in [0, 1]."  # of other sizes, too
     import_optional("safetensors.numpy").save_file(encoder.tensors(), str(path), metadata)
+    beside = " beside torch_resnet.py and torch_vit.py" if encoder.kind == "audio" else ""
     return (
         "PyTorch reads it with load_encoder of "
-        f"simclr_jax/interop/torch_{encoder.kind}.py, which needs "
+        f"simclr_jax/interop/torch_{encoder.kind}.py, which needs{beside} "
         f"neither JAX nor the rest of this package. {takes}"
     )
 

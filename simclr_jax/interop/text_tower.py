@@ -89,6 +89,11 @@ class TrainedText:
             row[0], row[length - 1] = self.tokenizer.start, self.tokenizer.end
         return tokens, lengths
 
+    @property
+    def examples_are(self) -> str:
+        """See `encoder.Trained.examples_are`."""
+        return "texts"
+
     def apply(
         self, variables: Mapping[str, Any], tokens: Int[Array, "n t"], lengths: Int[Array, " n"]
     ) -> Float[Array, "n d"]:
@@ -103,21 +108,27 @@ class TrainedText:
         return on_cpu(self, tokens, lengths)
 
 
-def text_facts(text: TrainedText, scale: float, bias: float | None) -> dict[str, Any]:
+def text_facts(text: TrainedText, scale: float | None, bias: float | None) -> dict[str, Any]:
     """Returns what a program must know to use a text tower, as JSON can hold it.
 
     Args:
       text: the tower.
-      scale: factor of the cosines of its rows and those of the other tower.
+      scale: factor of the cosines of its rows and those of the other tower; None where the run
+        learned none, as that of a text tower alone.
       bias: what is added to them; None where the run has none.
     """
     tokenizer = text.tokenizer
+    logits: dict[str, Any] = {"rows": "compared by cosine"}
+    if scale is not None:
+        logits = {
+            "rows": "logit = scale * cosine + bias",
+            "scale": scale,
+            "bias": bias or 0.0,
+        }
     return {
         "texts": "tokens of the tokenizer between start and end, cut to the context with the "
         "end kept, then padding; a length counts start and end.",
-        "rows": "logit = scale * cosine + bias",
-        "scale": scale,
-        "bias": bias or 0.0,
+        **logits,
         "context": tokenizer.context,
         "start_token": tokenizer.start,
         "end_token": tokenizer.end,
@@ -126,12 +137,15 @@ def text_facts(text: TrainedText, scale: float, bias: float | None) -> dict[str,
     }
 
 
-def beside(facts: Mapping[str, Any], tokenizer: Tokenizer) -> dict[str, str]:
-    """Returns the texts that go beside the file of a tower, by the end of their names."""
-    return {
-        ".json": json.dumps(facts, indent=2) + "\n",
-        ".tokenizer.json": tokenizer.json,
-    }
+def beside(facts: Mapping[str, Any], tokenizer: Tokenizer | None = None) -> dict[str, str]:
+    """Returns the texts that go beside a file, by the end of their names.
+
+    Args:
+      facts: how what it holds is used.
+      tokenizer: of a tower, what makes tokens of texts.
+    """
+    files = {".json": json.dumps(facts, indent=2) + "\n"}
+    return files if tokenizer is None else {**files, ".tokenizer.json": tokenizer.json}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,15 +167,18 @@ class TrainedTowers:
     def facts(self) -> dict[str, Any]:
         """Returns what a program must know to use either tower, as JSON can hold it."""
         return {
-            "images": self.image.takes(channels_first=True) + " to PyTorch and ONNX; "
-            "channels come last in StableHLO. No mean or deviation is subtracted or divided by.",
-            "image_size": self.image.image_size,
+            **self.image.facts(),
             **text_facts(self.text, self.scale, self.bias),
         }
 
     def examples(self) -> tuple[np.ndarray, ...]:
         """Returns images, and tokens and lengths of texts; see `encoder.Trained.examples`."""
         return (*self.image.examples(), *self.text.examples())
+
+    @property
+    def examples_are(self) -> str:
+        """See `encoder.Trained.examples_are`."""
+        return "photographs and texts"
 
     def encode(
         self,

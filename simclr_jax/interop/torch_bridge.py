@@ -1,4 +1,4 @@
-"""Between arrays in JAX's layout and the modules of `torch_resnet`, `torch_vit`, `torch_text`."""
+"""Between arrays in JAX's layout and the modules of `torch_resnet` and the like."""
 
 from typing import Any
 

@@ -94,7 +94,7 @@ def load_encoder(path: str) -> "ResNet":
             "python -m simclr_jax export --format=safetensors."
         )
     try:
-        return from_tensors(_checked_settings(metadata.get("encoder", "")), tensors)
+        return from_tensors(checked_settings(metadata.get("encoder", "")), tensors)
     except (ValueError, RuntimeError) as error:  # RuntimeError: of load_state_dict
         raise ValueError(f"{path} does not hold the encoder that it describes: {error}") from error
 
@@ -111,7 +111,7 @@ def from_tensors(settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> 
       RuntimeError: if a tensor is missing, left over or of another shape.
     """
     with torch.device("meta"):  # allocates nothing: the weights are the given tensors
-        encoder = ResNet(projection=_projection(tensors), **settings)
+        encoder = ResNet(channels=_channels(tensors), projection=_projection(tensors), **settings)
     state = {state_dict_name(path): _in_torch_layout(x) for path, x in tensors.items()}
     encoder.load_state_dict(state, strict=True, assign=True)
     return encoder.eval()
@@ -141,8 +141,9 @@ class ResNet(nn.Module):
       geometry: "official", or "torchvision" for exactly the networks of torchvision.
       input_mean: mean of the pixels of each channel, subtracted first.
       input_std: deviation of the pixels of each channel, which are divided by it.
-      projection: length of the rows of an image tower, which ends in a linear projector; None to
-        end in the representation.
+      channels: of an image, 3 unless it was trained on others.
+      projection: length of the rows of a tower, which ends in a linear projector; None to end in
+        the representation.
 
     Attributes:
       output_dim: length of the vector.
@@ -161,6 +162,7 @@ class ResNet(nn.Module):
         geometry: str = "official",
         input_mean: Sequence[float] = (0.0, 0.0, 0.0),
         input_std: Sequence[float] = (1.0, 1.0, 1.0),
+        channels: int = 3,
         projection: int | None = None,
     ):
         super().__init__()
@@ -171,14 +173,14 @@ class ResNet(nn.Module):
             raise ValueError(f"No such ResNet: {stem=}, {geometry=}.")
         bottleneck = depth in BOTTLENECK_DEPTHS
         block = Bottleneck if bottleneck else BasicBlock
-        channels = int(64 * width)
+        inputs = int(64 * width)  # of the stage that comes next
         if stem == "imagenet" and sk_ratio > 0:
-            self.conv1 = _resnet_d_stem(int(32 * width), channels)
+            self.conv1 = _resnet_d_stem(channels, int(32 * width), inputs)
         elif stem == "imagenet":
-            self.conv1 = _conv(3, channels, 7, stride=2)
+            self.conv1 = _conv(channels, inputs, 7, stride=2)
         else:
-            self.conv1 = _conv(3, channels, 3)
-        self.bn1 = nn.BatchNorm2d(channels)
+            self.conv1 = _conv(channels, inputs, 3)
+        self.bn1 = nn.BatchNorm2d(inputs)
         if stem == "cifar":
             self.maxpool = nn.Identity()
         else:
@@ -187,20 +189,18 @@ class ResNet(nn.Module):
         for i, num_blocks in enumerate(STAGE_SIZES[depth]):
             features, stride = int(64 * 2**i * width), 1 if i == 0 else 2
             outputs = 4 * features if bottleneck else features
-            project = geometry == "official" or stride > 1 or channels != outputs
-            first = Shortcut(channels, outputs, stride, sk_ratio > 0) if project else None
-            blocks = [block(channels, features, stride, sk_ratio, first)]
+            project = geometry == "official" or stride > 1 or inputs != outputs
+            first = Shortcut(inputs, outputs, stride, sk_ratio > 0) if project else None
+            blocks = [block(inputs, features, stride, sk_ratio, first)]
             blocks += [block(outputs, features, 1, sk_ratio) for _ in range(num_blocks - 1)]
             stages.append(nn.Sequential(*blocks))
-            channels = outputs
+            inputs = outputs
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
-        self.output_dim = projection or channels
-        self.projector = (
-            nn.Linear(channels, projection, bias=False) if projection else nn.Identity()
-        )
+        self.output_dim = projection or inputs
+        self.projector = nn.Linear(inputs, projection, bias=False) if projection else nn.Identity()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Returns what the network makes [n, output_dim] of images [n, 3, h, w] in [0, 1]."""
+        """Returns vectors [n, output_dim] of images [n, channels, h, w] in [0, 1]."""
         if (*self.input_mean, *self.input_std) != (0, 0, 0, 1, 1, 1):
             mean, std = images.new_tensor([self.input_mean, self.input_std])[..., None, None]
             images = (images - mean) / std
@@ -323,15 +323,15 @@ def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
 
 
-def _resnet_d_stem(half: int, channels: int) -> nn.Sequential:
+def _resnet_d_stem(channels: int, half: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(
-        _conv(3, half, 3, stride=2),
+        _conv(channels, half, 3, stride=2),
         nn.BatchNorm2d(half),
         nn.ReLU(),
         _conv(half, half, 3),
         nn.BatchNorm2d(half),
         nn.ReLU(),
-        _conv(half, channels, 3),  # its BatchNorm is bn1
+        _conv(half, outputs, 3),  # its BatchNorm is bn1
     )
 
 
@@ -342,12 +342,22 @@ def _in_torch_layout(x: Tensor) -> Tensor:
     return x.permute(3, 2, 0, 1).contiguous() if x.dim() == 4 else x
 
 
+def _channels(tensors: Mapping[str, Tensor]) -> int:
+    names = (f"params/encoder/{stem}/kernel" for stem in ("stem_conv", "stem_conv1"))
+    return next((tensors[name].shape[2] for name in names if name in tensors), 3)
+
+
 def _projection(tensors: Mapping[str, Tensor]) -> int | None:
     kernel = tensors.get("params/projector/dense1/kernel")
     return None if kernel is None else kernel.shape[1]
 
 
-def _checked_settings(text: str) -> dict[str, Any]:
+def checked_settings(text: str) -> dict[str, Any]:
+    """Returns the settings that a file holds as JSON.
+
+    Raises:
+      ValueError: if they are not those of an encoder.
+    """
     settings = json.loads(text)
     known = [{*SETTINGS}, {*SETTINGS, *NORMALIZATION}]
     if not isinstance(settings, dict) or settings.keys() not in known:

@@ -73,7 +73,7 @@ def load_encoder(path: str) -> "ViT":
             "python -m simclr_jax export --format=safetensors."
         )
     try:
-        settings = _checked_settings(metadata.get("encoder", ""))
+        settings = checked_settings(metadata.get("encoder", ""))
         return from_tensors(settings, tensors, int(metadata.get("image_size", "")))
     except (ValueError, RuntimeError) as error:  # RuntimeError: of load_state_dict
         raise ValueError(f"{path} does not hold the encoder that it describes: {error}") from error
@@ -95,7 +95,12 @@ def from_tensors(
     if settings["learned_positions"] is not None:
         image_size = settings["learned_positions"]
     with torch.device("meta"):  # allocates nothing: the weights are the given tensors
-        encoder = ViT(image_size=image_size, projection=_projection(tensors), **settings)
+        encoder = ViT(
+            image_size=image_size,
+            channels=_channels(tensors, settings["patch"]),
+            projection=_projection(tensors),
+            **settings,
+        )
     state = {}
     for path, x in tensors.items():
         name = state_dict_name(path)
@@ -142,8 +147,9 @@ class ViT(nn.Module):
       learned_positions: `image_size`, or None for fixed sines and cosines.
       pool: "token" for a class token, or "mean" for the mean of the patches.
       pre_norm: normalise the tokens before the first block, and project without a bias.
-      projection: length of the rows of an image tower, which ends in a linear projector; None to
-        end in the representation.
+      channels: of an image, 3 unless it was trained on others.
+      projection: length of the rows of a tower, which ends in a linear projector; None to end in
+        the representation.
 
     Attributes:
       output_dim: length of the vector.
@@ -161,6 +167,7 @@ class ViT(nn.Module):
         learned_positions: int | None = None,
         pool: str = "token",
         pre_norm: bool = False,
+        channels: int = 3,
         projection: int | None = None,
     ):
         super().__init__()
@@ -173,7 +180,7 @@ class ViT(nn.Module):
         self.patch, self.width, self.output_dim = patch, width, projection or width
         self.learned, self.has_token = learned_positions is not None, pool == "token"
         num_tokens = (image_size // patch) ** 2 + self.has_token
-        self.patch_embed = PatchEmbed(width, patch, bias=not pre_norm)
+        self.patch_embed = PatchEmbed(channels, width, patch, bias=not pre_norm)
         if self.has_token:
             self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.pos_embed = nn.Parameter(torch.zeros(1, num_tokens, width), self.learned)
@@ -183,7 +190,7 @@ class ViT(nn.Module):
         self.projector = nn.Linear(width, projection, bias=False) if projection else nn.Identity()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Returns what the network makes [n, output_dim] of images [n, 3, h, w] in [0, 1]."""
+        """Returns vectors [n, output_dim] of images [n, channels, h, w] in [0, 1]."""
         rows, columns = (side // self.patch for side in images.shape[2:])
         x = self.patch_embed(images)
         if self.has_token:  # not len(x), which would fix the batch of an exported graph
@@ -218,9 +225,9 @@ class ViT(nn.Module):
 class PatchEmbed(nn.Module):
     """The projection of each patch to a token."""
 
-    def __init__(self, width: int, patch: int, bias: bool):
+    def __init__(self, channels: int, width: int, patch: int, bias: bool):
         super().__init__()
-        self.proj = nn.Conv2d(3, width, patch, patch, bias=bias)
+        self.proj = nn.Conv2d(channels, width, patch, patch, bias=bias)
 
     def forward(self, images: Tensor) -> Tensor:
         """Returns the tokens [n, t, width], row by row."""
@@ -276,12 +283,22 @@ def _layer_norm(width: int) -> nn.LayerNorm:
     return nn.LayerNorm(width, eps=1e-6)
 
 
+def _channels(tensors: Mapping[str, Tensor], patch: int) -> int:
+    kernel = tensors.get("params/encoder/patches/kernel")
+    return 3 if kernel is None else kernel.shape[0] // patch**2
+
+
 def _projection(tensors: Mapping[str, Tensor]) -> int | None:
     kernel = tensors.get("params/projector/dense1/kernel")
     return None if kernel is None else kernel.shape[1]
 
 
-def _checked_settings(text: str) -> dict[str, Any]:
+def checked_settings(text: str) -> dict[str, Any]:
+    """Returns the settings that a file holds as JSON.
+
+    Raises:
+      ValueError: if they are not those of an encoder.
+    """
     settings = json.loads(text)
     if not isinstance(settings, dict) or settings.keys() != SETTINGS.keys():
         raise ValueError(f"its settings must be {', '.join(SETTINGS)}; it has {text}.")

@@ -123,7 +123,7 @@ def check_other_images(num_images: int, name: str) -> None:
       ValueError: if there is one image only.
     """
     if num_images < 2:
-        raise ValueError(f"{name} compares the images of a batch; it needs 2 or more.")
+        raise ValueError(f"{name} compares the examples of a batch; it needs 2 or more.")
 
 
 def _dense_log_sum_exp(

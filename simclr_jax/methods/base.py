@@ -304,8 +304,8 @@ def check_other_images(facts: RunFacts, name: str) -> None:
     """
     if facts.batch_size < 2:
         raise UserError(
-            f"config.data.batch_size={facts.batch_size}: method {name} compares each image with "
-            "the others of its batch; use 2 or more."
+            f"config.data.batch_size={facts.batch_size}: method {name} compares each example "
+            "with the others of its batch; use 2 or more."
         )
 
 

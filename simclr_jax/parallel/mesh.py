@@ -59,6 +59,6 @@ def check_batch_size(batch_size: int, mesh: Mesh) -> None:
         works = [size for size in (above - unit, above) if size >= 2]
         raise ValueError(
             f"batch_size={batch_size} cannot be split evenly over {unit} devices, or "
-            f"is below the 2 images that a contrast needs; use "
+            f"is below the 2 examples that a contrast needs; use "
             f"{' or '.join(map(str, works))}."
         )

@@ -20,6 +20,7 @@ from jax.experimental import topologies
 
 from simclr_jax.core.errors import UserError
 from simclr_jax.plan.chips import GIB, Slice
+from simclr_jax.plan.overlap import overlap
 from simclr_jax.plan.traffic import count, operations
 from simclr_jax.plan.words import by_part
 
@@ -55,6 +56,7 @@ class Program:
       bytes_accessed: HBM traffic as the compiler counts it.
       fusions: runs of kernels that the compiler made of several operations.
       collectives: kind -> {"count", "bytes"}; bytes are of results, per device.
+      overlapped: those of them beside which something goes on; see `plan.overlap`.
       unknown_loops: loops that were counted once for lack of a number.
       compile_seconds: on this machine.
     """
@@ -70,6 +72,7 @@ class Program:
     bytes_accessed: float
     fusions: int
     collectives: dict[str, dict[str, int]]
+    overlapped: dict[str, dict[str, int]]
     unknown_loops: int
     compile_seconds: float
 
@@ -166,6 +169,7 @@ def compile_step(
         bytes_accessed=costs["bytes accessed"],
         fusions=counts.fusions,
         collectives=counts.by_kind(),
+        overlapped=overlap(text),
         unknown_loops=len(counts.unknown_loops),
         compile_seconds=seconds,
     )

@@ -27,7 +27,7 @@ def describe(answer: dict[str, Any]) -> str:
             f"{_amount(chip['peak_bf16_flops'])}FLOP/s in bf16, {_amount(chip['hbm_bandwidth'])}B/s"
             f", {chip['hbm_gib']} GiB of HBM, by {chip['source']}",
         ),
-        _row("images", f"{images['count']:,} of {images['name']}: {images['how']}"),
+        _row(answer["examples"], f"{images['count']:,} of {images['name']}: {images['how']}"),
         _row("parameters", f"{answer['parameters']:,}"),
         _row("batch", f"{answer['batch_size']}, {answer['batch_per_device']:g} a device"),
         _row(
@@ -44,7 +44,7 @@ def describe(answer: dict[str, Any]) -> str:
     lines += [_row("tried", tried) for tried in answer["tried"]]
     if "estimate" in answer:
         lines += [*_memory(answer), *_step(answer), *_traffic(answer)]
-        lines += _time(answer["estimate"])
+        lines += _time(answer["estimate"], answer["examples"])
     else:
         lines.append(_row("compiler", answer["compiler"]))
     versions = ", ".join(f"{name} {version}" for name, version in answer["versions"].items())
@@ -83,10 +83,21 @@ def _step(answer: dict[str, Any]) -> list[str]:
         _row("", f"({_amount(answer['bytes_accessed'])}B by {counted['bytes_accessed']})"),
     ]
     for kind, row in answer["collectives"].items():
-        lines.append(_row(kind, f"{row['count']}, {_amount(row['bytes'])}B of results"))
+        beside = _beside(answer["overlapped"].get(kind))
+        lines.append(_row(kind, f"{row['count']}, {_amount(row['bytes'])}B of results; {beside}"))
     if answer["unknown_loops"]:
         lines.append(_row("", f"{answer['unknown_loops']} loops of unknown length count once"))
     return lines
+
+
+def _beside(row: dict[str, int] | None) -> str:
+    """Returns what goes on beside the transfers of a kind."""
+    if row is None:
+        return "all else waits"
+    return (
+        f"{row['count']} with {_amount(row['bytes'])}B beside {_amount(row['flops'])}FLOP and "
+        f"{_amount(row['hbm_bytes'])}B of HBM traffic"
+    )
 
 
 def _traffic(answer: dict[str, Any]) -> list[str]:
@@ -103,7 +114,7 @@ def _traffic(answer: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _time(estimate: dict[str, Any]) -> list[str]:
+def _time(estimate: dict[str, Any], examples: str) -> list[str]:
     recipe = (
         f"{_duration(estimate['hours_per_epoch'])} an epoch, {_duration(estimate['hours'])} for "
         f"{estimate['epochs']:g} epochs of {estimate['steps'] / estimate['epochs']:,.0f} steps"
@@ -123,10 +134,11 @@ def _time(estimate: dict[str, Any]) -> list[str]:
         _row("recipe", recipe),
         _row("cost", cost),
         "",
-        "Images, at that step; chips of a host and PCIe 3.0 x16 are recalled, not off a data sheet",
+        f"{examples.capitalize()}, at that step; chips of a host and PCIe 3.0 x16 are recalled, "
+        "not off a data sheet",
         _row(
             "decoding",
-            f"{estimate['images_per_host_second']:,.0f} images a second on each of "
+            f"{estimate['images_per_host_second']:,.0f} {examples} a second on each of "
             f"{estimate['hosts']} host(s)",
         ),
         _row(

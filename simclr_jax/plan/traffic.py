@@ -103,7 +103,7 @@ def count(text: str) -> Counts:
       ValueError: if the text has no entry computation.
     """
     computations, entry = parse(text)
-    return _Counter(computations).counts(entry)
+    return Counter(computations).counts(entry)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,14 +130,16 @@ def operations(text: str) -> list[Operation]:
       ValueError: if the text has no entry computation.
     """
     computations, entry = parse(text)
-    return list(_Counter(computations).operations(entry, 1))
+    return list(Counter(computations).operations(entry, 1))
 
 
 def _hbm(arrays: Iterable[Array]) -> int:
     return sum(array.hbm_bytes for array in arrays)
 
 
-class _Counter:
+class Counter:
+    """Counts what the computations of one program do, each once."""
+
     def __init__(self, computations: Mapping[str, Computation]):
         self._computations = computations
         self._known: dict[str, Counts] = {}
@@ -147,7 +149,7 @@ class _Counter:
         if name not in self._known:
             computation = self._computations[name]
             self._known[name] = _sum(
-                self._instruction(i, computation) for i in computation.instructions.values()
+                self.instruction(i, computation) for i in computation.instructions.values()
             )
         return self._known[name]
 
@@ -155,14 +157,14 @@ class _Counter:
         """Yields what moves bytes when a computation runs so many times."""
         computation = self._computations[name]
         for i in computation.instructions.values():
-            inner = self._inner(i)
+            inner = self.inner(i)
             for called in inner:
-                runs = self._runs(i, computation) if i.opcode == "while" else 1
+                runs = self.runs(i, computation) if i.opcode == "while" else 1
                 yield from self.operations(called, times * (1 if runs is None else runs))
-            if not inner and (nbytes := self._instruction(i, computation).hbm_bytes):
+            if not inner and (nbytes := self.instruction(i, computation).hbm_bytes):
                 yield Operation(i, computation, nbytes * times, times)
 
-    def _inner(self, i: Instruction) -> list[str]:
+    def inner(self, i: Instruction) -> list[str]:
         """Returns the computations that an instruction runs; of branches, the one of most bytes."""
         if i.opcode == "while":
             return i.called("body") + i.called("condition")
@@ -174,12 +176,13 @@ class _Counter:
             return i.called("to_apply") or i.called("calls") or i.called("called_computations")
         return []
 
-    def _instruction(self, i: Instruction, inside: Computation) -> Counts:
-        if inner := self._inner(i):
+    def instruction(self, i: Instruction, inside: Computation) -> Counts:
+        """Counts of one run of an instruction, with the computations that it runs."""
+        if inner := self.inner(i):
             counts = _sum(map(self.counts, inner))
             own = {f"{i.name}/{key}": c for key, c in counts.collectives.items()}
             counts = dataclasses.replace(counts, collectives=own)
-            runs = self._runs(i, inside) if i.opcode == "while" else 1
+            runs = self.runs(i, inside) if i.opcode == "while" else 1
             if runs is None:
                 return dataclasses.replace(counts, unknown_loops=(*counts.unknown_loops, i.name))
             return counts.times(runs)
@@ -223,7 +226,7 @@ class _Counter:
             self._known[key] = _sum(parts)
         return self._known[key]
 
-    def _runs(self, loop: Instruction, inside: Computation) -> int | None:
+    def runs(self, loop: Instruction, inside: Computation) -> int | None:
         """Returns how often a loop runs: known to the compiler, or of `i < end`, None if neither.
 
         Programs for TPUs write a counted loop in one way: the end is a constant of the condition,

@@ -211,10 +211,10 @@ def _training_table(runs: Sequence[Run]) -> Table:
         "images_per_second": markup.count,
         "seconds": duration,
     }
-    heads = ["run", "epochs", "steps", "loss", "chance", "images/s", "time"]
+    heads = ["run", "epochs", "steps", "loss", "chance", "examples/s", "time"]
     note = (
         "Losses of different methods measure different things: read each beside its own chance"
-        " level. Images/s and time are of the machine that trained."
+        " level. Examples, such as images, per second and time are of the machine that trained."
     )
     return Table("Training", heads, _fact_rows(runs, shown), 1, [note])
 
@@ -226,7 +226,7 @@ def _representation_table(runs: Sequence[Run]) -> Table:
         "Of the last logged step. Chance - loss, in nats: a lower bound on the mutual information "
         "of two views where the loss is NT-Xent, at most log(2b - 1). Alignment in [0, 4] and "
         "uniformity in [-8, 0] are of the projections: small is good.",
-        "Effective rank: directions that the encoder's features use, of the images that they were "
+        "Effective rank: directions that the encoder's features use, of what they were "
         "judged on first; `evaluate` measures it.",
     ]
     rows = _fact_rows(runs, dict.fromkeys(keys, "{:.3f}".format) | {keys[-1]: "{:.1f}".format})

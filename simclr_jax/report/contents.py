@@ -20,12 +20,14 @@ class Embedding:
       labels: index into the report's class names, -1 where unknown.
       names: what to call each image, such as a file name; any characters.
       thumbnails: one small picture per image, for the nearest neighbours.
+      examples: what the images are called, such as "sounds", of which thumbnails are spectrograms.
     """
 
     features: Float[np.ndarray, "n d"]
     labels: Int[np.ndarray, " n"]
     names: Sequence[str]
     thumbnails: UInt8[np.ndarray, "n h w 3"]
+    examples: str = "images"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +37,7 @@ class ReportContents:
     Attributes:
       title: heading of the page, such as "SimCLR on digits".
       dataset: name of the training images, or the folder that they came from.
-      num_images: training images per epoch.
+      num_images: training images, or sounds, per epoch.
       num_unreadable: how many of them could not be read; others stood in for them.
       encoder: description in words, such as "ResNet-18, width 0.5, CIFAR stem".
       num_params: parameters of the encoder, without the projector.
@@ -52,6 +54,7 @@ class ReportContents:
       class_names: names by label, empty if the data has none.
       embedding: features of test images, None if not computed.
       pairs: these images and their captions, None without a text tower.
+      examples: what they are called, such as "images".
       views: augmented views of m training images, two of each in contrastive methods.
     """
 
@@ -74,4 +77,5 @@ class ReportContents:
     class_names: Sequence[str] = ()
     embedding: Embedding | None = None
     pairs: Pairs | None = None
+    examples: str = "images"
     views: UInt8[np.ndarray, "m v h w 3"] | None = None

@@ -17,7 +17,7 @@ MAX_COLORED = 20  # classes with a colour and marker of their own
 MAX_NAMED = 12  # more names on the map would hide each other
 NUM_QUERIES = 12
 NUM_NEIGHBORS = 8
-NOT_EMBEDDED = "No test images were embedded for this report."
+NOT_EMBEDDED = "Nothing was embedded for this report."
 
 
 def spread(labels: Int[np.ndarray, " n"], num: int) -> Int[np.ndarray, " m"]:
@@ -81,16 +81,18 @@ def map_section(embedding: Embedding | None, class_names: Sequence[str]) -> str:
         note = note if len(colored) <= MAX_NAMED else ""
         groups.append(figures.Group(np.flatnonzero(labels == label), color, marker, note))
         items.insert(i, (color, marker, name))
-    svg = figures.map_chart("map", "Two-dimensional map of test images", points, groups)
+    svg = figures.map_chart(
+        "map", f"Two-dimensional map of test {embedding.examples}", points, groups
+    )
     what = (
         "Look for classes that form islands of one colour, though no label was used to place a"
         " point"
         if known
-        else "These images have no labels, so all have one colour; look for islands"
+        else f"These {embedding.examples} have no labels, so all have one colour; look for islands"
     )
     caption = (
-        f"{markup.count(len(chosen))} test images, t-SNE of the encoder's output. {what}."
-        " Distances between far islands and the directions of the axes mean nothing."
+        f"{markup.count(len(chosen))} test {embedding.examples}, t-SNE of the encoder's output."
+        f" {what}. Distances between far islands and the directions of the axes mean nothing."
     )
     key = markup.legend(items) if items else ""
     body = f'<div class="map"><div>{svg}</div>{key}</div>'
@@ -115,14 +117,15 @@ def neighbors_section(embedding: Embedding | None, class_names: Sequence[str]) -
     judged = (labels[queries] >= 0)[:, None] & (labels[found] >= 0)
     agree = judged & (labels[found] == labels[queries][:, None])
     caption = (
-        "The large picture is a test image; beside it the test images whose features are nearest"
-        " to it by cosine, nearest first. "
+        f"The large picture is one of the test {embedding.examples}; beside it those whose features"
+        " are nearest to its own by cosine, nearest first. "
     )
     if judged.any():
         caption += (
-            f"{agree.sum()} of the {judged.sum()} neighbours shown have the class of their image:"
-            " solid blue frame and &#10003;. A dashed orange frame and &#10007; mark another class."
-            " The images are spaced evenly over the classes, not picked by result."
+            f"{agree.sum()} of the {judged.sum()} neighbours shown have the class of the large"
+            " picture: solid blue frame and &#10003;. A dashed orange frame and &#10007; mark"
+            f" another class. The {embedding.examples} are spaced evenly over the classes, not"
+            " picked by result."
         )
     else:
         caption += "They have no labels: judge by eye whether neighbours show the same thing."
@@ -157,11 +160,12 @@ def _problem(embedding: Embedding | None) -> str:
         return NOT_EMBEDDED
     features = embedding.features
     if len(features) < MIN_POINTS:
-        return f"Only {len(features)} test images: this needs at least {MIN_POINTS}."
+        few = f"Only {len(features)} test {embedding.examples}"
+        return f"{few}: this needs at least {MIN_POINTS}."
     if not np.isfinite(features).all():
-        return "Some features are not finite numbers, so images cannot be compared."
+        return "Some features are not finite numbers, so they cannot be compared."
     if np.ptp(_unit_rows(features), axis=0).max() < 1e-6:
-        return "All test images have the same features: the encoder has collapsed."
+        return f"All test {embedding.examples} have the same features: the encoder has collapsed."
     return ""
 
 

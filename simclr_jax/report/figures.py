@@ -163,7 +163,7 @@ def label_chart(
         ax.set_xticks([x for x, _ in ticks], [text for _, text in ticks])
         ax.margins(x=0.1)
         ax.set_ylim(0, 100)
-        ax.set_xlabel("labelled training images")
+        ax.set_xlabel("training labels")
         ax.yaxis.set_major_locator(MaxNLocator(5))
         ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} %"))
         return _svg(fig, name, description)

@@ -38,13 +38,13 @@ def render(contents: ReportContents) -> str:
     body = "\n".join(
         (
             _header(contents),
-            results.results_section(contents.results),
+            results.results_section(contents.results, contents.examples),
             *([table_section("groups", groups_table(contents.groups))] if contents.groups else []),
             towers_section(in_words, contents.metrics, contents.pairs),
-            training.training_section(contents.metrics, contents.verdict),
+            training.training_section(contents.metrics, contents.verdict, contents.examples),
             map_section(contents.embedding, contents.class_names),
             neighbors_section(contents.embedding, contents.class_names),
-            _views_section(contents.views),
+            _views_section(contents.views, contents.examples),
             _config_section(contents.config),
         )
     )
@@ -76,7 +76,8 @@ def _header(contents: ReportContents) -> str:
         else ""
     )
     facts = {
-        "Trained on": f"{contents.dataset}, {markup.count(contents.num_images)} images{unreadable}",
+        "Trained on": f"{contents.dataset}, {markup.count(contents.num_images)} {contents.examples}"
+        f"{unreadable}",
         "Labels used": contents.labels_used,
         "Encoder": f"{contents.encoder}, {markup.count(contents.num_params)} parameters",
         "Training": f"{contents.epochs:g} epochs, batch {markup.count(contents.batch_size)}",
@@ -114,7 +115,7 @@ def _key_figures(contents: ReportContents) -> str:
         tiles.append((f"{loss.y[-1]:.3g}", f"final loss{beside}"))
     speed = training.series(contents.metrics, "pairs_per_second")
     if speed is not None:
-        tiles.append((markup.count(float(np.median(speed.y))), "images per second"))
+        tiles.append((markup.count(float(np.median(speed.y))), f"{contents.examples} per second"))
     items = "".join(f"<li><strong>{value}</strong>{what}</li>" for value, what in tiles)
     return f'<ul class="figures">{items}</ul>' if tiles else ""
 
@@ -132,7 +133,7 @@ def duration(seconds: float | int) -> str:
     return f"{left} s"
 
 
-def _views_section(views: UInt8[np.ndarray, "m v h w 3"] | None) -> str:
+def _views_section(views: UInt8[np.ndarray, "m v h w 3"] | None, examples: str) -> str:
     if views is None or not len(views):
         missing = markup.missing("No augmented views were drawn.")
         return markup.section("views", "What the encoder was trained on", missing)
@@ -145,11 +146,14 @@ def _views_section(views: UInt8[np.ndarray, "m v h w 3"] | None) -> str:
         for i, card in enumerate(views[:MAX_CARDS])
     )
     if views.shape[1] == 1:
-        title, note = "What the encoder was trained on", "A random view of some training images."
+        title, note = (
+            "What the encoder was trained on",
+            f"A random view of some training {examples}.",
+        )
     else:
         title, note = (
             "What the encoder was trained to match",
-            "Two random views of each of some training images, as the encoder sees them. You"
+            f"Two random views of each of some training {examples}, as the encoder sees them. You"
             " should be able to tell that both show the same thing, and not from colour alone: a"
             " pair you cannot match teaches nothing, a pair of equal pictures as little.",
         )

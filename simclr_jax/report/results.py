@@ -18,7 +18,7 @@ FEATURES = {
 PROTOCOLS = {"classifier": "classifier", "linear": "linear probe", "knn": "kNN"}
 NOT_JUDGED = (
     "The encoder has not been judged yet: run <code>python -m simclr_jax evaluate</code> on this"
-    " workdir, then make the report again. It needs labelled images."
+    " workdir, then make the report again. It needs labels."
 )
 
 
@@ -98,8 +98,13 @@ def headline(results: Sequence[Row]) -> str:
     return sentence + (f" ({rivals})." if rivals else ".")
 
 
-def results_section(results: Sequence[Row]) -> str:
-    """Returns the section, with a part for each pair of images that was fitted and judged on."""
+def results_section(results: Sequence[Row], examples: str = "images") -> str:
+    """Returns the section, with a part for each pair of images that was fitted and judged on.
+
+    Args:
+      results: rows of `results.json`.
+      examples: what the images are called, such as "sounds".
+    """
     if not results:
         return markup.section("results", "What it learned", markup.missing(NOT_JUDGED))
     kinds = _kinds(results)
@@ -110,16 +115,16 @@ def results_section(results: Sequence[Row]) -> str:
         "results",
         "What it learned",
         "<p>For kNN and linear probe the encoder is frozen. A linear probe fits one layer to the"
-        " labels; kNN fits nothing and lets the nearest labelled images vote. Raw pixels and random"
-        " features show what is there without pretraining. Random features are those of the same"
-        " network before training: its random weights, with the residual branches, which start"
-        " closed, opened, and BatchNorm statistics of training images.</p>",
+        f" labels; kNN fits nothing and lets the nearest labelled {examples} vote. Raw pixels and"
+        " random features show what is there without pretraining. Random features are those of the"
+        " same network before training: its random weights, with the residual branches, which start"
+        f" closed, opened, and BatchNorm statistics of training {examples}.</p>",
         markup.legend(items),
-        *(_part(f"labels{i}", rows) for i, rows in enumerate(by_images(results))),
+        *(_part(f"labels{i}", rows, examples) for i, rows in enumerate(by_images(results))),
     )
 
 
-def _part(name: str, results: Sequence[Row]) -> str:
+def _part(name: str, results: Sequence[Row], examples: str) -> str:
     """Returns heading, charts and table of rows on the same images."""
     protocols = sorted({row["protocol"] for row in results}, key=_position(PROTOCOLS))
     charts = "\n".join(
@@ -128,13 +133,13 @@ def _part(name: str, results: Sequence[Row]) -> str:
     draws = sorted({row["draws"] for row in results if row.get("draws", 1) > 1})
     spread = (
         f"&plusmn; is the standard deviation over {' or '.join(map(str, draws))} draws of the"
-        " labelled images; a row without it was measured once. "
+        " labels; a row without it was measured once. "
         if draws
         else ""
     )
     first = results[0]
     tests = sorted({row["num_test"] for row in results if "num_test" in row})
-    on_what = f"Top-1 accuracy in % on {' or '.join(map(markup.count, tests))} test images. "
+    on_what = f"Top-1 accuracy in % on {' or '.join(map(markup.count, tests))} test {examples}. "
     seen = first.get("pretrained_on_test", 0)
     warning = (
         f"The encoder was trained on {markup.count(seen)} of them, without their labels. "

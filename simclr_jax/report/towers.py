@@ -41,6 +41,7 @@ class Pairs:
       captions: different captions of these images.
       caption_rows: one row per caption.
       belongs: whether a caption is of an image.
+      examples: what the images are called, such as "sounds".
       play: index of a sound -> the bytes of a WAV file of it; None for images.
     """
 
@@ -50,6 +51,7 @@ class Pairs:
     caption_rows: Float[np.ndarray, "m d"]
     belongs: Bool[np.ndarray, "n m"]
     play: Callable[[int], bytes] | None = None
+    examples: str = "images"
 
 
 def towers_section(
@@ -60,7 +62,7 @@ def towers_section(
         return ""
     return markup.section(
         "towers",
-        "Images and words",
+        f"{pairs.examples.capitalize()} and words",
         _table(results),
         _halves(metrics),
         _ends(metrics),
@@ -89,13 +91,13 @@ def _table(results: Sequence[Row]) -> str:
     ]
     heads = "".join(
         f'<th scope="col">{head}</th>'
-        for head in ("what is asked", "images", "first", "in 5", "in 10", "first by chance")
+        for head in ("what is asked", "of", "first", "in 5", "in 10", "first by chance")
     )
     return (
         f'<div class="scroll"><table>\n<thead><tr>{heads}</tr></thead>\n<tbody>\n'
         + "\n".join(lines)
-        + '\n</tbody></table></div><p class="note">In % of what was asked; any caption of an image'
-        " counts, and a tie counts against.</p>"
+        + '\n</tbody></table></div><p class="note">In % of what was asked; any own caption counts,'
+        " and a tie counts against.</p>"
     )
 
 
@@ -140,7 +142,7 @@ def _examples(pairs: Pairs) -> list[str]:
         said = "".join(
             f"<li>{markup.escape(pairs.captions[i])}, {cosines[image, i]:.2f}</li>" for i in found
         )
-        picture = _shown(pairs, image, "test image")
+        picture = _shown(pairs, image, f"one of the test {pairs.examples}")
         parts.append(
             f'<li class="neighbors"><div class="query">{picture}</div><ol>{said}</ol></li>'
         )
@@ -156,9 +158,10 @@ def _examples(pairs: Pairs) -> list[str]:
         text = markup.escape(pairs.captions[caption])
         asked.append(f'<li class="neighbors"><span>{text}</span>{cells}</li>')
     note = (
-        f"Beside each image the nearest of {markup.count(len(pairs.captions))} captions with their"
-        f" cosines; beside each caption the nearest of {markup.count(len(cosines))} images, a blue"
-        " frame around its own. Both are spaced evenly, not picked by result."
+        f"Beside each picture the nearest of {markup.count(len(pairs.captions))} captions with"
+        f" their cosines; beside each caption the nearest of {markup.count(len(cosines))}"
+        f" {pairs.examples}, a blue frame around its own. Both are spaced evenly, not picked by"
+        " result."
     )
     return [
         f'<p class="note">{note}</p>',

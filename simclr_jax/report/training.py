@@ -45,11 +45,26 @@ def series(metrics: Sequence[Mapping[str, Any]], key: str) -> Series | None:
     return Series(x, y, unit)
 
 
-def training_section(metrics: Sequence[Mapping[str, Any]], verdict: Verdict | None = None) -> str:
-    """Returns the section, with one chart for each metric that was logged."""
+def training_section(
+    metrics: Sequence[Mapping[str, Any]],
+    verdict: Verdict | None = None,
+    examples: str = "images",
+) -> str:
+    """Returns the section, with one chart for each metric that was logged.
+
+    Args:
+      metrics: rows of `metrics.jsonl`.
+      verdict: what they say of the run.
+      examples: what it was trained on, in words.
+    """
     charts = [
         chart
-        for chart in (_loss(metrics), _accuracy(metrics), _rate(metrics), _throughput(metrics))
+        for chart in (
+            _loss(metrics, examples),
+            _accuracy(metrics),
+            _rate(metrics),
+            _throughput(metrics, examples),
+        )
         if chart
     ]
     if not charts:
@@ -71,10 +86,11 @@ def _verdict(verdict: Verdict | None) -> list[str]:
     ]
 
 
-def _loss(metrics: Sequence[Mapping[str, Any]]) -> str:
+def _loss(metrics: Sequence[Mapping[str, Any]], examples: str) -> str:
     loss, chance = series(metrics, "loss"), series(metrics, "loss_chance")
     if loss is None:
         return ""
+    at_chance = f"such as ln(2b &minus; 1) for two views of each of b {examples} in a batch"
     curves = [Curve(loss.x, loss.y, "encoder")]
     caption = f"Ends at {loss.y[-1]:.3g}. "
     if chance is None:
@@ -84,13 +100,13 @@ def _loss(metrics: Sequence[Mapping[str, Any]]) -> str:
         curves.append(Curve(chance.x, chance.y, "muted", line="--", note=note))
         if loss.y[-1] < chance.y[-1]:
             caption += (
-                "Look for a curve that falls below the dashed chance line, ln(2b &minus; 1)"
-                " for a batch of b images: then two views of one image are told from the rest."
+                f"Look for a curve that falls below the dashed chance line, {at_chance}:"
+                " then what belongs together is told from the rest."
             )
         else:
             caption += (
-                "It has not fallen below the dashed chance line, ln(2b &minus; 1) for a batch"
-                " of b images: nothing has been learned yet."
+                f"It has not fallen below the dashed chance line, {at_chance}: nothing has been"
+                " learned yet."
             )
     svg = figures.line_chart(
         "loss", "Training loss and its chance level", curves, x_label=loss.unit
@@ -107,14 +123,14 @@ ACCURACIES = {
         "Pairs matched: how often a view's nearest in the batch is its partner.",
     ),
     "agreement": ("encoder", "", "agreement with the teacher", "Same class as the teacher says."),
-    "top1": ("random", "", "training images", "A gap to the held-out images is overfitting."),
+    "top1": ("random", "", "in training", "A gap to what was held out is overfitting."),
     "knn_top1": (
         "pixels",
         "s",
-        "online kNN, held-out images",
+        "online kNN, held out",
         "Online kNN ends at {}: it should climb as the loss falls.",
     ),
-    "test_top1": ("encoder", "o", "classifier, held-out images", "On held-out images: {}."),
+    "test_top1": ("encoder", "o", "classifier, held out", "On what was held out: {}."),
 }
 
 
@@ -154,19 +170,19 @@ def _rate(metrics: Sequence[Mapping[str, Any]]) -> str:
     return markup.figure("Learning rate", svg, caption)
 
 
-def _throughput(metrics: Sequence[Mapping[str, Any]]) -> str:
+def _throughput(metrics: Sequence[Mapping[str, Any]], examples: str) -> str:
     speed = series(metrics, "pairs_per_second")
     if speed is None:
         return ""
     svg = figures.line_chart(
         "throughput",
-        "Images per second",
+        f"{examples.capitalize()} per second",
         [Curve(speed.x, speed.y, "encoder")],
         x_label=speed.unit,
         from_zero=True,
     )
     caption = (
-        f"Median {markup.count(float(np.median(speed.y)))} images/s. Flat is good; a dip is"
+        f"Median {markup.count(float(np.median(speed.y)))} {examples}/s. Flat is good; a dip is"
         " compilation, a checkpoint, an evaluation, or another program on the machine."
     )
-    return markup.figure("Throughput, images per second", svg, caption)
+    return markup.figure(f"Throughput, {examples} per second", svg, caption)

@@ -115,21 +115,22 @@ class Checkpoints:
             for step in self.steps()
         ]
 
-    def require_listing(self, step: int, listing: str) -> None:
-        """Checks that a checkpoint was trained on the same images.
+    def require_listing(self, step: int, listing: str, examples: str) -> None:
+        """Checks that a checkpoint was trained on the same images, sounds or texts.
 
         Args:
           step: number of the checkpoint; 0 stands for none, which fits all images.
           listing: fingerprint of the training images now.
+          examples: what they are called, such as "images".
 
         Raises:
           UserError: if it was trained on another list of images.
         """
         if step and self._data(step)["listing"] != listing:
             raise UserError(
-                f"The run in {self.directory.parent} was trained on another list of images: "
+                f"The run in {self.directory.parent} was trained on another list of {examples}: "
                 "files were added, removed or renamed since, or the split is another. Use "
-                "another --workdir, or bring the images back."
+                f"another --workdir, or bring the {examples} back."
             )
 
     def restore(self, step: int, abstract_state: TrainState) -> TrainState:

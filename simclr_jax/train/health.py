@@ -42,6 +42,7 @@ class OnNonFinite:
         path: epath.PathLike,
         ids: Callable[[int], Int[np.ndarray, " b"]],
         *,
+        examples: str,
         writes: bool = True,
     ) -> None:
         """Sets what happens then.
@@ -50,11 +51,13 @@ class OnNonFinite:
           then: one of `THEN`; "skip", too, stops after `MOST_IN_A_ROW` steps in a row.
           path: file for the notes.
           ids: number of a batch, from 0 -> its images, or those that others stand in for.
+          examples: what these are called, such as "images".
           writes: whether this process takes the notes.
         """
         self._then = then
         self._path = epath.Path(path)
         self._ids = ids
+        self._examples = examples
         self._writes = writes
         self._previous: tuple[int, Metrics] | None = None
         self._last = 0  # step that was not finite
@@ -84,7 +87,8 @@ class OnNonFinite:
         self._note({"step": step, "loss": str(loss), "norm/grads": str(norm), "ids": ids})
         what = (
             f"The {culprit} is not finite at step {step} (loss {loss}, gradient norm {norm}). "
-            f"The update was not applied; {self._path} names the {len(ids)} images of its batch."
+            f"The update was not applied; {self._path} names the {len(ids)} {self._examples} of "
+            "its batch."
         )
         if self._then == "skip" and self._in_a_row <= MOST_IN_A_ROW:
             log.warning("%s The run goes on.", what)
@@ -93,7 +97,8 @@ class OnNonFinite:
             raise RollBackError(what, step)
         raise NonFiniteError(
             f"{what} Usual causes: a learning rate that is too high (lower schedule.base_lr or "
-            "raise schedule.warmup_epochs), a temperature that is too low, or images that hold NaN."
+            "raise schedule.warmup_epochs), a temperature that is too low, or "
+            f"{self._examples} that hold NaN."
         )
 
     def _note(self, row: dict[str, object]) -> None:

@@ -181,6 +181,7 @@ class LogMetrics:
         num_steps: int,
         batch_size: int,
         num_examples: int,
+        examples: str,
         count_unreadable: Callable[[], int],
         seconds_waited: Callable[[], float],
         started: float,
@@ -191,6 +192,7 @@ class LogMetrics:
         self._num_steps = num_steps
         self._batch_size = batch_size
         self._num_examples = num_examples
+        self._examples = examples  # what they are called
         self._count_unreadable = count_unreadable
         self._seconds_waited = seconds_waited
         self._waited = 0.0  # until the last line
@@ -258,7 +260,7 @@ class LogMetrics:
             },
         )
         self._logged_step, self._logged_at, self._waited = step, now, waited
-        note = _note(row)
+        note = _note(row, self._examples)
         if self._bar is not None:
             self._bar.update(self._task, note=note)
         elif not timed or last or now - self._printed_at >= SECONDS_BETWEEN_LINES:
@@ -269,7 +271,7 @@ class LogMetrics:
             log.info("step %d/%d  %s", step, self._num_steps, note)
 
 
-def _note(row: dict[str, Any]) -> str:
+def _note(row: dict[str, Any], examples: str) -> str:
     parts = [f"epoch {row['epoch']:.1f}", f"loss {row['loss']:.3f}"]
     if "loss_chance" in row:
         parts.append(f"(chance {row['loss_chance']:.3f})")
@@ -278,5 +280,5 @@ def _note(row: dict[str, Any]) -> str:
     if "test_top1" in row:
         parts.append(f"test top-1 {row['test_top1']:.1%}")
     if "pairs_per_second" in row:
-        parts.append(f"{row['pairs_per_second']:.0f} images/s")
+        parts.append(f"{row['pairs_per_second']:.0f} {examples}/s")
     return "  ".join(parts)

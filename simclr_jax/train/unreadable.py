@@ -63,4 +63,4 @@ class CountUnreadable:
         del step, state, metrics
         if len(self._met) > self._most:
             last = next(reversed(self._met.values()))
-            raise TooManyUnreadableError(len(self._met), len(self._source), self._source.name, last)
+            raise TooManyUnreadableError(len(self._met), self._source, last)

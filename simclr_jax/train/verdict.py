@@ -38,6 +38,14 @@ LONG_WARMUP = 0.5  # of the run; published recipes take a tenth or less
 # Adam's second moment is a mean over a thousand steps, the smallest recipe takes 1,500 steps and
 # those of the papers 10,000 and more.
 FEW_STEPS = 500
+# Where nothing is learned.
+LOOK = {
+    "images": "look at the views on the page that the verb report writes: two of one image must "
+    "show one thing",
+    "sounds": "look at the spectrograms on the page that the verb report writes: what tells one "
+    "sound from another must be seen",
+    "texts": "read some of the texts: equal ones of a batch are each other's negatives",
+}
 
 
 class Finding(NamedTuple):
@@ -77,12 +85,13 @@ class Verdict(NamedTuple):
         return "Nothing wrong was found."
 
 
-def judge(rows: Rows, config: Mapping[str, Any]) -> Verdict | None:
+def judge(rows: Rows, config: Mapping[str, Any], examples: str) -> Verdict | None:
     """Judges a run by what it has logged.
 
     Args:
       rows: lines of `metrics.jsonl`, in order of step; a line may lack any key but "step".
       config: the complete config of the run.
+      examples: what it was trained on: "images", "sounds" or "texts".
 
     Returns:
       None if no row has a step and an epoch.
@@ -96,15 +105,17 @@ def judge(rows: Rows, config: Mapping[str, Any]) -> Verdict | None:
     step, epoch = rows[-1]["step"], rows[-1]["epoch"]
     num_steps = int(round(epochs * step / epoch, 6)) + 1  # but for a run that was made longer
     early = epoch < epochs and epoch < max(warmup, EARLY * epochs)
-    figures = {"steps": f"{step:,} of about {num_steps:,}", **_figures(rows)}
+    figures = {"steps": f"{step:,} of about {num_steps:,}", **_figures(rows, examples)}
     findings = _not_finite(rows)
     if not early:
         dim = (config["heads"]["projector"] or {"output_dim": None})["output_dim"]
-        stuck = [*_collapsed(rows, dim), *_at_chance(rows), *_diverging(rows)]
-        findings += [*stuck, *(_rate(rows) if stuck else []), *_leak(rows)]
+        stuck = [*_collapsed(rows, dim, examples), *_at_chance(rows, examples), *_diverging(rows)]
+        findings += [*stuck, *(_rate(rows) if stuck else []), *_leak(rows, examples)]
     if config["heads"]["classifier"] is None:  # a classifier may be done after a few
         findings += _few_steps(num_steps, epochs)
-    return Verdict([*findings, *_long_warmup(warmup, epochs), *_starved(rows)], figures, early)
+    return Verdict(
+        [*findings, *_long_warmup(warmup, epochs), *_starved(rows, examples)], figures, early
+    )
 
 
 def _is_number(row: Mapping[str, Any], key: str) -> bool:
@@ -120,7 +131,7 @@ def _end(values: Float[np.ndarray, " n"]) -> float:
     return float(np.median(values[-max(1, round(LAST * len(values))) :]))
 
 
-def _figures(rows: Rows) -> dict[str, str]:
+def _figures(rows: Rows, examples: str) -> dict[str, str]:
     names = {
         "loss": "loss",
         "loss_chance": "loss at chance",
@@ -132,8 +143,8 @@ def _figures(rows: Rows) -> dict[str, str]:
         "norm/grads": "norm of the gradient",
         "norm/updates": "norm of an update",
         "norm/params": "norm of the parameters",
-        "pairs_per_second": "images per second",
-        "wait_share": "share of waits for images",
+        "pairs_per_second": f"{examples} per second",
+        "wait_share": f"share of waits for {examples}",
         "goodput": "share of all time spent in steps",
     }
     found = {name: _values(rows, key) for key, name in names.items()}
@@ -153,7 +164,7 @@ def _not_finite(rows: Rows) -> list[Finding]:
     ]
 
 
-def _collapsed(rows: Rows, dim: int | None) -> list[Finding]:
+def _collapsed(rows: Rows, dim: int | None, examples: str) -> list[Finding]:
     deviations = _values(rows, "projection_std")
     if dim is None or not len(deviations):
         return []
@@ -162,7 +173,7 @@ def _collapsed(rows: Rows, dim: int | None) -> list[Finding]:
         return []
     return [
         Finding(
-            "The projections have collapsed: all images look nearly the same to the network.",
+            f"The projections have collapsed: all {examples} look nearly the same to the network.",
             f"they deviate by {last:.2g}, and {most:.2g} is most in {dim} dimensions",
             "lower config.schedule.base_lr, raise config.schedule.warmup_epochs, or start from the "
             "recipe of the method: heads without norms and targets that move fast collapse, too",
@@ -170,7 +181,7 @@ def _collapsed(rows: Rows, dim: int | None) -> list[Finding]:
     ]
 
 
-def _at_chance(rows: Rows) -> list[Finding]:
+def _at_chance(rows: Rows, examples: str) -> list[Finding]:
     losses, chances = _values(rows, "loss"), _values(rows, "loss_chance")
     if not len(losses) or not len(chances) or _end(losses) < NEAR_CHANCE * _end(chances):
         return []
@@ -178,14 +189,13 @@ def _at_chance(rows: Rows) -> list[Finding]:
         Finding(
             "The loss is at chance: nothing has been learned.",
             f"{_end(losses):.4g}, and chance is {_end(chances):.4g}",
-            "look at the views on the page that the verb report writes: two of one image must "
-            "show one thing; then try config.schedule.base_lr three times lower and higher",
+            f"{LOOK[examples]}; then try config.schedule.base_lr three times lower and higher",
         )
     ]
 
 
-def _leak(rows: Rows) -> list[Finding]:
-    """Returns whether pairs are matched by what does not help to recognise an image."""
+def _leak(rows: Rows, examples: str) -> list[Finding]:
+    """Returns whether pairs are matched by what does not help to recognise an example."""
     matched, accuracies = _values(rows, "contrastive_accuracy"), _values(rows, "knn_top1")
     if len(accuracies) < 2 or not len(matched) or _end(matched) < SOLVED:
         return []
@@ -197,9 +207,9 @@ def _leak(rows: Rows) -> list[Finding]:
             "Pairs are matched without features that help: statistics leak, or views have a "
             "shortcut.",
             f"{_end(matched):.1%} are matched, and kNN went from {first:.1%} to {last:.1%}",
-            "raise config.data.batch_size, so that BatchNorm tells less of each image, or set "
-            "config.encoder.norm=layer; on the page that the verb report writes, look at what two "
-            "views of one image share beside what they show",
+            "raise config.data.batch_size, so that BatchNorm tells less of each of the "
+            f"{examples}, or set config.encoder.norm=layer; on the page that the verb report "
+            "writes, look at what two views of one share beside what they show",
         )
     ]
 
@@ -289,15 +299,15 @@ def _long_warmup(warmup: float, epochs: int) -> list[Finding]:
     ]
 
 
-def _starved(rows: Rows) -> list[Finding]:
+def _starved(rows: Rows, examples: str) -> list[Finding]:
     shares = _values(rows, "wait_share")
     if not len(shares) or np.median(shares) <= STARVED:
         return []
     return [
         Finding(
-            "Training waits for images.",
+            f"Training waits for {examples}.",
             f"it does so for {np.median(shares):.0%} of the time",
             "raise config.data.num_threads up to the cores that are there, read from a local disk, "
-            "or keep the images smaller; with as many steps on fewer chips the run costs less",
+            f"or keep the {examples} smaller; with as many steps on fewer chips the run costs less",
         )
     ]

@@ -124,13 +124,15 @@ def _evaluate_classifier(workdir: str, run: Restored, dataset: Dataset) -> list[
     fitted_on = run.training_images()
     test = dataclasses.replace(dataset, class_names=names).open_test(fitted_on)
     if test is None:
-        raise UserError(f"{dataset.name} has no test_split: say which images, --test_split=test.")
+        raise UserError(
+            f"{dataset.name} has no test_split: say which {run.examples}, --test_split=test."
+        )
     if len(test.class_names) != run.model.classifier.features:
         raise UserError(
             f"The classifier of {workdir} tells {run.model.classifier.features} classes "
             f"apart, and {test.name} has {len(test.class_names)}: judge it on its own classes."
         )
-    log.info("classifier: %d images of %s ...", len(test), test.name)
+    log.info("classifier: %d %s of %s ...", len(test), run.examples, test.name)
     batches = dataset.eval_batches(test, run.network.evaluation.cuts)
     accuracy = classifier_accuracy(run.classify, batches, run.mesh)
     what = {"protocol": "classifier", "features": "encoder", **_labels_used(run, fitted_on)}
@@ -166,8 +168,8 @@ def _evaluate_features(
     rows = []
     for kind in kinds:
         log.info(
-            "%s: %d images of %s to fit on, %d of %s to judge ...",
-            kind, len(train), train.name, len(test), test.name,
+            "%s: %d %s of %s to fit on, %d of %s to judge ...",
+            kind, len(train), run.examples, train.name, len(test), test.name,
         )  # fmt: skip
         train_features, test_features = (
             extract_features(

@@ -10,7 +10,7 @@ from simclr_jax.data.dataset import Dataset
 from simclr_jax.data.files import absolute_paths
 from simclr_jax.data.sources import LISTED
 
-COLUMNS = ("image_column", "label_column", "caption_column")
+OF_FILES = ("kind", "image_column", "label_column", "caption_column")
 EXAMPLES = {"split": "train", "test_split": "test"}
 
 
@@ -60,7 +60,7 @@ def choose_images(
         test_split=test_split,
         class_names=None,
         labels_from_folders=False,
-        **({} if name == own.name else dict.fromkeys(COLUMNS)),
+        **({} if name == own.name else dict.fromkeys(OF_FILES)),
     )
     return _read_by(others, reading)
 

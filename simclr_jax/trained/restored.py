@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float
 
+from simclr_jax.augment.log_mel import LogMel
 from simclr_jax.build.network import Network, network
 from simclr_jax.core.compile import jit_once
 from simclr_jax.core.errors import UserError
@@ -19,9 +20,10 @@ from simclr_jax.core.types import Batch, Clips
 from simclr_jax.data.dataset import Dataset
 from simclr_jax.data.place import place_batches
 from simclr_jax.data.quarantine import Quarantine
-from simclr_jax.data.records import Source, count_shared
+from simclr_jax.data.records import Source, count_shared, examples_of, require_readable
 from simclr_jax.data.text import Captions, read_tokenizer
 from simclr_jax.evals.random_features import random_features
+from simclr_jax.interop.audio_tower import TrainedAudio
 from simclr_jax.interop.encoder import TrainedEncoder
 from simclr_jax.models.ssl import SSLModel
 from simclr_jax.parallel.mesh import make_mesh
@@ -67,6 +69,11 @@ class Restored:
         """Whether the encoder sees sounds, and not images."""
         return isinstance(self.network.evaluation.cuts, Clips)
 
+    @property
+    def examples(self) -> str:
+        """What the network reads, in words: "images", "sounds" or "texts"."""
+        return examples_of(self.network.evaluation.cuts)
+
     def training_images(self) -> Source | None:
         """Opens the images that the network was trained on, with the labels that it saw.
 
@@ -95,12 +102,13 @@ class Restored:
             train = dataset.open(dataset.split)
             test = dataset.open_test(train)
             what, lacking = train.name, "labels"
+            require_readable(train, self.network.evaluation.cuts)
         if train is None or test is None or not train.class_names:
             raise UserError(
-                "kNN and linear probe need labelled images to fit on and others to judge, and "
-                f"{what} has no {lacking}: say which, --split=train --test_split=test, with --data "
-                "and --path if they are of another data set; in a folder, the folders of each "
-                "split are the classes. Without labels, `report` shows nearest neighbours and "
+                f"kNN and linear probe need labelled {self.examples} to fit on and others to judge"
+                f", and {what} has no {lacking}: say which, --split=train --test_split=test, with "
+                "--data and --path if they are of another data set; in a folder, the folders of "
+                "each split are the classes. Without labels, `report` shows nearest neighbours and "
                 "`embed` writes features."
             )
         own = (dataset.name, dataset.path) == (self.dataset.name, self.dataset.path)
@@ -108,13 +116,14 @@ class Restored:
         seen = 0 if trained_on is None else count_shared(trained_on, test)
         if seen and self.model.classifier is not None:
             raise UserError(
-                f"{seen} of the {len(test)} test images ({test.name}) are among those that the "
-                "network was trained on with labels; judge it on others, such as --test_split=test."
+                f"{seen} of the {len(test)} test {self.examples} ({test.name}) are among those "
+                "that the network was trained on with labels; judge it on others, such as "
+                "--test_split=test."
             )
         if seen:
             log.warning(
-                "The encoder was trained on %d of the %d test images (%s), without their labels.",
-                seen, len(test), test.name,
+                "The encoder was trained on %d of the %d test %s (%s), without their labels.",
+                seen, len(test), self.examples, test.name,
             )  # fmt: skip
         return train, test, seen
 
@@ -217,28 +226,31 @@ class Restored:
         )
         return lambda batch: self.network.encode(variables, batch)
 
-    def encoder_to_export(self) -> TrainedEncoder:
+    def encoder_to_export(self) -> TrainedEncoder | TrainedAudio:
         """Returns the encoder as export formats take it, with a classifier that is right on it.
 
+        One of sounds goes without a classifier.
+
         Raises:
-          UserError: if it is one of sounds, or there is none.
+          UserError: if there is none.
         """
         self.require_encoder()
-        if self.takes_sounds:
-            raise UserError(
-                f"The encoder of {self.workdir} takes spectrograms, and files are made of encoders "
-                "of images. `embed` writes its features, simclr_jax.load gives them to Python, and "
-                "--tower=text takes its text tower away."
-            )
         network: Any = self.model.encoder  # a linen module, which its protocol does not say
         params, batch_stats = (
             jax.device_get(self.variables[key]) for key in ("params", "batch_stats")
         )
+        statistics = {"encoder": {}, **batch_stats}["encoder"]
+        if isinstance(clips := self.network.evaluation.cuts, Clips):
+            log_mel = self.config["augment"]["log_mel"]
+            log_mel = (
+                build_section("config.augment.log_mel", LogMel, log_mel) if log_mel else LogMel()
+            )
+            return TrainedAudio(network, params["encoder"], statistics, log_mel, clips.num_samples)
         on_representation = self.model.classifier is not None and self.model.select == 0
         return TrainedEncoder(
             network=network,
             params=params["encoder"],
-            batch_stats={"encoder": {}, **batch_stats}["encoder"],
+            batch_stats=statistics,
             image_size=self.network.evaluation.size,
             channels=self.network.channels,
             classifier=params["classifier"] if on_representation else None,

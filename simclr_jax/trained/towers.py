@@ -39,8 +39,10 @@ def evaluate_towers(
     run.require_text()
     test = dataset.open_test(None)
     if test is None:
-        raise UserError(f"{dataset.name} has no test_split: say which images, --test_split=test.")
-    log.info("towers: %d images of %s ...", len(test), test.name)
+        raise UserError(
+            f"{dataset.name} has no test_split: say which {run.examples}, --test_split=test."
+        )
+    log.info("towers: %d %s of %s ...", len(test), run.examples, test.name)
     batches = dataset.eval_batches(test, run.network.evaluation.cuts)
     images = extract_features(run.project, batches, run.mesh)
     what = {
@@ -91,8 +93,8 @@ def _retrieval(run: Restored, test: Source, images: Features) -> list[dict[str, 
     owners, here = np.array([n for n, _ in said], np.int64), np.arange(len(images.ids))
     if len(np.unique(owners)) < len(here):
         raise UserError(
-            f"--protocol=retrieval needs a caption of each image, and {test.name} has some for "
-            f"{len(np.unique(owners))} of {len(here)} images."
+            f"--protocol=retrieval needs a caption of each, and {test.name} has some for "
+            f"{len(np.unique(owners))} of {len(here)} {run.examples}."
         )
     captions = run.embed_captions([text for _, text in said])
     seen = "audio" if has_sounds(test) else "image"

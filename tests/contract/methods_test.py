@@ -6,6 +6,7 @@ at once.
 
 import dataclasses
 import functools
+from unittest import mock
 
 import jax
 import numpy as np
@@ -17,13 +18,15 @@ from simclr_jax.build.schema import complete
 from simclr_jax.core.tree import select
 from simclr_jax.core.types import Sentences
 from simclr_jax.methods import METHODS
-from simclr_jax.models.ssl import ENCODERS
+from simclr_jax.models.vit import SIZES, Size
 from simclr_jax.parallel.sharding import PRESETS, batch_sharding
 from simclr_jax.train.step import make_train_step
 from simclr_jax.verify.shrunk import perturb_constants, shrink
 from tests.helpers import CONFIGS, recipe
+from tests.tiny import tiny_is_known
 
 BATCH_SIZE = 16
+ROOT = jax.random.key(0)
 # What a method needs in place of the encoder with BatchNorm, and the first of its layers.
 ENCODERS_OF = {
     "cpc": {"name": "tiny", "norm": False},
@@ -32,11 +35,12 @@ ENCODERS_OF = {
 }
 # An array of what is trained, and its shape, where it is not that of the tiny encoder on images.
 FIRST_ARRAY = {
-    "mae": ("encoder/patches/kernel", (48, 128)),
+    "mae": ("encoder/patches/kernel", (48, 32)),
     "clap": ("encoder/conv/kernel", (3, 3, 1, 8)),
     "simcse": ("text/positions", (20, 64)),
 }
-pytestmark = pytest.mark.parametrize("name", METHODS)
+# All tests of a method one after the other: what one has built and traced, the next one takes.
+pytestmark = pytest.mark.parametrize("name", METHODS, scope="module")
 
 
 @functools.cache
@@ -59,10 +63,9 @@ def recipes():
     return others | found["tfds/cifar10"] | found["digits"]
 
 
-@pytest.fixture
-def build(name, monkeypatch, tiny_encoder):
+@pytest.fixture(scope="module")
+def build(name):
     """Returns what builds the experiment of a method on some devices."""
-    monkeypatch.setitem(ENCODERS, "tiny", type(tiny_encoder))
 
     def build(optimizer, rate, devices=None, **parallel):
         config = recipes()[name] | {
@@ -96,7 +99,25 @@ def build(name, monkeypatch, tiny_encoder):
         batch = {**experiment.abstract_batch, "views": shapes}
         return dataclasses.replace(experiment, method=method, abstract_batch=batch)
 
-    return build
+    with tiny_is_known(), mock.patch.dict(SIZES, tiny=Size(width=32, depth=2, num_heads=2)):
+        yield build
+
+
+@pytest.fixture(scope="module")
+def on_one_device(build):
+    """The experiment with SGD, which shows a wrong gradient scale, and its jitted step."""
+    experiment = build("sgd", 1.0, jax.devices()[:1])
+    return experiment, jitted_step(experiment)
+
+
+def jitted_step(experiment):
+    """Returns the step from where the state and the batch lie to where the state lies."""
+    placement = jax.tree.map(lambda x: x.sharding, experiment.abstract_state)
+    return jax.jit(
+        make_train_step(experiment.method, experiment.tx, ROOT),
+        in_shardings=(placement, batch_sharding(experiment.mesh)),
+        out_shardings=(placement, None),
+    )
 
 
 def first_batch(experiment):
@@ -135,44 +156,37 @@ def with_queue_of(first, state):
     return state.replace(method_state={**state.method_state, **kept})
 
 
-def test_init_runs_without_a_device_and_puts_what_is_trained_in_its_place(build, name):
-    state = build("sgd", 1.0).abstract_state
+def test_init_runs_without_a_device_and_puts_what_is_trained_in_its_place(on_one_device, name):
+    state = on_one_device[0].abstract_state
     path, shape = FIRST_ARRAY.get(name, ("encoder/conv/kernel", (3, 3, 3, 8)))
     assert select(state.params, path).shape == shape
     if name not in ENCODERS_OF:
         assert state.batch_stats["encoder"]["norm"]["mean"].shape == (8,)
 
 
-def test_step_keeps_the_structure_of_the_state(build):
-    experiment = build("sgd", 1.0)
-    step = make_train_step(experiment.method, experiment.tx, jax.random.key(0))
+def test_step_keeps_the_structure_of_the_state(on_one_device):
+    experiment, step = on_one_device
     after, _ = jax.eval_shape(step, experiment.abstract_state, experiment.abstract_batch)
     shapes = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
     assert shapes(experiment.abstract_state) == shapes(after)
 
 
-def test_eight_devices_take_the_step_of_one(build):
-    compare_layouts(build, ["fsdp"])  # which splits most
+def test_eight_devices_take_the_step_of_one(build, on_one_device):
+    compare_layouts(build, on_one_device, ["fsdp"])  # which splits most
 
 
 @pytest.mark.thorough
-def test_eight_devices_take_the_step_of_one_in_every_other_layout(build):
-    compare_layouts(build, [preset for preset in PRESETS if preset != "fsdp"])
+def test_eight_devices_take_the_step_of_one_in_every_other_layout(build, on_one_device):
+    compare_layouts(build, on_one_device, [preset for preset in PRESETS if preset != "fsdp"])
 
 
-def compare_layouts(build, presets):
-    results, root, begin = [], jax.random.key(0), None
-    layouts = [{}, *({"preset": preset, "fsdp": 4} for preset in presets)]
-    for layout in layouts:
-        devices = None if layout else jax.devices()[:1]
-        experiment = build("sgd", 1.0, devices, **layout)  # SGD shows a wrong gradient scale
-        placement = jax.tree.map(lambda x: x.sharding, experiment.abstract_state)
-        shardings = (placement, batch_sharding(experiment.mesh))
-        begin = begin or (start(experiment), first_batch(experiment))  # alike on all devices
-        placed = jax.device_put(begin, shardings)
-        step = make_train_step(experiment.method, experiment.tx, root)
-        done = jax.jit(step, in_shardings=shardings, out_shardings=(placement, None))
-        results.append(jax.device_get(done(*placed)))
+def compare_layouts(build, on_one_device, presets):
+    experiment, step = on_one_device
+    begin = start(experiment), first_batch(experiment)  # alike on all devices
+    results = [jax.device_get(step(*begin))]
+    for preset in presets:
+        experiment = build("sgd", 1.0, preset=preset, fsdp=4)
+        results.append(jax.device_get(jitted_step(experiment)(*begin)))
     as_floats = lambda tree: [np.asarray(x, np.float64) for x in jax.tree.leaves(tree)]
     for one, *eight in zip(*map(as_floats, results), strict=True):
         # Of whole arrays: small temperatures multiply what single values are rounded by.
@@ -186,7 +200,7 @@ def test_thirty_steps_lower_the_loss_and_move_all_of_the_tower(build, name):
     state, batch = start(experiment), first_batch(experiment)
     tower = FIRST_ARRAY.get(name, ("encoder",))[0].split("/")[0]
     before = state.params[tower]
-    step = jax.jit(make_train_step(experiment.method, experiment.tx, jax.random.key(0)))
+    step = jax.jit(make_train_step(experiment.method, experiment.tx, ROOT))
     losses = []
     first = state
     for _ in range(30):

@@ -90,6 +90,8 @@ def test_the_figures_agree_with_each_other():
     # On a v3 the compiler counts what is in HBM and nothing else, but loops once.
     assert answer["hbm_bytes"] == pytest.approx(answer["bytes_accessed"], rel=0.25)
     assert answer["collectives"]["all-reduce"]["count"] > 0
+    for kind, row in answer["overlapped"].items():
+        assert row["count"] <= answer["collectives"][kind]["count"]
     assert sum(part["hbm_bytes"] for part in answer["traffic"]) == answer["hbm_bytes"]
     assert {"forward", "backward"} <= {part["pass"] for part in answer["traffic"]}
     estimate = answer["estimate"]
@@ -105,6 +107,7 @@ def test_the_figures_agree_with_each_other():
     assert estimate["images_per_host_second"] == pytest.approx(estimate["pairs_per_second"])
     page = describe(answer | {"flags": ["--config.encoder.remat=blocks"]})
     assert "The first settings that fit: --config.encoder.remat=blocks" in page
+    assert re.search(r"all-reduce +\d+, [\d.]+ \w?B of results; all else waits", page)
 
 
 @needs_libtpu

@@ -238,7 +238,7 @@ def test_a_workdir_of_another_run_is_refused(tiny_config, straight, tmp_path):
 
 def test_other_images_than_those_of_the_checkpoint_are_refused(straight):
     with pytest.raises(UserError, match="another list of images"):
-        Checkpoints(straight[0]).require_listing(63, "other")
+        Checkpoints(straight[0]).require_listing(63, "other", "images")
 
 
 @pytest.fixture

@@ -15,6 +15,8 @@ from simclr_jax import run as runs
 from simclr_jax.build.experiment import build_experiment
 from simclr_jax.build.resolve import resolve
 from simclr_jax.core.errors import UserError
+from simclr_jax.data.text import read_tokenizer
+from simclr_jax.interop import formats, stablehlo
 from simclr_jax.trained import restored
 from simclr_jax.trained.evaluate import evaluate
 from simclr_jax.verify import proof
@@ -79,6 +81,7 @@ def test_sentences_become_rows_that_are_the_same_after_a_stop(simcse_config, tmp
     with np.load(tmp_path / "t.npz") as file:
         np.testing.assert_allclose(file["features"], rows, atol=1e-5)
     check_what_needs_an_encoder_says_what_works(workdir)
+    check_texts_to_take_away(workdir, tmp_path)
 
 
 def check_what_needs_an_encoder_says_what_works(workdir):
@@ -88,10 +91,46 @@ def check_what_needs_an_encoder_says_what_works(workdir):
         functools.partial(restored.load, workdir),
         functools.partial(evaluate, workdir, protocol=["zero_shot"]),
         functools.partial(encoder, digits),
-        functools.partial(encoder.export, Path(workdir) / "x.stablehlo", format="stablehlo"),
     ):
         with pytest.raises(UserError, match="no encoder to see images or sounds with"):
             refused()
+
+
+def check_texts_to_take_away(workdir, tmp_path):
+    """The one tower goes out with and without --tower, and its file gives the rows of the run."""
+    texts = ["The cat is at home.", "Our duck swims."]
+    tokenizer = read_tokenizer(workdir, simclr_jax.load(workdir).run.require_text())
+    tokens = [tokenizer(text) for text in texts]
+    inputs = np.stack([x.ids for x in tokens]), np.array([x.length for x in tokens], np.int32)
+    for flags in (["--tower=text"], []):
+        path = tmp_path / f"text{len(flags)}.stablehlo"
+        done = command_line(
+            "export", "--format=stablehlo", f"--output={path}", *flags, workdir=workdir
+        )
+        assert done.returncode == 0, done.stderr
+        assert "largest difference from the JAX tower on texts" in done.stdout
+        rows = simclr_jax.load(workdir).embed_text(texts)
+        np.testing.assert_allclose(stablehlo.read(path)(*inputs), rows, atol=1e-5)
+        facts = json.loads(Path(f"{path}.json").read_text())
+        assert (facts["rows"], facts["context"]) == ("compared by cosine", 12)
+        assert "scale" not in facts
+        assert Path(f"{path}.tokenizer.json").read_text() == tokenizer.json
+
+
+def test_what_a_run_on_texts_does_not_have_is_said(simcse_config, tmp_path, monkeypatch, caplog):
+    with caplog.at_level("INFO", "simclr_jax"):
+        train(simcse_config | {"run": {"epochs": 1}}, tmp_path / "run")
+    assert "48 texts, without labels" in caplog.text
+    assert "images" not in caplog.text
+    monkeypatch.setattr(formats, "import_optional", lambda package: None)  # refused before its use
+    encoder = simclr_jax.load(tmp_path / "run")
+    for name, tower, message in (
+        ("timm", None, "holds an image encoder .*, and not the text tower of .*--format=safetens"),
+        ("open_clip", None, "holds a tower of images and one of texts, and not the text tower"),
+        ("onnx", "image", "--tower=image: .*texts alone and has a text tower. Use --tower=text"),
+    ):
+        with pytest.raises(UserError, match=message):
+            encoder.export(tmp_path / f"x{formats.FORMATS[name].suffix}", format=name, tower=tower)
 
 
 def command_line(verb, *arguments, workdir):

@@ -1,6 +1,7 @@
 """CLIP on digits and CLAP on tones from the config to their figures, and what they refuse."""
 
 import json
+import re
 import wave
 
 import jax
@@ -13,6 +14,7 @@ from simclr_jax.build.experiment import build_experiment
 from simclr_jax.build.resolve import resolve
 from simclr_jax.core.errors import UserError
 from simclr_jax.data.sources import open_source
+from simclr_jax.interop import formats, stablehlo
 from simclr_jax.run import train
 from simclr_jax.trained.embedding import embed
 from simclr_jax.trained.evaluate import evaluate
@@ -66,6 +68,7 @@ def test_clip_names_digits_that_it_has_not_seen_and_goes_on_where_it_was(clip_co
     found = embed(encoder.run, encoder.run.dataset, digits, projected=True)
     np.testing.assert_allclose(found.features.features[::5], images, atol=1e-4)
     check_texts_to_take_away(workdir, encoder, tmp_path)
+    check_texts_are_not_taken_for_images(workdir, tmp_path)
 
     other = {**clip_config, "run": {**clip_config["run"], "epochs": 5}}
     other["data"] = {**other["data"], "captions": {"context": 10, "vocab_size": 300}}
@@ -101,10 +104,14 @@ def clap_config(clip_config, tmp_path):
 
 
 def test_clap_names_tones_that_it_has_not_heard_and_its_encoder_is_judged_as_any(
-    clap_config, tmp_path
+    clap_config, tmp_path, caplog
 ):
     workdir = str(tmp_path / "run")
-    train(clap_config, workdir)
+    with caplog.at_level("INFO", "simclr_jax"):
+        train(clap_config, workdir)
+    assert "tones.csv/train, 120 sounds, " in caplog.text
+    assert re.search(r"loss .* \d+ sounds/s", caplog.text)
+    assert "images" not in caplog.text
     judged = evaluate(
         workdir,
         protocol=["zero_shot", "retrieval", "knn"],
@@ -120,16 +127,49 @@ def test_clap_names_tones_that_it_has_not_heard_and_its_encoder_is_judged_as_any
     assert rows["audio_to_text"]["num_captions"] == rows["text_to_audio"]["num_captions"] == 40
     encoder = simclr_jax.load(workdir)
     assert encoder.project([tmp_path / "0.wav", tmp_path / "1.wav"]).shape == (2, 16)
-    with pytest.raises(UserError, match="takes spectrograms, and files are made of encoders of im"):
-        encoder.export(tmp_path / "x.stablehlo", format="stablehlo")
+    check_sounds_to_take_away(encoder, tmp_path)
+    last = json.loads((tmp_path / "run/metrics.jsonl").read_text().splitlines()[-1])
+    assert {"loss_audio_to_text", "loss_text_to_audio"} <= last.keys()
+
+
+def check_sounds_to_take_away(encoder, tmp_path):
+    """Files of the encoder, of its tower and of the text tower give the rows of the run."""
+    file = tmp_path / "0.wav"
+    with wave.open(str(file), "rb") as wav:
+        samples = np.frombuffer(wav.readframes(2000), "<i2")
+    middle = (samples[200:1800] / 2**15).astype(np.float32)[None]  # 0.2 of 0.25 seconds
+    for tower, want in ((None, encoder([file])), ("audio", encoder.project([file]))):
+        path = tmp_path / f"{tower}.stablehlo"
+        found, usage = encoder.export(path, format="stablehlo", tower=tower)
+        assert found.relative < 1e-5
+        assert "waveforms [n, 1600] in [-1, 1], 8000 samples a second" in usage
+        np.testing.assert_allclose(stablehlo.read(path)(middle), want, atol=1e-4)
+        facts = json.loads((tmp_path / f"{tower}.stablehlo.json").read_text())
+        assert (facts["rate"], facts["num_samples"], facts["log_mel"]["hop"]) == (8000, 1600, 125)
+        assert ("scale" in facts) == (tower == "audio")
+    assert not (tmp_path / "None.stablehlo.tokenizer.json").exists()
     found, _ = encoder.export(tmp_path / "text.stablehlo", format="stablehlo", tower="text")
     assert found.relative < 1e-5
     facts = json.loads((tmp_path / "text.stablehlo.json").read_text())
     assert 1 <= facts["scale"] <= 100
-    assert "images" not in facts
+    assert facts["rate"] == 8000
     assert (tmp_path / "text.stablehlo.tokenizer.json").exists()
-    last = json.loads((tmp_path / "run/metrics.jsonl").read_text().splitlines()[-1])
-    assert {"loss_audio_to_text", "loss_text_to_audio"} <= last.keys()
+    with pytest.raises(UserError, match=r"--tower=image: the towers of .* are audio and text"):
+        encoder.export(tmp_path / "x.stablehlo", format="stablehlo", tower="image")
+
+
+def test_a_format_of_images_names_those_that_hold_sounds(clap_config, tmp_path, monkeypatch):
+    clap_config["run"] |= {"epochs": 1}
+    train(clap_config, str(tmp_path / "run"))
+    monkeypatch.setattr(formats, "import_optional", lambda package: None)  # refused before its use
+    encoder = simclr_jax.load(tmp_path / "run")
+    for name in ("torchvision", "timm", "open_clip", "saved_model"):
+        message = (
+            rf"--format={name} holds .*, and not the encoder of .*run, which takes sounds. Use "
+            "--format=safetensors or --format=stablehlo or --format=onnx"
+        )
+        with pytest.raises(UserError, match=message):
+            encoder.export(tmp_path / f"x{formats.FORMATS[name].suffix}", format=name)
 
 
 def test_sounds_and_images_are_not_taken_for_each_other(clap_config, clip_config):
@@ -139,6 +179,21 @@ def test_sounds_and_images_are_not_taken_for_each_other(clap_config, clip_config
         resolve(clip_config | {"augment": clap_config["augment"]})
     with pytest.raises(UserError, match=r"tones.csv/train has sounds, and .*='finetune' takes im"):
         resolve(clap_config | {"augment": clip_config["augment"]})
+
+
+def check_texts_are_not_taken_for_images(workdir, tmp_path):
+    (tmp_path / "lines.txt").write_text("a\nb\n")
+    message = r"lines.txt.* holds texts, and the encoder of this run reads images. Name a data set"
+    for protocol in ("retrieval", "knn"):
+        with pytest.raises(UserError, match=message + r".*`embed --texts=FILE`"):
+            evaluate(
+                workdir,
+                protocol=[protocol],
+                data="texts",
+                path=str(tmp_path / "lines.txt"),
+                split="all",
+                test_split="all",
+            )
 
 
 def check_texts_to_take_away(workdir, encoder, tmp_path):

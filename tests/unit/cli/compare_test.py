@@ -112,7 +112,7 @@ def test_figures_are_those_of_the_workdir(workdir):
         "steps": "90",
         "loss": "2.800",
         "chance": "6.250",
-        "images/s": "800",
+        "examples/s": "800",
         "time": "1 min 24 s",
     }
     assert table(runs, "Representation")["a"] == {

@@ -26,7 +26,7 @@ def tried_with(tiny_config):
     def tried(excess_bytes, refused=(), compiles=False, enough=None, beyond=0):
         """Returns the settings that are tried while the step is too large by so much."""
         needed = SLICE.usable_hbm_bytes + excess_bytes
-        of_size = lambda nbytes: Program(0, 0, 0, nbytes, 0.0, 0, 0, [], 0.0, 0, {}, 0, 0.0)
+        of_size = lambda nbytes: Program(0, 0, 0, nbytes, 0.0, 0, 0, [], 0.0, 0, {}, {}, 0, 0.0)
         too_large = of_size(needed) if compiles else TooLarge(needed, "no", 0.0)
         seen = []
 

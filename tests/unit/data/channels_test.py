@@ -1,5 +1,6 @@
 """Images of other than three channels: what is read, what is refused, and what is trained on."""
 
+import dataclasses
 import io
 import struct
 
@@ -17,6 +18,7 @@ from simclr_jax.data.dataset import Dataset
 from simclr_jax.data.decode import Rendering, UnreadableImageError, as_rgb, decode
 from simclr_jax.data.look import look
 from simclr_jax.interop import formats
+from simclr_jax.models.resnet import ResNet
 from simclr_jax.train.loop import fit
 from simclr_jax.trained.restored import load
 
@@ -155,8 +157,9 @@ def test_a_run_on_them_trains_is_read_back_and_leaves_as_a_program(config, tmp_p
     exported = formats.export(encoder, tmp_path / "encoder.stablehlo", "stablehlo")
     assert "12, 12, 4] in [0, 1]" in exported.usage
     monkeypatch.setattr(formats, "check_request", lambda *_: None)  # torch need not be there
-    with pytest.raises(UserError, match="for images of 4 channels"):
-        formats.export(encoder, tmp_path / "encoder.safetensors", "safetensors")
+    resnet = dataclasses.replace(encoder, network=ResNet(18))
+    with pytest.raises(UserError, match=r"of 3 channels, and this one takes 4\. Use --form"):
+        formats.export(resnet, tmp_path / "encoder.safetensors", "torchvision")
 
 
 @pytest.mark.parametrize("channels", [1, 4])

@@ -26,7 +26,9 @@ def put(root, **files):
 
 
 def again(root, *, accept="", **options):
-    found = listing.continued(str(root), images(root, **options), step=7, accept=accept)
+    found = listing.continued(
+        str(root), images(root, **options), step=7, accept=accept, examples="sounds"
+    )
     assert found is not None
     return found
 
@@ -97,7 +99,10 @@ def test_a_list_that_is_accepted_by_its_digest_is_kept_with_a_note(kept):
 
 def test_without_a_list_there_is_nothing_to_compare_with(tmp_path):
     put(tmp_path, a=b"1")
-    assert listing.continued(str(tmp_path), images(tmp_path), step=7, accept="") is None
+    assert (
+        listing.continued(str(tmp_path), images(tmp_path), step=7, accept="", examples="sounds")
+        is None
+    )
 
 
 @pytest.mark.parametrize(

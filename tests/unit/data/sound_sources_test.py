@@ -16,9 +16,9 @@ from simclr_jax.core.types import Clips, Cuts
 from simclr_jax.data.columns import Columns
 from simclr_jax.data.decode import UnreadableImageError
 from simclr_jax.data.load import eval_batches
-from simclr_jax.data.look import left_out_note
+from simclr_jax.data.look import beside_notes
 from simclr_jax.data.quarantine import Quarantine
-from simclr_jax.data.records import captions_of, has_sounds, left_out, name_of
+from simclr_jax.data.records import captions_of, examples_of, has_sounds, left_out, name_of
 from simclr_jax.data.sources import open_source
 from simclr_jax.data.text import Captioned, Captions, has_captions
 
@@ -157,9 +157,44 @@ def test_a_few_covers_among_sounds_are_left_out_and_said(tmp_path):
     source = open_source("folder", split="all", path=tmp_path)
     assert (len(source), has_sounds(source)) == (NUM, True)
     assert left_out(source) == {".jpg": 1, ".mp3": 1}
-    note = left_out_note(source)
-    assert note.startswith("2 files beside the 6 sounds are left out, by their names no sounds: 1 ")
-    assert "convert them to WAV or FLAC" in note
+    kinds, others = beside_notes(source, None)
+    assert "holds 6 sounds and 1 image, and the sounds are read: --config.data.kind=images" in kinds
+    assert others.startswith(
+        "1 files beside the 6 sounds are left out, by their names no sounds: 1 "
+    )
+    assert "convert them to WAV or FLAC" in others
+    assert beside_notes(source, "sounds") == [others]
+
+
+def test_of_a_folder_that_holds_both_the_asked_kind_is_read(tmp_path):
+    write_folder(tmp_path)
+    for i in range(2):
+        (tmp_path / f"a/{i}.png").write_bytes(picture(i))
+    opened = lambda kind: open_source("folder", split="all", path=tmp_path, kind=kind)
+    assert (len(opened(None)), examples_of(opened(None))) == (NUM, "sounds")
+    images = opened("images")
+    assert (len(images), examples_of(images)) == (2, "images")
+    assert images[1].image == picture(1)
+    assert left_out(images)[".wav"] == NUM
+    (note,) = beside_notes(opened(None), None)
+    assert "2 images, and the sounds are read" in note
+    assert opened("sounds").fingerprint == opened(None).fingerprint != images.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"name": "folder", "kind": "sound"}, "config.data.kind='sound' must be images or sounds"),
+        ({"name": "csv", "kind": "images"}, "which files of name=folder or webdataset are read"),
+        (
+            {"name": "webdataset", "kind": "images", "columns": Columns(image="wav")},
+            "name='webdataset' with an image_column says it itself",
+        ),
+    ],
+)
+def test_a_kind_that_says_nothing_is_refused(settings, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        open_source(split="all", path=tmp_path, **settings)
 
 
 def test_of_an_image_and_a_sound_in_one_sample_the_asked_one_is_read(tmp_path):
@@ -175,6 +210,8 @@ def test_of_an_image_and_a_sound_in_one_sample_the_asked_one_is_read(tmp_path):
     assert not has_sounds(opened())
     assert has_sounds(opened(image="wav"))
     assert opened(image="wav")[1].sound == sound(1)
+    of_kind = open_source("webdataset", split="all", path=tmp_path, kind="sounds")
+    assert of_kind[1].sound == sound(1)
 
 
 def test_sounds_are_refused_where_images_are_wanted(tmp_path):

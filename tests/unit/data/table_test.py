@@ -177,7 +177,7 @@ def test_an_image_that_is_missing_is_unreadable_by_its_line_unless_all_are(root)
         with pytest.raises(UnreadableImageError, match=rf"^t\.csv:{line}: .*{reason}"):
             source[i]
     with pytest.raises(
-        UserError, match=rf"Not one of the 2 images .* t\.csv:2: a\.png, would be {root}/a\.png"
+        UserError, match=rf"Not one of the 2 files .* t\.csv:2: a\.png, would be {root}/a\.png"
     ):
         table(root, lines("image", "a.png", "b.png"))
 
@@ -247,7 +247,9 @@ def test_a_run_that_goes_on_names_what_a_table_says_anew(root):
         return found
 
     listing.write(str(root), look_at("a"))
-    go_on = lambda label: listing.continued(str(root), look_at(label), step=3, accept="")
+    go_on = lambda label: listing.continued(
+        str(root), look_at(label), step=3, accept="", examples="sounds"
+    )
     found = go_on("a")
     assert found is not None
     assert found.sizes[1] == listing.MISSING

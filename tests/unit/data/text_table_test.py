@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from simclr_jax.core.errors import UserError
-from simclr_jax.core.types import Sentences
+from simclr_jax.core.types import Clips, Cuts, Sentences
 from simclr_jax.data.columns import Columns
 from simclr_jax.data.load import train_batches
 from simclr_jax.data.quarantine import Quarantine
-from simclr_jax.data.records import Record, has_texts
+from simclr_jax.data.records import Record, examples_of, has_texts, require_readable
 from simclr_jax.data.sources import open_source
 from simclr_jax.data.text import Captioned, Captions
 from simclr_jax.data.text_table import TextsAlone, TextTable
@@ -158,3 +158,28 @@ def test_a_number_is_no_text(tmp_path):
     (tmp_path / "t.jsonl").write_text('{"text": 5}')
     with pytest.raises(UserError, match=r"t\.jsonl:1: 5 is neither text nor a list of texts"):
         table(tmp_path / "t.jsonl")
+
+
+def test_examples_are_called_what_they_are(tmp_path):
+    (tmp_path / "lines.txt").write_text("a\nb\n")
+    texts, digits = table(tmp_path / "lines.txt"), open_source("digits", split="test")
+    cuts, clips = Cuts(8, 1, lambda words, size: np.zeros((1, 4), np.int32)), Clips(8000, 9, True)
+    assert [*map(examples_of, (texts, digits))] == ["texts", "images"]
+    assert [*map(examples_of, (Sentences(1), cuts, clips, (cuts, cuts)))] == [
+        "texts",
+        "images",
+        "sounds",
+        "images",
+    ]
+    for source, views in ((texts, Sentences(1)), (digits, Sentences(1)), (digits, cuts)):
+        require_readable(source, views)
+    for source, views, message in (
+        (
+            texts,
+            cuts,
+            "holds texts, .* reads images. .*--data=digits; a text tower sees texts: `emb",
+        ),
+        (digits, clips, "digits/test holds images, .* reads sounds. .*--data=midi_instruments.$"),
+    ):
+        with pytest.raises(UserError, match=message):
+            require_readable(source, views)

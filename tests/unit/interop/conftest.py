@@ -20,9 +20,9 @@ from simclr_jax.models.text import TextTransformer
 def trained_encoder():
     """Returns a function that makes one; a scale of zero would hide a branch, so none is."""
 
-    def make(image_size: int = 20, **settings) -> TrainedEncoder:
+    def make(image_size: int = 20, channels: int = 3, **settings) -> TrainedEncoder:
         network = ResNet(**({"depth": 18, "width": 0.125} | settings))
-        images = jnp.zeros((1, image_size, image_size, 3))
+        images = jnp.zeros((1, image_size, image_size, channels))
         init = lambda: network.init(jax.random.key(0), images, train=False)
         rng = np.random.default_rng(0)
 
@@ -34,7 +34,13 @@ def trained_encoder():
             return (offset + 0.2 * rng.uniform(size=x.shape)).astype(np.float32)
 
         variables = jax.tree_util.tree_map_with_path(draw, jax.eval_shape(init))
-        return TrainedEncoder(network, variables["params"], variables["batch_stats"], image_size)
+        return TrainedEncoder(
+            network,
+            variables["params"],
+            variables["batch_stats"],
+            image_size,
+            channels=channels,
+        )
 
     return make
 

@@ -25,16 +25,16 @@ def test_photographs_are_the_same_every_time():
 def test_difference_is_that_of_the_worst_feature():
     want = np.array([[1.0, -4.0], [0.0, 2.0]], np.float32)
     got = want + np.array([[0.0, 0.5], [-0.25, 0.0]], np.float32)
-    assert difference(got, want) == (0.5, 0.125)
+    assert difference(got, want, "sounds") == (0.5, 0.125)
 
 
 def test_a_difference_of_nan_is_not_small():
     want = np.ones((2, 3), np.float32)
-    assert not difference(want * np.nan, want).relative <= 1e9
+    assert not difference(want * np.nan, want, "sounds").relative <= 1e9
 
 
 @pytest.mark.parametrize("value", [0.0, np.nan, np.inf])
 def test_an_encoder_that_puts_out_nothing_cannot_be_compared(value):
     features = np.full((8, 3), value, np.float32)
-    with pytest.raises(ValueError, match=rf"on 8 photographs is {value}: there is nothing"):
-        difference(features, features)
+    with pytest.raises(ValueError, match=rf"on 8 sounds is {value}: there is nothing"):
+        difference(features, features, "sounds")

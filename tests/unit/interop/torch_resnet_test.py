@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from simclr_jax.interop import safetensors_format
+from simclr_jax.interop.formats import export
 from simclr_jax.interop.parity import photographs
 
 torch = pytest.importorskip("torch")
@@ -55,6 +56,15 @@ def test_has_the_names_of_torchvision_in_its_order(depth):
         state = torch_resnet.ResNet(depth, geometry="torchvision").state_dict()
     assert [*state] == torchvision_names(depth)
     assert len(torchvision_names(50)) + 2 == 320, "fc.weight and fc.bias complete the 320"
+
+
+@pytest.mark.parametrize("settings", [{"stem": "cifar"}, {"sk_ratio": 0.0625}])
+def test_an_encoder_of_four_channels_is_the_same(settings, trained_encoder, tmp_path):
+    found, usage = export(
+        trained_encoder(channels=4, **settings), tmp_path / "four.safetensors", "safetensors"
+    )
+    assert found.relative < 1e-5
+    assert "Images are [n, 4, h, w]" in usage
 
 
 def test_the_official_geometry_has_one_shortcut_more_in_depth_18():

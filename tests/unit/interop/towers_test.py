@@ -76,9 +76,9 @@ def test_nothing_is_left_beside_a_file_that_is_refused(trained_towers, monkeypat
 @pytest.mark.parametrize(
     ("format_name", "tower", "message"),
     [
-        ("saved_model", "text", r"without a projector. Use --tower=text with --format=safetensors"),
+        ("saved_model", "text", r"and not one tower, as --tower=text asks. Use --format=safetens"),
         ("open_clip", "image", r"--format=open_clip holds both towers; leave --tower out"),
-        ("onnx", "words", r"--tower=words does not exist: it is image or text"),
+        ("onnx", "words", r"--tower=words does not exist: it is image or audio or text"),
     ],
 )
 def test_a_tower_that_a_format_cannot_hold_is_refused_at_once(

@@ -5,15 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from simclr_jax.losses.colorization import (
-    annealed_mean,
-    bin_weights,
-    colour_bins,
-    colour_loss,
-    is_coloured,
-    rgb_to_lab,
-    soft_bins,
-)
+from simclr_jax.losses import colorization
+from simclr_jax.losses.colorization import colour_bins
+from tests.helpers import jitted
+
+annealed_mean = jitted(colorization.annealed_mean)
+bin_weights = jitted(colorization.bin_weights)
+colour_loss = jitted(colorization.colour_loss)
+is_coloured = jitted(colorization.is_coloured)
+rgb_to_lab = jitted(colorization.rgb_to_lab)
+soft_bins = jitted(colorization.soft_bins)
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def test_targets_weights_loss_and_decoded_colours_are_as_recorded(given, close):
     close(value, given["loss_weighted_mean"])
     close(grad, given["grad_logits"])
     close(loss(given["logits"] + 100), given["loss_weighted_mean"])
-    close(annealed_mean(given["logits"], 0.38), given["annealed_mean_ab"])
+    close(annealed_mean(given["logits"], temperature=0.38), given["annealed_mean_ab"])
     alike = colour_loss(given["logits"], targets, jnp.ones(260), known)
     close(alike, given["loss_unweighted_mean"])
 

@@ -39,7 +39,7 @@ def from_papers(z, num_images):
 @pytest.mark.parametrize("views", [2, 3])
 def test_is_what_the_papers_define(views):
     z = pairs(12, 5, v=views)
-    got, want = geometry(jnp.asarray(z)), from_papers(z, 12)
+    got, want = jax.jit(geometry)(z), from_papers(z, 12)
     assert got.keys() == want.keys()
     for name in want:
         np.testing.assert_allclose(got[name], want[name], rtol=2e-5, err_msg=name)
@@ -48,13 +48,13 @@ def test_is_what_the_papers_define(views):
 def test_uniformity_of_a_large_batch_is_that_of_its_first_images(monkeypatch):
     monkeypatch.setattr(module, "MAX_IMAGES", 6)
     z = pairs(12, 5)
-    got, want = geometry(jnp.asarray(z)), from_papers(z, 6)
+    got, want = jax.jit(lambda z: geometry(z))(z), from_papers(z, 6)
     for name in want:
         np.testing.assert_allclose(got[name], want[name], rtol=2e-5, err_msg=name)
 
 
 def test_collapsed_projections_have_one_direction():
-    got = geometry(jnp.ones((8, 2, 4)))
+    got = jax.jit(geometry)(jnp.ones((8, 2, 4)))
     for name, value in {
         "positive_similarity": 1,
         "negative_similarity": 1,
@@ -67,12 +67,12 @@ def test_collapsed_projections_have_one_direction():
 
 def test_images_at_right_angles_use_every_direction():
     z = jnp.repeat(3 * jnp.eye(8)[:, None], 2, axis=1)
-    got = geometry(z)
+    got = jax.jit(geometry)(z)
     np.testing.assert_allclose(got["participation_ratio"], 8, rtol=1e-6)
     np.testing.assert_allclose(got["uniformity"], -4, rtol=1e-6)
     np.testing.assert_allclose(got["negative_similarity"], 0, atol=1e-7)
 
 
 def test_passes_no_gradient():
-    grads = jax.grad(lambda z: sum(geometry(z).values()))(jnp.asarray(pairs(4, 3)))
+    grads = jax.jit(jax.grad(lambda z: sum(geometry(z).values())))(pairs(4, 3))
     np.testing.assert_array_equal(grads, 0)

@@ -5,7 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from simclr_jax.losses.grid import grid_info_nce
+from simclr_jax.losses import grid
+from tests.helpers import jitted
+
+grid_info_nce = jitted(grid.grid_info_nce)
 
 
 @pytest.mark.usefixtures("float64")

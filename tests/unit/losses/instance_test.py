@@ -5,8 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from simclr_jax.losses.instance import bank_logits, instance_nce, instance_softmax, nce_chance
+from simclr_jax.losses import instance
+from simclr_jax.losses.instance import nce_chance
+from tests.helpers import jitted
 
+bank_logits = jitted(instance.bank_logits)
+instance_nce = jitted(instance.instance_nce)
+instance_softmax = jitted(instance.instance_softmax)
 ALL = jnp.ones(8, bool)
 
 

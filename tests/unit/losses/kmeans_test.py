@@ -5,8 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from simclr_jax.losses.clusters import assigned_entropy
+from simclr_jax.losses import clusters
 from simclr_jax.losses.kmeans import spherical_kmeans
+from tests.helpers import jitted
+
+assigned_entropy = jitted(clusters.assigned_entropy)
 
 
 @pytest.mark.usefixtures("float64")
@@ -34,7 +37,8 @@ def test_rows_that_are_not_known_change_nothing_and_get_no_cluster(golden, close
     start = memory[arrays["kmeans/head0/initial_memory_rows"]]
     tiles = jnp.concatenate([memory, -5 * memory]).reshape(8, 10, -1)
     known = (jnp.arange(80) < 40).reshape(8, 10)
-    centroids, assigned = spherical_kmeans(tiles, known, start, iterations=10)
+    cluster = jax.jit(spherical_kmeans, static_argnames="iterations")
+    centroids, assigned = cluster(tiles, known, start, iterations=10)
     close(centroids, arrays["kmeans/head0/centroids"])
     assert (assigned.reshape(-1)[40:] == -1).all()
     assert (assigned.reshape(-1)[:40] >= 0).all()
@@ -61,7 +65,7 @@ def test_the_loss_is_the_released_one_with_its_gradients(golden, close, case):
         ]
         return sum(values) / 3
 
-    value, grad = jax.value_and_grad(loss)(arrays["loss/features"])
+    value, grad = jax.jit(jax.value_and_grad(loss))(arrays["loss/features"])
     close(value, arrays[f"{case}/loss"])
     close(grad, arrays[f"{case}/grad_features"])
 
@@ -77,6 +81,7 @@ def test_the_loss_is_the_mean_over_clusterings_and_zero_without_clusters():
     ]
     np.testing.assert_allclose(both, np.mean(each), rtol=1e-6)
     none = jnp.full((4, 2), -1)
-    value, grad = jax.value_and_grad(assigned_entropy)(z, centroids, none, temperature=0.5)
+    gradient = jax.jit(jax.value_and_grad(assigned_entropy), static_argnames="temperature")
+    value, grad = gradient(z, centroids, none, temperature=0.5)
     assert value == 0
     assert not np.any(grad)

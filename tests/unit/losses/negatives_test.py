@@ -72,7 +72,7 @@ def test_cold_and_hard_stays_finite_in_float32():
 
 @pytest.mark.parametrize("name", BOTH)
 def test_one_image_has_no_negatives(name):
-    with pytest.raises(ValueError, match=f"{name} compares the images of a batch; it needs 2"):
+    with pytest.raises(ValueError, match=f"{name} compares the examples of a batch; it needs 2"):
         BOTH[name](jnp.ones((1, 2, 4)))
 
 

@@ -59,7 +59,7 @@ def test_barlow_twins_of_collapsed_views_is_the_number_of_dimensions():
 
 @pytest.mark.parametrize("loss", [barlow_twins, vicreg])
 def test_one_image_has_no_statistics(loss):
-    with pytest.raises(ValueError, match="compares the images of a batch; it needs 2 or more"):
+    with pytest.raises(ValueError, match="compares the examples of a batch; it needs 2 or more"):
         loss(jnp.ones((1, 2, 6)))
 
 

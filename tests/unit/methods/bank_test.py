@@ -80,7 +80,7 @@ def build():
     def build(views, num_images=24, **settings):
         augment = lambda key, batch: batch["views"]
         method = instdisc(SSLModel(Pixels(), head), augment, facts(num_images), **settings)
-        variables = method.init(jax.random.key(0), views)
+        variables = jax.jit(method.init)(jax.random.key(0), views)
         params = {"projector": {"dense1": {"kernel": jnp.eye(6)}}}
         return method, TrainState(
             jnp.int32(0), params, variables.batch_stats, (), variables.method_state
@@ -103,7 +103,7 @@ def test_a_step_has_the_released_loss_and_leaves_the_released_bank(build, temper
     method, state = build(views, temperature=temperature, bank_momentum=momentum)
     state = state.replace(method_state={"bank": given["bank"]})
     batch = {"id": given["image"]}
-    value, out = method.loss(state.params, state, views, batch, jax.random.key(0))
+    value, out = jax.jit(method.loss)(state.params, state, views, batch, jax.random.key(0))
     np.testing.assert_allclose(value, given["loss"], rtol=1e-9)
     after = method.after_update(state.replace(step=jnp.int32(1)), out.carry)
     np.testing.assert_allclose(after["bank"], given["bank_after"], rtol=1e-9, atol=1e-12)
@@ -117,14 +117,14 @@ def test_the_constant_of_the_noise_contrast_is_that_of_the_first_batch(build):
     bank = jnp.tile(direction, (24, 1))
     state = state.replace(method_state={**state.method_state, "bank": bank})
     batch = {"id": jnp.arange(8)}
-    _, out = method.loss(state.params, state, views, batch, jax.random.key(0))
+    _, out = jax.jit(method.loss)(state.params, state, views, batch, jax.random.key(0))
     after = method.after_update(state.replace(step=jnp.int32(1)), out.carry)
     rows = views.reshape(8, 6)
     cosines = rows[:, 0] / jnp.linalg.norm(rows, axis=1)
     want = np.log(24 * np.exp(cosines / 0.5).mean())
     np.testing.assert_allclose(after["log_normalizer"], want, rtol=1e-9)
     later = state.replace(step=jnp.int32(1), method_state={**after, "bank": bank})
-    _, out = method.loss(state.params, later, 2 - views, batch, jax.random.key(1))
+    _, out = jax.jit(method.loss)(state.params, later, 2 - views, batch, jax.random.key(1))
     kept = method.after_update(later.replace(step=jnp.int32(2)), out.carry)
     np.testing.assert_allclose(kept["log_normalizer"], want, rtol=1e-9)
 

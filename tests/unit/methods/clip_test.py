@@ -37,7 +37,7 @@ def example():
 
 
 def start(method, views):
-    variables = method.init(jax.random.key(0), views)
+    variables = jax.jit(method.init)(jax.random.key(0), views)
     return TrainState(0, variables.params, variables.batch_stats, (), variables.method_state)
 
 
@@ -79,7 +79,7 @@ def test_clap_is_the_same_with_sounds_in_the_place_of_images(model):
     values = {}
     for method in (clip(model, AUGMENT, FACTS), clap(model, AUGMENT, FACTS)):
         state = start(method, views)
-        _, out = method.loss(state.params, state, views, batch, jax.random.key(1))
+        _, out = jax.jit(method.loss)(state.params, state, views, batch, jax.random.key(1))
         values |= out.metrics
     np.testing.assert_array_equal(values["loss_audio_to_text"], values["loss_image_to_text"])
     np.testing.assert_array_equal(values["loss_text_to_audio"], values["loss_text_to_image"])

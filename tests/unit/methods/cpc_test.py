@@ -65,11 +65,11 @@ def test_a_context_has_seen_nothing_below_its_row():
 def test_chance_is_the_log_of_all_patches_of_the_batch(build):
     method, batch = build(), batch_of(14)
     views = method.augment(jax.random.key(0), batch)
-    variables = method.init(jax.random.key(0), views)
+    variables = jax.jit(method.init)(jax.random.key(0), views)
     assert {*variables.params["context"]} == {f"direction{i}" for i in range(4)}
     zeros = jax.tree.map(jnp.zeros_like, variables.params)
     state = TrainState(jnp.int32(0), zeros, {}, ())
-    _, out = method.loss(zeros, state, views, batch, jax.random.key(0))
+    _, out = jax.jit(method.loss)(zeros, state, views, batch, jax.random.key(0))
     np.testing.assert_allclose(out.metrics["loss_chance"], np.log(B * 9), rtol=1e-6)
     np.testing.assert_allclose(out.metrics["loss"], np.log(B * 9), rtol=1e-6)
 

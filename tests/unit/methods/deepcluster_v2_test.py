@@ -35,7 +35,7 @@ def views(seed):
 
 def test_an_epoch_fills_the_bank_and_its_end_assigns_the_images_that_it_saw(build):
     method = build(num_clusters=3, num_clusterings=3)
-    variables = method.init(jax.random.key(0), views(0))
+    variables = jax.jit(method.init)(jax.random.key(0), views(0))
     state = TrainState(jnp.int32(0), variables.params, variables.batch_stats, (), ())
     state = state.replace(method_state=variables.method_state)
 

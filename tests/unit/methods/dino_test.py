@@ -45,7 +45,7 @@ def started(method, step=0):
         jnp.asarray(rng.uniform(size=(B, count, side, side, 3)), jnp.float32)
         for count, side in ((2, 6), (3, 4))
     )
-    variables = method.init(jax.random.key(0), views)
+    variables = jax.jit(method.init)(jax.random.key(0), views)
     state = TrainState(jnp.int32(step), variables.params, variables.batch_stats, (), ())
     return state.replace(method_state=variables.method_state), views
 
@@ -135,7 +135,7 @@ def test_teacher_gets_softer_epoch_by_epoch_and_the_centre_follows_its_scores(bu
 def test_the_teacher_is_a_slow_copy_and_is_what_is_evaluated(build):
     method = build(ema=0.9)
     state, views = started(method)
-    _, out = method.loss(state.params, state, views, {}, jax.random.key(0))
+    _, out = jax.jit(method.loss)(state.params, state, views, {}, jax.random.key(0))
     after = state.replace(step=jnp.int32(1), params=jax.tree.map(lambda x: x + 1.0, state.params))
     moved = method.after_update(after, out.carry)["target"]["params"]
     expected = jax.tree.map(lambda x: x + 0.1, state.params)

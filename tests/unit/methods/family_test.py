@@ -52,11 +52,11 @@ def test_chance_is_the_loss_of_equal_similarities(build, name):
     """Parameters of zero make all of them zero."""
     method = build(name)
     views = jnp.asarray(np.random.default_rng(0).uniform(size=(B, 2, 6, 6, 3)), jnp.float32)
-    variables = method.init(jax.random.key(0), views)
+    variables = jax.jit(method.init)(jax.random.key(0), views)
     zeros = jax.tree.map(jnp.zeros_like, variables.params)
     state = TrainState(jnp.int32(0), zeros, variables.batch_stats, (), variables.method_state)
     batch = {"label": jnp.full(B, -1), "id": jnp.arange(B)}
-    _, out = method.loss(zeros, state, views, batch, jax.random.key(0))
+    _, out = jax.jit(method.loss)(zeros, state, views, batch, jax.random.key(0))
     np.testing.assert_allclose(out.metrics["loss_chance"], np.log(CHANCE[name]), rtol=1e-6)
     np.testing.assert_allclose(out.metrics["loss"], out.metrics["loss_chance"], rtol=1e-5)
     assert out.metrics["projection_std"] == 0
@@ -108,13 +108,13 @@ def test_a_setting_out_of_range_or_of_another_method_is_named(build, name, key, 
 def test_mochi_mixes_from_the_first_step_after_its_warm_up(build):
     method = build("mochi", warmup_epochs=0.5, num_mixed=3, num_mixed_with_query=2)
     views = jnp.asarray(np.random.default_rng(0).uniform(size=(B, 2, 6, 6, 3)), jnp.float32)
-    variables = method.init(jax.random.key(0), views)
+    variables = jax.jit(method.init)(jax.random.key(0), views)
     state = TrainState(jnp.int32(0), variables.params, variables.batch_stats, ())
     state = state.replace(method_state=variables.method_state)
     losses, chances = [], []
     for step in (3, 4):  # of 8 in an epoch
         state = state.replace(step=jnp.int32(step))
-        _, out = method.loss(state.params, state, views, {}, jax.random.key(0))
+        _, out = jax.jit(method.loss)(state.params, state, views, {}, jax.random.key(0))
         losses.append(float(out.metrics["loss"]))
         chances.append(float(out.metrics["loss_chance"]))
     assert losses[1] > losses[0]
@@ -129,13 +129,13 @@ def test_mochi_that_mixes_nothing_is_told_what_does(build):
 def test_nnclr_remembers_first_views_and_measures_neighbours_by_their_labels(build):
     method = build("nnclr")
     views = jnp.asarray(np.random.default_rng(0).uniform(size=(B, 2, 6, 6, 3)), jnp.float32)
-    variables = method.init(jax.random.key(0), views)
+    variables = jax.jit(method.init)(jax.random.key(0), views)
     state = TrainState(jnp.int32(0), variables.params, variables.batch_stats, (), ())
     state = state.replace(method_state=variables.method_state)
     batch = {"label": jnp.arange(B) % 3 - 1}
     accuracies = []
     for step in (1, 2):
-        _, out = method.loss(state.params, state, views, batch, jax.random.key(0))
+        _, out = jax.jit(method.loss)(state.params, state, views, batch, jax.random.key(0))
         accuracies.append(float(out.metrics["neighbour_accuracy"]))
         state = state.replace(step=jnp.int32(step))
         state = state.replace(method_state=method.after_update(state, out.carry))

@@ -78,7 +78,7 @@ def test_hidden_pixels_reach_the_loss_and_not_the_encoder():
     method = build(mask_ratio=0.5)
     rng = np.random.default_rng(0)
     views = jnp.asarray(rng.uniform(size=(4, 1, 8, 8, 3)), jnp.float32)
-    variables = method.init(jax.random.key(0), views)
+    variables = jax.jit(method.init)(jax.random.key(0), views)
     state = TrainState(jnp.int32(0), variables.params, {}, ())
     loss = jax.jit(lambda views: method.loss(state.params, state, views, {}, jax.random.key(1))[0])
     gradient = jax.grad(lambda views: loss(views))(views)

@@ -77,10 +77,10 @@ def test_chance_is_the_loss_of_a_head_of_zeros(build, name):
     method = build(name, **SETTINGS.get(name, {}))
     batch = {"views": views_of(12), "id": jnp.arange(B)}
     views = method.augment(jax.random.key(0), batch)
-    variables = method.init(jax.random.key(0), views)
+    variables = jax.jit(method.init)(jax.random.key(0), views)
     zeros = jax.tree.map(jnp.zeros_like, variables.params)
     state = TrainState(jnp.int32(0), zeros, variables.batch_stats, (), variables.method_state)
-    _, out = method.loss(zeros, state, views, batch, jax.random.key(0))
+    _, out = jax.jit(method.loss)(zeros, state, views, batch, jax.random.key(0))
     np.testing.assert_allclose(out.metrics["loss_chance"], np.log(CHANCE[name]), rtol=1e-6)
     np.testing.assert_allclose(out.metrics["loss"], out.metrics["loss_chance"], rtol=1e-5)
 
@@ -110,7 +110,7 @@ def test_jigsaw_asks_in_which_order_of_its_set_the_tiles_are():
     }
     state, batch = TrainState(jnp.int32(0), params, {}, ()), {"id": jnp.arange(B)}
     for seed in range(2):
-        _, out = method.loss(params, state, tiles, batch, jax.random.key(seed))
+        _, out = jax.jit(method.loss)(params, state, tiles, batch, jax.random.key(seed))
         np.testing.assert_allclose(out.metrics["loss"], 0, atol=1e-5)
         assert out.metrics["pretext_accuracy"] == 1
 
@@ -125,10 +125,10 @@ def test_colorization_learns_how_frequent_colours_are(build):
     method = build("colorization", prior_momentum=0.0)
     red = jnp.zeros((B, 1, 12, 12, 3)).at[..., 0].set(1.0)
     batch = {"views": red, "id": jnp.arange(B)}
-    variables = method.init(jax.random.key(0), red)
+    variables = jax.jit(method.init)(jax.random.key(0), red)
     state = TrainState(jnp.int32(0), variables.params, variables.batch_stats, ())
     state = state.replace(method_state=variables.method_state)
-    _, out = method.loss(state.params, state, red, batch, jax.random.key(0))
+    _, out = jax.jit(method.loss)(state.params, state, red, batch, jax.random.key(0))
     prior = method.after_update(state.replace(step=jnp.int32(1)), out.carry)["prior"]
     np.testing.assert_allclose(prior.sum(), 1, rtol=1e-5)
     assert (prior > 0).sum() == 10  # the bins about one colour

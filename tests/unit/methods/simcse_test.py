@@ -44,7 +44,7 @@ def texts(num_texts):
 
 
 def start(method, views):
-    variables = method.init(jax.random.key(0), views)
+    variables = jax.jit(method.init)(jax.random.key(0), views)
     return TrainState(0, variables.params, variables.batch_stats, (), variables.method_state)
 
 

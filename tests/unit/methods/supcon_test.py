@@ -31,10 +31,10 @@ def measured(tiny_encoder):
 
     def measure(build, labels, **settings):
         method = build_section("config.method", build, settings, model, no_views, FACTS)
-        variables = method.init(jax.random.key(0), views)
+        variables = jax.jit(method.init)(jax.random.key(0), views)
         state = TrainState(jnp.int32(0), variables.params, variables.batch_stats, (), ())
         batch = {"label": labels}
-        value, out = method.loss(variables.params, state, views, batch, jax.random.key(0))
+        value, out = jax.jit(method.loss)(variables.params, state, views, batch, jax.random.key(0))
         return float(value), jax.device_get(out.metrics)
 
     return measure

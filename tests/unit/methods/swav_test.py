@@ -39,7 +39,7 @@ def random_views(*counts):
 
 
 def start(method, views):
-    variables = method.init(jax.random.key(0), views)
+    variables = jax.jit(method.init)(jax.random.key(0), views)
     state = TrainState(jnp.int32(0), variables.params, variables.batch_stats, (), ())
     return state.replace(method_state=variables.method_state)
 
@@ -48,7 +48,7 @@ def test_chance_is_the_loss_of_equal_scores(build):
     method, views = build(), random_views(2, 3)
     state = start(method, views)
     zeros = jax.tree.map(jnp.zeros_like, state.params)
-    _, out = method.loss(zeros, state, views, {}, jax.random.key(0))
+    _, out = jax.jit(method.loss)(zeros, state, views, {}, jax.random.key(0))
     np.testing.assert_allclose(out.metrics["loss_chance"], np.log(K), rtol=1e-6)
     np.testing.assert_allclose(out.metrics["loss"], np.log(K), rtol=1e-5)
 

@@ -1,6 +1,9 @@
 """ResNet: exact sizes, names, initialisation, types, limits and sharding."""
 
+import functools
 import re
+from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -47,9 +50,12 @@ COUNTS = [
 ]
 
 
-def shapes(encoder: ResNet, size_px: int = 32):
-    images = jnp.zeros((1, size_px, size_px, 3))
+def trace(encoder: ResNet):
+    images = jnp.zeros((1, 32, 32, 3))
     return jax.eval_shape(lambda key: encoder.init(key, images, train=False), jax.random.key(0))
+
+
+shapes: Callable[..., Any] = functools.cache(trace)
 
 
 def paths(tree) -> dict:
@@ -78,10 +84,15 @@ def images(rows: int):
     return jnp.asarray(pixels, jnp.float32)
 
 
+def marks(depth, width, sk_ratio):
+    """Deep networks take seconds to trace; one that is wide, too, is enough for every day."""
+    more_of_the_same = width > 1 and (depth, width, sk_ratio) != (152, 3, SK)
+    return [pytest.mark.reference, *[pytest.mark.thorough] * more_of_the_same] * (depth > 50)
+
+
 @pytest.mark.parametrize(
     ("depth", "width", "sk_ratio", "stem", "trainable", "moving"),
-    # The deep ones take a second each to trace.
-    [pytest.param(*row, marks=[pytest.mark.reference] * (row[0] > 50)) for row in COUNTS],
+    [pytest.param(*row, marks=marks(*row[:3])) for row in COUNTS],
 )
 def test_has_exactly_the_official_number_of_parameters(
     depth, width, sk_ratio, stem, trainable, moving
@@ -213,7 +224,8 @@ def test_every_layer_is_told_how_to_start(depth, sk_ratio):
         return call(*args, **kwargs)
 
     with nn.intercept_methods(note):
-        params = paths(shapes(small(depth=depth, sk_ratio=sk_ratio, **settings))["params"])
+        encoder = small(depth=depth, sk_ratio=sk_ratio, **settings)
+        params = paths(trace(encoder)["params"])
     assert {start for _, start in convolutions} == {"he_fan_out"}
     assert len(convolutions) == sum(name.endswith("kernel") for name in params)
     assert {start for _, start in blocks} == {False}

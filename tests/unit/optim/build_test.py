@@ -75,6 +75,7 @@ def flat(tree):
     }
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def take_step(tx, params, grads, state) -> tuple[Any, optax.OptState]:
     updates, state = tx.update(grads, state, params)
     return optax.apply_updates(params, updates), state

@@ -54,5 +54,5 @@ def test_names_batch_sizes_that_work(batch_size, cure):
 
 @pytest.mark.parametrize("batch_size", [1, 0, -5])
 def test_one_image_has_no_negative(batch_size):
-    with pytest.raises(ValueError, match=r"2 images.*; use 2\."):
+    with pytest.raises(ValueError, match=r"2 examples.*; use 2\."):
         check_batch_size(batch_size, make_mesh(jax.devices()[:1]))

@@ -225,3 +225,14 @@ def test_names_a_directory_that_does_not_exist(tmp_path):
 )
 def test_durations_read_as_people_say_them(seconds, text):
     assert page.duration(seconds) == text
+
+
+def test_a_page_on_sounds_speaks_of_sounds():
+    metrics = [{"step": 1, "epoch": 1.0, "loss": 2.0, "loss_chance": 3.0, "pairs_per_second": 8.0}]
+    contents = make_contents(examples="sounds", metrics=metrics)
+    assert contents.embedding is not None
+    embedding = dataclasses.replace(contents.embedding, examples="sounds")
+    text = " ".join(Outline(render(dataclasses.replace(contents, embedding=embedding))).text)
+    for words in ("4,000 sounds", "sounds per second", "sounds/s", "test sounds"):
+        assert words in text
+    assert "images" not in text.lower()

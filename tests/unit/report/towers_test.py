@@ -57,3 +57,10 @@ def test_sounds_are_played_beside_their_pictures():
     asked_in_words = ["0", "1", "2", "2", "0", "1"]  # the nearest of each caption first
     assert [number.removeprefix("RIFF") for number in numbers] == ["0", "1", "2", *asked_in_words]
     assert "<audio" not in towers_section([], METRICS, pairs())
+
+
+def test_sounds_are_not_called_images():
+    page = towers_section([], METRICS, dataclasses.replace(pairs(), examples="sounds"))
+    assert "Sounds and words" in page
+    assert "the nearest of 3 sounds" in page
+    assert "mages" not in page

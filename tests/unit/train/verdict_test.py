@@ -40,8 +40,8 @@ def changed(rows, first=0, /, **values):
     return [{**row, **values} if i >= first else row for i, row in enumerate(rows)]
 
 
-def verdict_on(rows, **config):
-    verdict = judge(rows, settings(**config))
+def verdict_on(rows, examples="images", **config):
+    verdict = judge(rows, settings(**config), examples)
     assert verdict is not None
     return verdict
 
@@ -162,12 +162,25 @@ def test_the_last_rows_count_and_not_the_last_one_alone():
 
 
 def test_rows_without_an_epoch_say_nothing():
-    assert judge([], settings()) is None
-    assert judge([{"step": 5, "loss": 1.0}], settings()) is None
+    assert judge([], settings(), "images") is None
+    assert judge([{"step": 5, "loss": 1.0}], settings(), "images") is None
     assert verdict_on([{"step": 5, "loss": 1.0}, *healthy()]).findings == []
 
 
 def test_values_that_are_no_numbers_are_left_out():
     odd = {"step": 5, "epoch": 0.1} | dict.fromkeys(healthy(1)[0].keys() - {"step", "epoch"}, "x")
     assert verdict_on([odd, *healthy()]) == verdict_on(healthy())
-    assert judge([{"step": 5, "epoch": None}], settings()) is None
+    assert judge([{"step": 5, "epoch": None}], settings(), "images") is None
+
+
+@pytest.mark.parametrize("examples", ["images", "sounds", "texts"])
+def test_what_was_trained_on_is_called_by_its_name(examples):
+    rows = changed(
+        healthy(), loss=CHANCE, projection_std=1e-4, wait_share=0.5, pairs_per_second=64.0
+    )
+    verdict = verdict_on(rows, examples)
+    words = " ".join([verdict.headline, *(x.advice for x in verdict.findings), *verdict.figures])
+    for sentence in (f"all {examples} look nearly", f"waits for {examples}", f"{examples} per sec"):
+        assert sentence in words
+    for other in {"images", "sounds", "texts"} - {examples}:
+        assert other not in words
