@@ -70,7 +70,7 @@ FAMILY_BEFORE = """
 Less memory is paid for in transfers: the gradient is summed over the devices once for each chunk.
 
 Other methods with the batch that is published for each. All views, second networks, queues and
-banks are in it, as the recipe has them:
+banks are in it, as the recipe has them. The two cores that compiled them did other work beside:
 
 """
 AFTER = """
