@@ -61,6 +61,9 @@ class RandomImages:
 
     Each has captions of its own, the third of which says the contrary, and noise for what takes
     sounds.
+
+    Attributes:
+      has_sounds: whether these are sounds.
     """
 
     name = "random images"
@@ -71,7 +74,7 @@ class RandomImages:
     ):
         self.class_names = tuple(map(str, range(num_classes)))
         self._num_images, self._canvas, self._channels = num_images, canvas, channels
-        self._rate = rate
+        self._rate, self.has_sounds = rate, rate is not None
 
     def __len__(self) -> int:
         return self._num_images
