@@ -205,7 +205,7 @@ def test_the_log_says_whether_the_gradient_cache_is_exact(
     with runs.open_run(config, str(tmp_path)):
         pass
     (cache,) = [line for line in said if line.startswith("Gradient cache")]
-    assert "2 parts of 8 images, the loss all 16 images" in cache
+    assert "2 parts of 8 images, the loss all 16." in cache
     assert says in cache
 
 
