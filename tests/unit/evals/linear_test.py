@@ -59,7 +59,7 @@ def test_finds_the_optimum_and_the_predictions_of_scikit_learn_at_every_strength
     mean = x.mean(0, dtype=np.float64)
     scale = np.sqrt(((x - mean) ** 2).sum(1).mean()) / 10
     standardise = lambda x: (x.astype(np.float64) - mean) / scale
-    for l2 in linear.STRENGTHS:
+    for l2 in linear.STRENGTHS[:: 1 if n < 1000 else 4]:  # scikit-learn takes a while
         theirs = LogisticRegression(
             C=1 / (l2 * len(x)), tol=1e-9, max_iter=10_000, solver="newton-cholesky"
         ).fit(standardise(x), labels)
