@@ -142,7 +142,7 @@ def beside(facts: Mapping[str, Any], tokenizer: Tokenizer | None = None) -> dict
 
     Args:
       facts: how what it holds is used.
-      tokenizer: of a tower, what makes tokens of texts.
+      tokenizer: what makes tokens of the texts that the tower sees.
     """
     files = {".json": json.dumps(facts, indent=2) + "\n"}
     return files if tokenizer is None else {**files, ".tokenizer.json": tokenizer.json}

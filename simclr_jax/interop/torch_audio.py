@@ -91,7 +91,7 @@ class AudioEncoder(nn.Module):
 
     Args:
       log_mel: makes the spectrogram.
-      network: of images.
+      network: encoder of the spectrograms, which are images to it.
       rate: samples per second.
       num_samples: length of the waveforms that it was trained on.
 

@@ -141,7 +141,7 @@ class ResNet(nn.Module):
       geometry: "official", or "torchvision" for exactly the networks of torchvision.
       input_mean: mean of the pixels of each channel, subtracted first.
       input_std: deviation of the pixels of each channel, which are divided by it.
-      channels: of an image, 3 unless it was trained on others.
+      channels: channels of its images, 3 unless it was trained on others.
       projection: length of the rows of a tower, which ends in a linear projector; None to end in
         the representation.
 

@@ -147,7 +147,7 @@ class ViT(nn.Module):
       learned_positions: `image_size`, or None for fixed sines and cosines.
       pool: "token" for a class token, or "mean" for the mean of the patches.
       pre_norm: normalise the tokens before the first block, and project without a bias.
-      channels: of an image, 3 unless it was trained on others.
+      channels: channels of its images, 3 unless it was trained on others.
       projection: length of the rows of a tower, which ends in a linear projector; None to end in
         the representation.
 
