@@ -50,6 +50,11 @@ def test_a_record_is_a_drawing_on_nothing_with_its_name(splits):
     assert red > 180 > 120 > max(green, blue)
 
 
+def test_a_drawing_is_made_once(splits):
+    assert splits["test"][7].image is splits["test"][7].image
+    assert splits["test"][7].image != splits["test"][8].image
+
+
 def test_another_split_is_an_error():
     with pytest.raises(UserError, match="has the splits train, test, test_all, not 'tests'"):
         open_source("openmoji", split="tests")
