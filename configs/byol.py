@@ -19,7 +19,7 @@ VARIANTS = ("r50", "digits", "cifar10_small")
 
 
 def get_config(variant: str = "r50") -> ConfigDict:
-    """Returns the recipe: "r50" as published, or "digits", minutes on two cores."""
+    """Returns the recipe: "r50" as published, or a small one, minutes on two cores."""
     shared.check_variant(variant, VARIANTS)
     config = ConfigDict()
     config.run = dict(epochs=1000, checkpoint_every=2000)

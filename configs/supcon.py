@@ -7,6 +7,8 @@ Khosla et al. 2020, https://arxiv.org/abs/2004.11362
   r50      ResNet-50  ImageNet   6144     700  78.7 % (paper, recalled)              not run
   digits   ResNet-18  digits      128      50  none: minutes on two cores
 
+Variant cifar10_small is like digits, with 12 epochs of CIFAR-10.
+
 cifar10 is the released recipe: SGD at 0.5 with decay 1e-4 of everything, 10 epochs of warm-up, and
 a loss that is 0.1 / 0.07 of ours. Its last rate is a thousandth of the peak, here 0. Of the
 ImageNet run the paper's batch, epochs and temperature are recalled; it used AutoAugment and we
