@@ -2,8 +2,8 @@
 
 Khosla et al. 2020, https://arxiv.org/abs/2004.11362, and Chen et al. 2020,
 https://arxiv.org/abs/2002.05709. There is no published number for the sum. The variant r50 is
-SimCLR's recipe of ImageNet with 10 % of the labels; digits and cifar10_small take minutes on two cores. Neither was
-run here.
+SimCLR's recipe of ImageNet with 10 % of the labels, not run here; digits and cifar10_small take
+minutes on two cores.
 
   python -m simclr_jax train --config=configs/hybrid.py:digits --workdir=runs/hybrid
   python -m simclr_jax train --config=configs/hybrid.py:digits --config.data.fraction=0.01 \
