@@ -3,8 +3,6 @@
 import io
 import json
 import shutil
-import subprocess
-import sys
 import tarfile
 import time
 from pathlib import Path
@@ -22,10 +20,10 @@ from simclr_jax.data.dataset import Dataset
 from simclr_jax.data.quarantine import Quarantine, read_quarantine
 from simclr_jax.data.reading import OutageError
 from simclr_jax.trained.evaluate import evaluate
+from tests.program import run
 from tests.tiny import KilledError, train
 
 pytestmark = pytest.mark.integration
-ROOT = Path(__file__).parents[2]
 CLASSES, NUM, SIDE = ("dark", "light"), 24, 12
 WHOLE = Cuts(SIDE, 1, lambda words, size: np.array([[0, 0, *size]], np.int32))
 
@@ -51,9 +49,8 @@ def places(tmp_path_factory):
                 member.size = len(data)
                 (first if i < 10 else second).addfile(member, io.BytesIO(data))
     (top / "table.csv").write_text("\n".join(lines))
-    command = [sys.executable, "-m", "simclr_jax", "data", "convert", str(top / "folder")]
     shards = [f"--output={top / 'shards'}", "--images_per_shard=9"]
-    done = subprocess.run([*command, *shards], cwd=ROOT, capture_output=True, text=True)
+    done = run("data", "convert", top / "folder", *shards)
     assert done.returncode == 0, done.stderr
     paths = {
         "folder": top / "folder",
@@ -130,9 +127,8 @@ def assert_verbs_take_what_they_advise(tmp_path):
     verbs = {"embed": [*others, f"--output={tmp_path / 'features.npz'}"], "report": []}
     started = time.monotonic()
     for verb, arguments in verbs.items():
-        command = [sys.executable, ROOT / "tests/integration/tiny_verb.py", verb]
         settings = [f"--workdir={tmp_path / 'run'}", "--config.data.outage_seconds=0.1"]
-        done = subprocess.run([*command, *settings, *arguments], capture_output=True, text=True)
+        done = run(verb, *settings, *arguments)
         assert done.returncode == 75, done.stderr
         assert "--config.data.outage_seconds waits for it" in done.stderr
     with pytest.raises(OutageError):
