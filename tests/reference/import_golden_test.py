@@ -10,7 +10,6 @@ import importlib
 import json
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import jax
@@ -24,10 +23,7 @@ from simclr_jax.models.resnet import ResNet
 from simclr_jax.models.ssl import SSLModel
 from simclr_jax.train.checkpoint import Checkpoints
 
-pytestmark = [
-    pytest.mark.reference,
-    pytest.mark.skipif(find_spec("tensorflow") is None, reason="tensorflow is not installed"),
-]
+pytestmark = [pytest.mark.reference, pytest.mark.interop("tensorflow")]
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden"

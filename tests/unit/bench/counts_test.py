@@ -67,8 +67,8 @@ def test_no_count_of_a_step_on_the_cpu_has_grown(step):
 
 
 @pytest.mark.thorough
+@pytest.mark.plan("libtpu")
 @pytest.mark.parametrize("step", counts.ON_TPU, ids=str)
 def test_no_count_of_a_step_on_a_tpu_has_grown(step):
-    pytest.importorskip("libtpu", reason="requirements-tpu.txt is not installed")
     changes = counts.changes(str(step), require_kept(step), counts.counts_of(step))
     assert [str(change) for change in changes if change.grew] == []
