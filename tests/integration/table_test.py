@@ -13,8 +13,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from simclr_jax import run as runs
-from simclr_jax.build.experiment import build_experiment
 from simclr_jax.core.types import Cuts
 from simclr_jax.data.dataset import Dataset
 from simclr_jax.data.quarantine import Quarantine, read_quarantine
@@ -87,10 +85,8 @@ def train_with_ledger(config, workdir, **kill):
 
 
 def test_a_run_from_a_table_resumes_names_a_bad_row_by_its_line_and_is_judged_patiently(
-    places, tiny_config, tmp_path, monkeypatch
+    places, tiny_config, tmp_path
 ):
-    one_device = lambda config: build_experiment(config, jax.devices()[:1])
-    monkeypatch.setattr(runs, "build_experiment", one_device)
     shutil.copytree(places["folder"]["path"], tmp_path / "folder")
     lines = Path(places["csv"]["path"]).read_text().splitlines()
     table = tmp_path / "with_bad.csv"
