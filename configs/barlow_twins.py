@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from simclr_jax.build import shared
 
-VARIANTS = ("r50", "digits")
+VARIANTS = ("r50", "digits", "cifar10_small")
 
 
 def get_config(variant: str = "r50") -> ConfigDict:
@@ -38,13 +38,7 @@ def get_config(variant: str = "r50") -> ConfigDict:
     )
     config.schedule = dict(base_lr=0.2, scaling="linear", warmup_epochs=10.0)
     config.evals = dict(knn=dict(every_epochs=10.0))
-    if variant == "digits":  # which are grey and must not be mirrored
-        config.run.update(epochs=50, log_every=25, checkpoint_every=500)
-        config.data.update(name="digits", test_split="test", batch_size=128, canvas=28)
-        config.augment = dict(name="byol", size=28, min_area=0.35, flip=False, solarize=False)
-        config.encoder = dict(name="resnet", depth=18, width=0.25)
+    if variant in shared.SMALL:
+        shared.make_small(config, variant, views="byol", base_lr=2e-3, solarize=False)
         config.heads["projector"].update(num_layers=2, hidden_dim=256, output_dim=256)
-        config.optim = dict(name="adamw", weight_decay=1e-4)
-        config.schedule = dict(base_lr=2e-3, scaling="none", warmup_epochs=3.0)
-        config.evals = dict(knn=dict(every_epochs=10.0))
     return config

@@ -15,11 +15,11 @@ from ml_collections import ConfigDict
 
 from simclr_jax.build import shared
 
-VARIANTS = ("r50", "digits")
+VARIANTS = ("r50", "digits", "cifar10_small")
 
 
 def get_config(variant: str = "r50") -> ConfigDict:
-    """Returns the recipe: "r50" as published, or "digits", minutes on two cores."""
+    """Returns the recipe: "r50" as published, or a small one, minutes on two cores."""
     shared.check_variant(variant, VARIANTS)
     config = ConfigDict()
     config.run = dict(epochs=1000, checkpoint_every=2000)
@@ -35,20 +35,13 @@ def get_config(variant: str = "r50") -> ConfigDict:
         last_norm="none",
         kernel_init="lecun",
     )
-    if variant == "digits":
-        head.update(hidden_dim=128, output_dim=64)
-    config.heads = dict(projector=head, predictor=head)
     config.method = dict(name="byol", ema=0.996, gradient_scale=2.0)
     config.optim = dict(name="lars", weight_decay=1.5e-6, rate_in_momentum=False)
     config.schedule = dict(base_lr=0.2, scaling="linear", warmup_epochs=10.0)
     config.evals = dict(knn=dict(every_epochs=10.0, temperature=0.07))
-    if variant == "digits":  # which are grey and must not be mirrored
-        config.run.update(epochs=50, log_every=25, checkpoint_every=500)
-        config.data.update(name="digits", test_split="test", batch_size=128, canvas=28)
-        config.augment = dict(name="byol", size=28, min_area=0.35, flip=False, solarize=False)
-        config.encoder = dict(name="resnet", depth=18, width=0.25)
-        config.method = dict(name="byol", ema=0.9)
-        config.optim = dict(name="adamw", weight_decay=1e-4)
-        config.schedule = dict(base_lr=2e-3, scaling="none", warmup_epochs=3.0)
-        config.evals = dict(knn=dict(every_epochs=10.0))
+    if variant in shared.SMALL:
+        shared.make_small(config, variant, views="byol", base_lr=2e-3, solarize=False)
+        head.update(hidden_dim=128, output_dim=64)
+        config.method = dict(name="byol", ema=0.9 if variant == "digits" else 0.97)
+    config.heads = dict(projector=head, predictor=head)
     return config

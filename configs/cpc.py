@@ -33,13 +33,9 @@ def get_config(variant: str = "r50") -> ConfigDict:
     config.optim = dict(name="adamw", weight_decay=1e-5)
     config.schedule = dict(base_lr=2e-4, scaling="none", warmup_epochs=5.0)
     config.evals = dict(knn=dict(every_epochs=10.0))
-    if variant == "digits":  # which are grey and must not be mirrored
-        config.run.update(epochs=50, log_every=25, checkpoint_every=500)
-        config.data.update(name="digits", test_split="test", batch_size=128, canvas=28)
-        config.augment = dict(name="finetune", size=28, min_area=0.5, flip=False)
+    if variant == "digits":
+        shared.make_small(config, variant, views="finetune", base_lr=1e-3, min_area=0.5)
         config.encoder = dict(name="resnet", depth=18, width=0.25, stem="cifar", norm="layer")
         config.method.update(patch=8, stride=4, num_distances=2)
         config.method.update(context_width=64, context_layers=3, drop_colours=0.0)
-        config.optim = dict(name="adamw", weight_decay=1e-4)
-        config.schedule = dict(base_lr=1e-3, scaling="none", warmup_epochs=3.0)
     return config

@@ -40,24 +40,11 @@ def get_config(variant: str = "r50") -> ConfigDict:
     config.optim = dict(name="lars", weight_decay=1e-6, rate_in_momentum=False, adapt_all=True)
     config.schedule = dict(base_lr=0.3, scaling="linear", warmup_epochs=10.0)
     config.evals = dict(knn=dict(every_epochs=10.0))
-    if variant == "digits":  # which are grey and must not be mirrored
-        config.run.update(epochs=50, log_every=25, checkpoint_every=500)
-        config.data.update(name="digits", test_split="test", batch_size=128, canvas=28)
-        config.augment = dict(
-            name="multi_crop",
-            size=28,
-            local_size=20,
-            num_local=4,
-            min_area=0.35,
-            local_min_area=0.15,
-            local_max_area=0.35,
-            flip=False,
+    if variant == "digits":
+        shared.make_small(
+            config, variant, views="multi_crop", base_lr=2e-3, **shared.SMALL_MULTI_CROP
         )
-        config.encoder = dict(name="resnet", depth=18, width=0.25)
         projector.update(hidden_dim=128, output_dim=64)
         config.method.update(num_clusters=50)
-        config.optim = dict(name="adamw", weight_decay=1e-4)
-        config.schedule = dict(base_lr=2e-3, scaling="none", warmup_epochs=3.0)
-        config.evals = dict(knn=dict(every_epochs=10.0))
     config.heads = dict(projector=projector)
     return config

@@ -54,14 +54,9 @@ def get_config(variant: str = "r50") -> ConfigDict:
         config.method.update(temperature=0.1)
         config.optim.update(weight_decay=5e-4)
         config.schedule.update(scaling="none")
-    if variant == "digits":  # which are grey and must not be mirrored
-        config.run.update(epochs=50, log_every=25, checkpoint_every=500)
-        config.data.update(name="digits", test_split="test", batch_size=128, canvas=28)
-        config.augment = dict(name="single", size=28, blur=False, min_area=0.35, flip=False)
+    if variant == "digits":
+        shared.make_small(config, variant, views="single", base_lr=4e-3, blur=False)
         config.augment.update(color_strength=0.5)
-        config.encoder = dict(name="resnet", depth=18, width=0.25)
         config.heads = dict(projector=dict(num_layers=2, hidden_dim=128, output_dim=64))
         config.method.update(temperature=0.1)
-        config.optim = dict(name="adamw", weight_decay=1e-4)
-        config.schedule = dict(base_lr=4e-3, scaling="none", warmup_epochs=3.0)
     return config

@@ -35,13 +35,9 @@ def get_config(variant: str = "r50") -> ConfigDict:
     config.optim = dict(name="sgd", weight_decay=1e-4)
     config.schedule = dict(base_lr=0.1, scaling="linear", warmup_epochs=5.0)
     config.evals = dict(knn=dict(every_epochs=10.0))
-    if variant == "digits":  # which are grey and must not be mirrored
-        config.run.update(epochs=50, log_every=25, checkpoint_every=500)
-        config.data.update(name="digits", test_split="test", batch_size=128, canvas=28)
-        config.augment = dict(name="finetune", size=28, min_area=0.6, flip=False)
+    if variant == "digits":
+        shared.make_small(config, variant, views="finetune", base_lr=2e-3, min_area=0.6)
         config.encoder = dict(name="resnet", depth=18, width=0.25, stem="cifar")
         config.heads = dict(projector=dict(head, output_dim=64))
         config.method.update(num_permutations=100, gap=1, grayscale=0.0)
-        config.optim = dict(name="adamw", weight_decay=1e-4)
-        config.schedule = dict(base_lr=2e-3, scaling="none", warmup_epochs=3.0)
     return config

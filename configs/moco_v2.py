@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from simclr_jax.build import shared
 
-VARIANTS = ("r50", "v1", "digits")
+VARIANTS = ("r50", "v1", "digits", "cifar10_small")
 
 
 def get_config(variant: str = "r50") -> ConfigDict:
@@ -50,14 +50,10 @@ def get_config(variant: str = "r50") -> ConfigDict:
     config.schedule = dict(base_lr=0.03, scaling="linear", warmup_epochs=0.0)
     config.evals = dict(knn=dict(every_epochs=10.0))
     config.heads = dict(projector=head)
-    if variant == "digits":  # which are grey and must not be mirrored
-        config.run.update(epochs=50, log_every=25, checkpoint_every=500)
-        config.data.update(name="digits", test_split="test", batch_size=128, canvas=28)
-        config.augment = dict(name="simclr_cifar", size=28, min_area=0.35, flip=False)
-        config.encoder = dict(name="resnet", depth=18, width=0.25)
+    if variant in shared.SMALL:
+        shared.make_small(config, variant, views="simclr_cifar", base_lr=4e-3)
         config.heads = dict(projector=dict(num_layers=2, hidden_dim=128, output_dim=64))
         config.method.update(queue_size=1024, ema=0.9)
-        config.optim = dict(name="adamw", weight_decay=1e-4)
-        config.schedule = dict(base_lr=4e-3, scaling="none", warmup_epochs=3.0)
-        config.evals = dict(knn=dict(every_epochs=10.0))
+        if variant == "cifar10_small":
+            config.method.update(queue_size=4096, ema=0.99)
     return config

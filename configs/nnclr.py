@@ -39,15 +39,9 @@ def get_config(variant: str = "r50") -> ConfigDict:
     config.schedule = dict(base_lr=0.3, scaling="linear", warmup_epochs=10.0)
     config.evals = dict(knn=dict(every_epochs=10.0))
     config.heads = dict(projector=projector, predictor=predictor)
-    if variant == "digits":  # which are grey and must not be mirrored
-        config.run.update(epochs=50, log_every=25, checkpoint_every=500)
-        config.data.update(name="digits", test_split="test", batch_size=128, canvas=28)
-        config.augment = dict(name="byol", size=28, min_area=0.35, flip=False, solarize=False)
-        config.encoder = dict(name="resnet", depth=18, width=0.25)
+    if variant == "digits":
+        shared.make_small(config, variant, views="byol", base_lr=2e-3, solarize=False)
         config.heads["projector"].update(num_layers=2, hidden_dim=128, output_dim=64)
         config.heads["predictor"].update(hidden_dim=128, output_dim=64)
         config.method.update(temperature=0.3, queue_size=1024)
-        config.optim = dict(name="adamw", weight_decay=1e-4)
-        config.schedule = dict(base_lr=2e-3, scaling="none", warmup_epochs=3.0)
-        config.evals = dict(knn=dict(every_epochs=10.0))
     return config

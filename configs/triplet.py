@@ -34,13 +34,7 @@ def get_config(variant: str = "cifar10") -> ConfigDict:
     config.optim = dict(name="adamw", weight_decay=1e-4)
     config.schedule = dict(base_lr=1e-3, scaling="none", warmup_epochs=5.0)
     config.evals = dict(knn=dict(every_epochs=10.0))
-    if variant == "digits":  # which are grey and must not be mirrored
-        config.run.update(epochs=50, log_every=25, checkpoint_every=500)
-        config.data.update(name="digits", test_split="test", batch_size=128, canvas=28)
-        config.augment = dict(name="simclr_cifar", size=28, min_area=0.35, flip=False)
-        config.encoder = dict(name="resnet", depth=18, width=0.25)
+    if variant == "digits":
+        shared.make_small(config, variant, views="simclr_cifar", base_lr=2e-3)
         config.heads = dict(projector=dict(num_layers=2, hidden_dim=128, output_dim=64))
-        config.optim = dict(name="adamw", weight_decay=1e-4)
-        config.schedule = dict(base_lr=2e-3, scaling="none", warmup_epochs=3.0)
-        config.evals = dict(knn=dict(every_epochs=10.0))
     return config

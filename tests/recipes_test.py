@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from launch import bench_table, plans_table, results_table
+from launch import bench_table, methods_table, plans_table, results_table
 from simclr_jax.build import resolve
 from simclr_jax.build.experiment import build_experiment
 from simclr_jax.build.online import online_evaluation
@@ -77,7 +77,7 @@ PRETRAINING = [
     ("simclr_folder", "laptop"),
     *(("simclr_imagenet", variant) for variant in (*NETWORKS, "smoke")),
 ]
-# Of other methods: batch size and largest rate of each variant but "digits".
+# Of other methods: batch size and largest rate of each variant but the small ones.
 FAMILY = {
     "barlow_twins": {"r50": (2048, 1.6)},
     "byol": {"r50": (4096, 3.2)},
@@ -277,6 +277,15 @@ def test_recipes_of_other_methods_build_with_the_published_batch_and_rate(
         np.testing.assert_allclose(largest_rate(experiment), peak, rtol=1e-3)
 
 
+@pytest.mark.parametrize("name", sorted(set(methods_table.TABLES["cifar10"].names) & set(FAMILY)))
+def test_recipes_for_cifar10_take_twelve_epochs_and_the_same_encoder(light_encoders, name):
+    experiment = build(name, "cifar10_small")
+    assert_complete(experiment)
+    assert experiment.num_steps == round(12 * 50_000 / 128)
+    assert experiment.config["method"]["name"] == name
+    assert experiment.config["encoder"] == build("simclr_cifar10", "small").config["encoder"]
+
+
 def largest_rate(experiment):
     """Returns the largest of the rates of about 2000 steps of a run."""
     steps = np.arange(0, experiment.num_steps, max(1, experiment.num_steps // 2000))
@@ -366,6 +375,12 @@ def test_the_table_of_results_is_what_the_script_prints():
 
 def test_the_table_of_plans_is_what_the_script_prints():
     assert between_marks(plans_table) == plans_table.section(plans_table._load())
+
+
+def test_the_tables_of_methods_are_what_the_script_prints():
+    page = methods_table.PAGE.read_text()
+    for name, text in methods_table.sections().items():
+        assert f"<!-- {name} -->\n{text}<!-- /{name} -->\n" in page, "run it with --write"
 
 
 def test_the_table_of_times_is_what_the_script_prints():

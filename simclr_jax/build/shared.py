@@ -1,11 +1,31 @@
-"""What several recipes share: published networks, ImageNet, labelled images, captions."""
+"""What several recipes share: published networks, ImageNet, small images, labels, captions."""
 
 from collections.abc import Sequence
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from simclr_jax.models.published import IMAGENET, NETWORKS
 
 LARGEST = "v2_r152_3x_sk"
+# Settings of variants for minutes on two cores. Digits are grey and must not be mirrored.
+SMALL: dict[str, dict[str, dict[str, Any]]] = {
+    "digits": dict(
+        run=dict(epochs=50, log_every=25, checkpoint_every=500),
+        data=dict(name="digits", canvas=28),
+        augment=dict(size=28, min_area=0.35, flip=False),
+        schedule=dict(warmup_epochs=3.0),
+        knn=dict(every_epochs=10.0),
+    ),
+    "cifar10_small": dict(
+        run=dict(epochs=12, log_every=50, checkpoint_every=2000),
+        data=dict(name="tfds/cifar10", canvas=32),
+        augment=dict(size=32),
+        schedule=dict(warmup_epochs=1.0),
+        knn=dict(every_epochs=6.0, max_train=10_000),
+    ),
+}
+SMALL_MULTI_CROP = dict(local_size=20, num_local=4, local_min_area=0.15, local_max_area=0.35)
 
 
 def network(name: str) -> dict[str, dict[str, Any]]:
@@ -46,6 +66,28 @@ def imagenet(batch_size: int) -> dict[str, Any]:
         batch_size=batch_size,
         canvas=8192,  # larger than any of its photographs: none is scaled before it is cut
     )
+
+
+def make_small(
+    config: ConfigDict, variant: str, *, views: str, base_lr: float, **augment: Any
+) -> None:
+    """Makes a pretraining recipe small: sets all sections but heads and method.
+
+    Args:
+      config: the recipe, changed in place.
+      variant: a key of `SMALL`.
+      views: name of the augmentation.
+      base_lr: rate of AdamW.
+      **augment: settings of the augmentation other than those of the variant.
+    """
+    small = SMALL[variant]
+    config.run = small["run"]
+    config.data = dict(small["data"], split="train", test_split="test", batch_size=128)
+    config.augment = {"name": views, **small["augment"], **augment}
+    config.encoder = dict(name="resnet", depth=18, width=0.25)
+    config.optim = dict(name="adamw", weight_decay=1e-4)
+    config.schedule = dict(base_lr=base_lr, scaling="none", **small["schedule"])
+    config.evals = dict(knn=small["knn"])
 
 
 def labelled_images(name: str, fraction: str, batch_size: int) -> dict[str, dict[str, Any]]:

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
-from sklearn.decomposition import PCA
-from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
 from simclr_jax.report import figures, markup
@@ -32,6 +30,10 @@ def project_2d(features: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n 2"]:
     PCA to at most 50 dimensions, then t-SNE (van der Maaten and Hinton 2008) from the PCA, with a
     fixed seed: the same features give the same map.
     """
+    # Here: they take longer to import than all else that `import simclr_jax` leads to.
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+
     rows = _unit_rows(features)
     pca = PCA(min(50, *rows.shape), random_state=0)
     tsne = TSNE(perplexity=min(30.0, (len(rows) - 1) / 3), init="pca", random_state=0)

@@ -65,9 +65,13 @@ def test_no_count_of_a_step_on_the_cpu_has_grown(step):
     assert [str(change) for change in changes if change.grew] == []
 
 
+# That of ResNet-50 takes libtpu six minutes: `bench --check --tpu` has it, and not these tests.
+QUICK_ON_TPU = [step for step in counts.ON_TPU if step.recipe == "simclr_digits"]
+
+
 @pytest.mark.thorough
 @pytest.mark.plan("libtpu")
-@pytest.mark.parametrize("step", counts.ON_TPU, ids=str)
+@pytest.mark.parametrize("step", QUICK_ON_TPU, ids=str)
 def test_no_count_of_a_step_on_a_tpu_has_grown(step):
     changes = counts.changes(str(step), require_kept(step), counts.counts_of(step))
     assert [str(change) for change in changes if change.grew] == []
