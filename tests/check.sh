@@ -10,21 +10,31 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/env.sh
 
+# Each process imports what another one has compiled.
+unset PYTHONDONTWRITEBYTECODE
+
+marked() {  # runs the tests with a mark; collects only the files that name it
+    grep --recursive --files-with-matches --include='*_test.py' "pytest\.mark\.$1\b" tests |
+        xargs python -m pytest -m "$1" -rs --numprocesses 2 --dist worksteal
+}
+
 case "${1:-all}" in
     all) selection="not thorough" ;;
     fast) selection="not integration and not reference and not thorough" ;;
-    thorough) exec python -m pytest -m thorough --numprocesses 2 --dist worksteal ;;
+    thorough)
+        marked thorough
+        exit
+        ;;
     interop)
         python -m pip install --quiet --disable-pip-version-check -r requirements-interop.txt
-        exec python -m pytest --numprocesses 2 --dist worksteal tests/unit/interop \
-            tests/reference/export_test.py tests/reference/import_golden_test.py \
-            tests/reference/torch_import_test.py tests/integration/interop_test.py
+        marked interop
+        exit
         ;;
     plan)
         python -m pip install --quiet --disable-pip-version-check -r requirements-tpu.txt
         python -m simclr_jax plan --config=configs/simclr_digits.py --topology=v5litepod-4
-        exec python -m pytest -rs tests/unit/plan tests/integration/plan_test.py \
-            tests/unit/bench/counts_test.py::test_no_count_of_a_step_on_a_tpu_has_grown
+        marked plan
+        exit
         ;;
     release)
         python -m pip install --quiet --disable-pip-version-check -r requirements-release.txt
@@ -40,5 +50,13 @@ esac
 
 ruff format --check .
 ruff check .
-pyright
-python -m pytest -m "$selection" -rs --numprocesses 2 --dist worksteal
+# Types take one core for a minute: checked beside the tests, and printed after them.
+types=$(mktemp)
+trap 'kill "$pyright" 2>/dev/null || true; rm -f "$types"' EXIT
+pyright >"$types" 2>&1 &
+pyright=$!
+failed=0
+python -m pytest -m "$selection" -rs --numprocesses 2 --dist worksteal || failed=$?
+wait "$pyright" || failed=$?
+cat "$types"
+exit "$failed"

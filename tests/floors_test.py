@@ -1,8 +1,10 @@
 """The house rules that a reviewer should not have to remember."""
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,7 @@ FLOORS = (
 FLOOR = {name: height for height, names in enumerate(FLOORS) for name in names}
 MODULES = [path for path in SRC.rglob("*.py") if path != SRC / "__init__.py"]
 CODE = [*MODULES, *(ROOT / "configs").glob("*.py")]
+TESTS = [*(ROOT / "tests").rglob("*_test.py")]
 name_of = lambda path: str(path.relative_to(ROOT))
 
 
@@ -73,3 +76,20 @@ def test_training_imports_neither_tensorflow_nor_torch_nor_matplotlib():
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("path", TESTS, ids=name_of)
+def test_what_needs_a_package_of_a_tier_has_its_mark(path):
+    """Without the mark it would be skipped in the check, and left out of the tier."""
+    tree, extras = ast.parse(path.read_text()), tomllib.loads((ROOT / "pyproject.toml").read_text())
+    extras = extras["project"]["optional-dependencies"]
+    tier_of = {re.split(r"\W", package)[0]: "interop" for package in extras["interop"]}
+    tier_of["libtpu"] = "plan"
+    of_the_module = [s.value for s in tree.body if isinstance(s, ast.Expr | ast.Assign)]
+    marks = [ast.unparse(s) for s in tree.body if ast.unparse(s).startswith("pytestmark = ")]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("importorskip"):
+            package = str(getattr(node.args[0], "value", "")).split(".")[0]
+            if tier := tier_of.get(package):
+                assert node in of_the_module, f"line {node.lineno}: write @pytest.mark.{tier}(...)"
+                assert any(f"pytest.mark.{tier}" in mark for mark in marks), f"{package}: no mark"

@@ -66,6 +66,7 @@ def recipes():
 @pytest.fixture(scope="module")
 def build(name):
     """Returns what builds the experiment of a method on some devices."""
+    views = []  # their shapes, which are alike in all experiments
 
     def build(optimizer, rate, devices=None, **parallel):
         config = recipes()[name] | {
@@ -93,10 +94,12 @@ def build(name):
             return experiment  # texts are their own views
         # Augmentation, which takes longest to compile, has tests of its own.
         method = dataclasses.replace(experiment.method, augment=lambda key, batch: batch["views"])
-        shapes = jax.eval_shape(
-            experiment.method.augment, jax.random.key(0), experiment.abstract_batch
-        )
-        batch = {**experiment.abstract_batch, "views": shapes}
+        if not views:
+            first = jax.eval_shape(
+                experiment.method.augment, jax.random.key(0), experiment.abstract_batch
+            )
+            views.append(first)
+        batch = {**experiment.abstract_batch, "views": views[0]}
         return dataclasses.replace(experiment, method=method, abstract_batch=batch)
 
     with tiny_is_known(), mock.patch.dict(SIZES, tiny=Size(width=32, depth=2, num_heads=2)):
@@ -108,6 +111,12 @@ def on_one_device(build):
     """The experiment with SGD, which shows a wrong gradient scale, and its jitted step."""
     experiment = build("sgd", 1.0, jax.devices()[:1])
     return experiment, jitted_step(experiment)
+
+
+@pytest.fixture(scope="module")
+def fresh(on_one_device):
+    """The first state of the experiment with SGD."""
+    return jax.jit(on_one_device[0].init)()
 
 
 def jitted_step(experiment):
@@ -136,12 +145,17 @@ def first_batch(experiment):
     return {**made, "views": views}
 
 
-def start(experiment):
+def start(experiment, fresh):
     """Returns the first state, or where parameters are frozen at first, the last with them frozen.
 
     Zeros, which a warm start would replace, become a network with opinions.
+
+    Args:
+      experiment: what the state is for.
+      fresh: the first state with any optimizer.
     """
-    state = perturb_constants(jax.device_get(jax.jit(experiment.init)()))
+    fresh = fresh.replace(opt_state=jax.jit(experiment.tx.init)(fresh.params))
+    state = perturb_constants(jax.device_get(fresh))
     if until := max((x.until_step or 0 for x in experiment.method.frozen_params), default=0):
         last = np.int32(until - 1)
         state = state.replace(step=last, opt_state=optax.tree.set(state.opt_state, step=last))
@@ -171,18 +185,19 @@ def test_step_keeps_the_structure_of_the_state(on_one_device):
     assert shapes(experiment.abstract_state) == shapes(after)
 
 
-def test_eight_devices_take_the_step_of_one(build, on_one_device):
-    compare_layouts(build, on_one_device, ["fsdp"])  # which splits most
+def test_eight_devices_take_the_step_of_one(build, on_one_device, fresh):
+    compare_layouts(build, on_one_device, fresh, ["fsdp"])  # which splits most
 
 
 @pytest.mark.thorough
-def test_eight_devices_take_the_step_of_one_in_every_other_layout(build, on_one_device):
-    compare_layouts(build, on_one_device, [preset for preset in PRESETS if preset != "fsdp"])
+def test_eight_devices_take_the_step_of_one_in_every_other_layout(build, on_one_device, fresh):
+    others = [preset for preset in PRESETS if preset != "fsdp"]
+    compare_layouts(build, on_one_device, fresh, others)
 
 
-def compare_layouts(build, on_one_device, presets):
+def compare_layouts(build, on_one_device, fresh, presets):
     experiment, step = on_one_device
-    begin = start(experiment), first_batch(experiment)  # alike on all devices
+    begin = start(experiment, fresh), first_batch(experiment)  # alike on all devices
     results = [jax.device_get(step(*begin))]
     for preset in presets:
         experiment = build("sgd", 1.0, preset=preset, fsdp=4)
@@ -195,9 +210,9 @@ def compare_layouts(build, on_one_device, presets):
             assert np.linalg.norm(other - one) <= tolerance
 
 
-def test_thirty_steps_lower_the_loss_and_move_all_of_the_tower(build, name):
+def test_thirty_steps_lower_the_loss_and_move_all_of_the_tower(build, fresh, name):
     experiment = build("adamw", 0.01, jax.devices()[:1])
-    state, batch = start(experiment), first_batch(experiment)
+    state, batch = start(experiment, fresh), first_batch(experiment)
     tower = FIRST_ARRAY.get(name, ("encoder",))[0].split("/")[0]
     before = state.params[tower]
     step = jax.jit(make_train_step(experiment.method, experiment.tx, ROOT))

@@ -49,8 +49,8 @@ def photos(tmp_path_factory):
     return top
 
 
+@pytest.mark.interop("tensorflow")
 def test_an_imported_checkpoint_is_a_workdir_like_any_other(photos, tmp_path):
-    pytest.importorskip("tensorflow")
     workdir = tmp_path / "imported"
     succeed("import", "--format=tf", f"--checkpoint={R18}", f"--workdir={workdir}")
     data = ("--data=folder", f"--path={photos}")
@@ -125,8 +125,8 @@ def official_stand_in(prefix):
     return np.round(255 * views).astype(np.uint8), spread @ kernel
 
 
+@pytest.mark.interop("tensorflow")
 def test_the_page_on_published_weights_gives_the_accuracy_of_the_official_logits(tmp_path):
-    pytest.importorskip("tensorflow")
     images, logits = official_stand_in(tmp_path / "model.ckpt-1")
     labels = logits.argmax(1)
     assert len(set(labels)) > 3
@@ -161,8 +161,8 @@ def test_the_page_on_published_weights_gives_the_accuracy_of_the_official_logits
     assert f"{want:.3f}" in out
 
 
+@pytest.mark.interop("tensorflow")
 def test_a_checkpoint_of_another_depth_is_refused(tmp_path):
-    pytest.importorskip("tensorflow")
     workdir = tmp_path / "imported"
     succeed("import", "--format=tf", f"--checkpoint={R18}", f"--workdir={workdir}")
     result = run(
@@ -175,9 +175,10 @@ def test_a_checkpoint_of_another_depth_is_refused(tmp_path):
     assert "stage1/block2/norm1/mean is not there" in result.stderr
 
 
+@pytest.mark.interop("torch", "safetensors")
 def test_weights_of_timm_are_an_encoder_to_start_from(photos, tmp_path):
-    torch = pytest.importorskip("torch")
-    save_file = pytest.importorskip("safetensors.torch").save_file
+    torch = importlib.import_module("torch")
+    save_file = importlib.import_module("safetensors.torch").save_file
     from simclr_jax.interop.torch_vit import ViT
 
     torch.manual_seed(0)
@@ -201,8 +202,9 @@ def test_weights_of_timm_are_an_encoder_to_start_from(photos, tmp_path):
     assert "test_top1" in (tuned / "metrics.jsonl").read_text().splitlines()[-1]
 
 
+@pytest.mark.interop("torch", "safetensors")
 def test_five_lines_fine_tune_an_exported_digits_run_in_pytorch(tmp_path):
-    torch = pytest.importorskip("torch")
+    torch = importlib.import_module("torch")
     from simclr_jax.interop.torch_resnet import load_encoder
 
     workdir, file = tmp_path / "run", tmp_path / "mine.safetensors"

@@ -13,7 +13,7 @@ from simclr_jax.report.groups import groups_table
 from simclr_jax.run import train
 from simclr_jax.trained.groups import judge_groups, read_groups
 from tests.program import run
-from tests.tiny import tiny_is_known, tiny_settings
+from tests.tiny import runs_on, tiny_is_known, tiny_settings
 
 pytestmark = pytest.mark.integration
 
@@ -23,7 +23,7 @@ def trained(tmp_path_factory):
     """A run of 6 steps; tests write into copies of it."""
     config, workdir = tiny_settings(), tmp_path_factory.mktemp("trained") / "run"
     config["data"] |= {"fraction": 0.08, "batch_size": 64}
-    with tiny_is_known():
+    with tiny_is_known(), runs_on(1):
         train(config | {"evals": {}}, str(workdir))
     return workdir
 

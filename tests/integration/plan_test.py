@@ -15,7 +15,7 @@ from tests.program import run
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.integration
 HAVE_LIBTPU = importlib.util.find_spec("libtpu") is not None
-needs_libtpu = pytest.mark.skipif(not HAVE_LIBTPU, reason="requirements-tpu.txt is not installed")
+needs_libtpu = pytest.mark.plan("libtpu")
 DIGITS = "--config=configs/simclr_digits.py"
 SMOKE = "--config=configs/simclr_imagenet.py:smoke"
 PROBE = "--config=configs/linear_probe.py:v2_r50_1x"

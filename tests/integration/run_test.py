@@ -23,7 +23,7 @@ from simclr_jax.train.health import NonFiniteError
 from simclr_jax.train.hooks import Terminated
 from simclr_jax.train.loop import fit
 from simclr_jax.train.metrics import read_metrics
-from tests.tiny import tiny_is_known, tiny_settings
+from tests.tiny import runs_on, tiny_is_known, tiny_settings
 
 pytestmark = pytest.mark.integration
 
@@ -32,14 +32,14 @@ class KilledError(Exception):
     """Stands for a process that dies between two steps."""
 
 
-def train(config, workdir, *, kill_at=None, terminate_at=None):
+def train(config, workdir, *, kill_at=None, terminate_at=None, num_devices=1):
     def harm(step, state, metrics):
         if step == kill_at:
             raise KilledError
         if step == terminate_at:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    with runs.open_run(config, str(workdir)) as run:
+    with runs_on(num_devices), runs.open_run(config, str(workdir)) as run:
         hooks = [harm, *run.hooks]
         state = fit(run.state, run.step, run.batches, num_steps=run.num_steps, hooks=hooks)
         return jax.device_get(state)
@@ -105,15 +105,11 @@ def test_sigterm_saves_the_step_it_came_in_and_the_run_goes_on_later(
     assert_bit_equal(train(config, tmp_path), straight[1])
 
 
-def test_eight_devices_see_the_batches_and_take_the_steps_of_one(
-    tiny_config, tmp_path, monkeypatch
-):
+def test_eight_devices_see_the_batches_and_take_the_steps_of_one(tiny_config, tmp_path):
     """On views with colours: without, Adam makes larger steps of what is rounding alone."""
     augment = {"name": "simclr_cifar", "size": 12}
     config = tiny_config | {"augment": augment, "evals": {}}
-    eight = train(config, tmp_path / "eight")
-    one_device = lambda config: build_experiment(config, jax.devices()[:1])
-    monkeypatch.setattr(runs, "build_experiment", one_device)
+    eight = train(config, tmp_path / "eight", num_devices=8)
     train(config, tmp_path / "one")
     rows = [read_metrics(str(tmp_path / name)) for name in ("eight", "one")]
     for row, other in zip(*rows, strict=True):
@@ -178,7 +174,7 @@ def test_a_mistake_in_the_config_is_named_and_leaves_nothing(
 ):
     tiny_config[section][key] = value
     with pytest.raises(UserError, match=message):
-        train(tiny_config, tmp_path / "run")
+        train(tiny_config, tmp_path / "run", num_devices=8)
     assert not (tmp_path / "run").exists()
 
 

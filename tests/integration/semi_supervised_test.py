@@ -61,6 +61,7 @@ def assert_equal(got, want):
     jax.tree.map(np.testing.assert_array_equal, got, want)
 
 
+@pytest.mark.thorough  # launch/semi_supervised.sh and the tests below do each step
 def test_pretrain_fine_tune_distil(tiny_config, supervised_config, pretrained, tmp_path):
     workdir, source = pretrained
     finetune = {

@@ -2,8 +2,6 @@
 
 import functools
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
@@ -22,9 +20,9 @@ from simclr_jax.trained.evaluate import evaluate
 from simclr_jax.verify import proof
 from simclr_jax.verify.shrunk import shrink
 from simclr_jax.verify.variants import Variant
+from tests.program import run
 from tests.tiny import KilledError, train
 
-ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.integration
 ANIMALS = ("cat", "dog", "horse", "cow", "hen", "goat", "pig", "duck")
 PLACES = ("in the barn", "on a hill", "by the river", "under a tree", "near us", "at home")
@@ -74,8 +72,9 @@ def test_sentences_become_rows_that_are_the_same_after_a_stop(simcse_config, tmp
     np.testing.assert_array_equal(rows[0], rows[2])
     assert np.abs(rows[0] - rows[1]).max() > 1e-3
     (tmp_path / "texts.txt").write_text("\n".join(texts))
-    done = command_line(
-        "embed", f"--texts={tmp_path}/texts.txt", f"--output={tmp_path}/t.npz", workdir=workdir
+    done = run(
+        *("embed", f"--workdir={workdir}"),
+        *(f"--texts={tmp_path}/texts.txt", f"--output={tmp_path}/t.npz"),
     )
     assert done.returncode == 0, done.stderr
     with np.load(tmp_path / "t.npz") as file:
@@ -104,9 +103,8 @@ def check_texts_to_take_away(workdir, tmp_path):
     inputs = np.stack([x.ids for x in tokens]), np.array([x.length for x in tokens], np.int32)
     for flags in (["--tower=text"], []):
         path = tmp_path / f"text{len(flags)}.stablehlo"
-        done = command_line(
-            "export", "--format=stablehlo", f"--output={path}", *flags, workdir=workdir
-        )
+        out = ("--format=stablehlo", f"--output={path}", *flags)
+        done = run("export", f"--workdir={workdir}", *out)
         assert done.returncode == 0, done.stderr
         assert "largest difference from the JAX tower on texts" in done.stdout
         rows = simclr_jax.load(workdir).embed_text(texts)
@@ -131,11 +129,6 @@ def test_what_a_run_on_texts_does_not_have_is_said(simcse_config, tmp_path, monk
     ):
         with pytest.raises(UserError, match=message):
             encoder.export(tmp_path / f"x{formats.FORMATS[name].suffix}", format=name, tower=tower)
-
-
-def command_line(verb, *arguments, workdir):
-    command = [sys.executable, "-m", "simclr_jax", verb, f"--workdir={workdir}", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
 def test_the_text_tower_goes_to_clip_and_back(simcse_config, tiny_config, tmp_path):

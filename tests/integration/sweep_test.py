@@ -6,7 +6,7 @@ import pytest
 
 import simclr_jax
 from simclr_jax.core.errors import UserError
-from tests.tiny import write_recipe
+from tests.tiny import runs_on, write_recipe
 
 pytestmark = pytest.mark.integration
 
@@ -19,7 +19,8 @@ def sweep(tiny_config, tmp_path):
 
     def run(values, **settings):
         given = {"key": "augment.color_strength", "workdir": tmp_path / "sweep", "fractions": [1.0]}
-        return simclr_jax.sweep(str(path), values=values, **given | settings)
+        with runs_on(1):
+            return simclr_jax.sweep(str(path), values=values, **given | settings)
 
     return run
 

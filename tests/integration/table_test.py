@@ -3,8 +3,6 @@
 import io
 import json
 import shutil
-import subprocess
-import sys
 import tarfile
 import time
 from pathlib import Path
@@ -15,17 +13,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from simclr_jax import run as runs
-from simclr_jax.build.experiment import build_experiment
 from simclr_jax.core.types import Cuts
 from simclr_jax.data.dataset import Dataset
 from simclr_jax.data.quarantine import Quarantine, read_quarantine
 from simclr_jax.data.reading import OutageError
 from simclr_jax.trained.evaluate import evaluate
+from tests.program import run
 from tests.tiny import KilledError, train
 
 pytestmark = pytest.mark.integration
-ROOT = Path(__file__).parents[2]
 CLASSES, NUM, SIDE = ("dark", "light"), 24, 12
 WHOLE = Cuts(SIDE, 1, lambda words, size: np.array([[0, 0, *size]], np.int32))
 
@@ -51,9 +47,8 @@ def places(tmp_path_factory):
                 member.size = len(data)
                 (first if i < 10 else second).addfile(member, io.BytesIO(data))
     (top / "table.csv").write_text("\n".join(lines))
-    command = [sys.executable, "-m", "simclr_jax", "data", "convert", str(top / "folder")]
     shards = [f"--output={top / 'shards'}", "--images_per_shard=9"]
-    done = subprocess.run([*command, *shards], cwd=ROOT, capture_output=True, text=True)
+    done = run("data", "convert", top / "folder", *shards)
     assert done.returncode == 0, done.stderr
     paths = {
         "folder": top / "folder",
@@ -90,10 +85,8 @@ def train_with_ledger(config, workdir, **kill):
 
 
 def test_a_run_from_a_table_resumes_names_a_bad_row_by_its_line_and_is_judged_patiently(
-    places, tiny_config, tmp_path, monkeypatch
+    places, tiny_config, tmp_path
 ):
-    one_device = lambda config: build_experiment(config, jax.devices()[:1])
-    monkeypatch.setattr(runs, "build_experiment", one_device)
     shutil.copytree(places["folder"]["path"], tmp_path / "folder")
     lines = Path(places["csv"]["path"]).read_text().splitlines()
     table = tmp_path / "with_bad.csv"
@@ -130,9 +123,8 @@ def assert_verbs_take_what_they_advise(tmp_path):
     verbs = {"embed": [*others, f"--output={tmp_path / 'features.npz'}"], "report": []}
     started = time.monotonic()
     for verb, arguments in verbs.items():
-        command = [sys.executable, ROOT / "tests/integration/tiny_verb.py", verb]
         settings = [f"--workdir={tmp_path / 'run'}", "--config.data.outage_seconds=0.1"]
-        done = subprocess.run([*command, *settings, *arguments], capture_output=True, text=True)
+        done = run(verb, *settings, *arguments)
         assert done.returncode == 75, done.stderr
         assert "--config.data.outage_seconds waits for it" in done.stderr
     with pytest.raises(OutageError):

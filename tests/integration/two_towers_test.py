@@ -40,6 +40,7 @@ def clip_config(tiny_config, monkeypatch):
     return tiny_config | {"method": {"name": "clip"}, "evals": {}}
 
 
+@pytest.mark.thorough  # CLAP, below, goes the same way
 def test_clip_names_digits_that_it_has_not_seen_and_goes_on_where_it_was(clip_config, tmp_path):
     workdir = str(tmp_path)
     train(clip_config, workdir)

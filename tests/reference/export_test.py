@@ -4,6 +4,7 @@ All weights and statistics are random and no scale is zero, so that no branch is
 golden networks PyTorch is compared with the official TensorFlow code itself.
 """
 
+import importlib
 from pathlib import Path
 
 import jax
@@ -19,6 +20,9 @@ from simclr_jax.interop.parity import photographs
 from simclr_jax.models.resnet import ResNet
 
 pytestmark = pytest.mark.reference
+needs_torch = pytest.mark.interop("torch", "safetensors")
+needs_onnx = pytest.mark.interop("onnx", "onnxruntime", "onnxscript")
+needs_tensorflow = pytest.mark.interop("tensorflow")
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SK = 0.0625
@@ -58,8 +62,6 @@ def random_encoder(image_size: int, width: float = 0.125, **settings) -> Trained
 
 
 def in_torch(encoder: TrainedEncoder, images: np.ndarray) -> np.ndarray:
-    pytest.importorskip("torch")
-    pytest.importorskip("safetensors")
     from simclr_jax.interop.torch_bridge import encode_with, torch_module
 
     return encode_with(torch_module(encoder))(images)
@@ -69,6 +71,7 @@ def relative(got: np.ndarray, want: np.ndarray) -> float:
     return float(np.abs(got - want).max() / np.abs(want).max())
 
 
+@needs_torch
 @pytest.mark.parametrize("name", ENCODERS)
 def test_the_pytorch_module_equals_the_jax_encoder(name):
     settings, size = ENCODERS[name]
@@ -78,6 +81,7 @@ def test_the_pytorch_module_equals_the_jax_encoder(name):
     assert relative(in_torch(encoder, images), np.asarray(want)) < 1e-5
 
 
+@needs_torch
 @pytest.mark.parametrize("name", GOLDEN_ENCODERS)
 def test_the_pytorch_module_equals_the_official_code(name):
     network = ResNet(width=0.125, **GOLDEN_ENCODERS[name])
@@ -105,45 +109,39 @@ def test_the_pytorch_module_equals_the_official_code(name):
 
 
 FORMATS = [
-    ("safetensors", "encoder.safetensors", ("torch", "safetensors")),
-    ("stablehlo", "encoder.stablehlo", ("flatbuffers",)),
-    ("onnx", "encoder.onnx", ("torch", "safetensors", "onnxscript", "onnxruntime")),
-    ("saved_model", "encoder", ("tensorflow",)),
+    pytest.param("safetensors", "encoder.safetensors", marks=needs_torch),
+    ("stablehlo", "encoder.stablehlo"),
+    pytest.param("onnx", "encoder.onnx", marks=[needs_torch, needs_onnx]),
+    pytest.param("saved_model", "encoder", marks=needs_tensorflow),
 ]
 
 
-@pytest.mark.parametrize(("format_name", "output", "packages"), FORMATS)
-def test_a_selective_kernel_network_goes_out_in_every_format(
-    format_name, output, packages, tmp_path
-):
+@pytest.mark.parametrize(("format_name", "output"), FORMATS)
+def test_a_selective_kernel_network_goes_out_in_every_format(format_name, output, tmp_path):
     encoder = random_encoder(65, depth=50, sk_ratio=SK, dtype="bfloat16")
-    check_export(encoder, format_name, tmp_path / output, packages)
+    check_export(encoder, format_name, tmp_path / output)
 
 
 @pytest.mark.parametrize(
-    ("format_name", "output", "packages"),
-    [*FORMATS, ("timm", "timm.safetensors", ("torch", "safetensors"))],
+    ("format_name", "output"),
+    [*FORMATS, pytest.param("timm", "timm.safetensors", marks=needs_torch)],
 )
 @pytest.mark.parametrize("settings", [{}, {"pool": "mean", "learned_positions": 24}])
-def test_a_vit_goes_out_in_every_format(
-    format_name, output, packages, settings, trained_vit, tmp_path
-):
+def test_a_vit_goes_out_in_every_format(format_name, output, settings, trained_vit, tmp_path):
     encoder = trained_vit(dtype="bfloat16", **settings)
-    check_export(encoder, format_name, tmp_path / output, packages)
+    check_export(encoder, format_name, tmp_path / output)
 
 
-def check_export(encoder, format_name, path, packages):
-    for package in packages:
-        pytest.importorskip(package)
+def check_export(encoder, format_name, path):
     found, _ = export(encoder, path, format_name)
     assert [*path.parent.iterdir()] == [path]
     assert found.relative < 1e-5
 
 
+@needs_torch
+@needs_onnx
 def test_an_onnx_graph_takes_any_batch_and_holds_its_weights(tmp_path):
-    for package in ("torch", "safetensors", "onnxscript", "onnxruntime"):
-        pytest.importorskip(package)
-    onnx = pytest.importorskip("onnx")
+    onnx = importlib.import_module("onnx")
     from simclr_jax.interop import onnx_format
 
     encoder = random_encoder(20, depth=18)
@@ -159,9 +157,8 @@ def test_an_onnx_graph_takes_any_batch_and_holds_its_weights(tmp_path):
         assert relative(onnx_format.read(path)(images[:n]), want[:n]) < 1e-5
 
 
+@needs_torch
 def test_the_geometry_of_torchvision_goes_out_exactly_and_the_official_one_does_not(tmp_path):
-    pytest.importorskip("torch")
-    pytest.importorskip("safetensors")
     path = tmp_path / "resnet.safetensors"
     exact = random_encoder(64, depth=18, width=1, geometry="torchvision")
     assert export(exact, path, "torchvision").difference.relative < 1e-5

@@ -8,9 +8,6 @@ is written here from the weights in its npz: the leftovers would make it 8 MB.
 
 import importlib
 import json
-import subprocess
-import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import jax
@@ -23,11 +20,9 @@ from simclr_jax.models.heads import MLP
 from simclr_jax.models.resnet import ResNet
 from simclr_jax.models.ssl import SSLModel
 from simclr_jax.train.checkpoint import Checkpoints
+from tests.program import run
 
-pytestmark = [
-    pytest.mark.reference,
-    pytest.mark.skipif(find_spec("tensorflow") is None, reason="tensorflow is not installed"),
-]
+pytestmark = [pytest.mark.reference, pytest.mark.interop("tensorflow")]
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden"
@@ -40,9 +35,7 @@ def golden(name):
 
 
 def import_(checkpoint, workdir):
-    arguments = ("--format=tf", f"--checkpoint={checkpoint}", f"--workdir={workdir}")
-    command = [sys.executable, "-m", "simclr_jax", "import", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    return run("import", "--format=tf", f"--checkpoint={checkpoint}", f"--workdir={workdir}")
 
 
 def restore(workdir, shapes):

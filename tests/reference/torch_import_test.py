@@ -12,7 +12,7 @@ from simclr_jax.interop.encoder import TrainedEncoder
 from simclr_jax.interop.formats import export
 from simclr_jax.interop.parity import photographs
 
-pytestmark = pytest.mark.reference
+pytestmark = [pytest.mark.reference, pytest.mark.interop]
 torch = pytest.importorskip("torch")
 safetensors_torch = pytest.importorskip("safetensors.torch")
 

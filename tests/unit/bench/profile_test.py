@@ -7,6 +7,7 @@ import pytest
 from simclr_jax.bench.profile import ProfileSteps
 from simclr_jax.core.errors import UserError
 from simclr_jax.run import train
+from tests.tiny import runs_on
 
 
 @pytest.mark.integration
@@ -14,7 +15,8 @@ def test_a_run_prints_its_most_expensive_operations(tiny_config, tmp_path, capsy
     tiny_config["data"]["fraction"] = 0.05  # 12 steps
     tiny_config["evals"] = {}
     watch = lambda run: [ProfileSteps(str(tmp_path / "trace"), run)]
-    train(tiny_config, str(tmp_path / "run"), watch=watch)
+    with runs_on(1):
+        train(tiny_config, str(tmp_path / "run"), watch=watch)
     trace, header, *rows = capsys.readouterr().out.splitlines()
     assert trace.startswith("Trace of 5 steps: ")
     assert trace.endswith(".xplane.pb")

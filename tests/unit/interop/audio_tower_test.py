@@ -1,6 +1,7 @@
 """Encoders of sounds out: a file takes waveforms and computes what the run's views lead to."""
 
 import dataclasses
+import importlib
 import json
 from pathlib import Path
 
@@ -113,12 +114,13 @@ def test_what_a_program_must_know_is_said(trained_audio):
     assert LogMel(**facts["log_mel"]) == LOG_MEL
 
 
-torch_needed = ("torch", "safetensors")
+needs_torch = pytest.mark.interop("torch", "safetensors")
 
 
+@needs_torch
 @pytest.mark.parametrize("case", ["sixteen", "clap"])
 def test_spectrograms_in_pytorch_are_the_golden_ones(case):
-    torch, _ = map(pytest.importorskip, torch_needed)
+    torch = importlib.import_module("torch")
     from simclr_jax.interop.torch_audio import LogMel as TorchLogMel
 
     num_fft, hop = GOLDEN[f"log_mel/{case}/settings"][1:3].astype(int).tolist()
@@ -130,9 +132,10 @@ def test_spectrograms_in_pytorch_are_the_golden_ones(case):
     np.testing.assert_allclose(got, GOLDEN[f"log_mel/{case}/decibel"], atol=1e-2)
 
 
+@needs_torch
 @pytest.mark.parametrize("num_fft", [250, 251, 256])
 def test_frames_in_pytorch_are_those_of_the_house(num_fft):
-    torch, _ = map(pytest.importorskip, torch_needed)
+    torch = importlib.import_module("torch")
     from simclr_jax.interop.torch_audio import LogMel as TorchLogMel
 
     log_mel = dataclasses.replace(LOG_MEL, num_fft=num_fft, num_mels=12)
@@ -143,9 +146,10 @@ def test_frames_in_pytorch_are_those_of_the_house(num_fft):
         np.testing.assert_allclose(got, log_mel(jnp.asarray(waveforms)), atol=1e-2)
 
 
+@needs_torch
 @pytest.mark.parametrize("kind", [*NETWORKS])
 def test_a_safetensors_file_makes_the_same_encoder_in_pytorch(kind, trained_audio, tmp_path):
-    torch, _ = map(pytest.importorskip, torch_needed)
+    torch = importlib.import_module("torch")
     from simclr_jax.interop.torch_audio import load_encoder
 
     one, path = trained_audio(kind), tmp_path / "audio.safetensors"
@@ -163,10 +167,10 @@ def test_a_safetensors_file_makes_the_same_encoder_in_pytorch(kind, trained_audi
         assert relative(got, each.encode(waveforms)[:3]) < 1e-5
 
 
+@needs_torch
+@pytest.mark.interop("onnxscript", "onnxruntime")
 @pytest.mark.parametrize("kind", ["resnet", "vit"])
 def test_an_onnx_graph_takes_any_number_of_waveforms(kind, trained_audio, tmp_path):
-    for package in (*torch_needed, "onnxscript", "onnxruntime"):
-        pytest.importorskip(package)
     from simclr_jax.interop import onnx_format
 
     one, path = trained_audio(kind), tmp_path / "audio.onnx"
@@ -179,9 +183,9 @@ def test_an_onnx_graph_takes_any_number_of_waveforms(kind, trained_audio, tmp_pa
         assert relative(onnx_format.read(path)(waveforms[:n]), want[:n]) < 1e-5
 
 
+@needs_torch
 def test_what_is_wrong_with_a_file_is_named(trained_audio, tmp_path):
-    pytest.importorskip("torch")
-    save_file = pytest.importorskip("safetensors.numpy").save_file
+    save_file = importlib.import_module("safetensors.numpy").save_file
     from simclr_jax.interop.torch_audio import load_encoder
 
     one, path = trained_audio(), tmp_path / "x.safetensors"

@@ -1,5 +1,6 @@
 """The directory for OpenCLIP: what its own code computes with it, and what it cannot hold."""
 
+import importlib
 import json
 
 import numpy as np
@@ -71,6 +72,7 @@ def test_open_clip_is_asked_for_by_the_name_that_pip_knows(monkeypatch, tmp_path
         check_request("open_clip", tmp_path / "x")
 
 
+@pytest.mark.interop("open_clip", "torch")
 @pytest.mark.parametrize(
     ("vit", "bias", "start_first"),
     [
@@ -81,8 +83,7 @@ def test_open_clip_is_asked_for_by_the_name_that_pip_knows(monkeypatch, tmp_path
 def test_open_clip_computes_what_the_towers_do(
     vit, bias, start_first, trained_towers, trained_vit, tmp_path
 ):
-    open_clip = pytest.importorskip("open_clip")
-    torch = pytest.importorskip("torch")
+    open_clip, torch = map(importlib.import_module, ("open_clip", "torch"))
     towers = trained_towers(trained_vit(**vit), bias, start_first=start_first)
     path = tmp_path / "towers"
     found, usage = export(towers, path, "open_clip")

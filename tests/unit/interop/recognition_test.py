@@ -1,6 +1,7 @@
 """Recognition of networks from names and shapes, against graphs built as the official code does."""
 
 import collections
+import functools
 import gzip
 from pathlib import Path
 
@@ -30,6 +31,15 @@ PUBLISHED = {
     (152, 3, True): 795_235_360,
 }
 PUBLISHED_V1 = {1: 23_561_152, 2: 94_013_312, 4: 375_590_656}
+
+
+_init = functools.cache(recognition._init)
+
+
+@pytest.fixture(autouse=True)
+def traced_once(monkeypatch):
+    """Networks that several tests recognise are traced for the first one."""
+    monkeypatch.setattr(recognition, "_init", _init)
 
 
 def official_graph(
@@ -122,8 +132,9 @@ def test_the_graphs_of_this_test_are_the_official_ones(network, arguments):
 
 
 def published(networks, fast):
-    """All networks; those that need not be described in every fast run are marked so."""
-    marks = {network: () if network == fast else pytest.mark.reference for network in networks}
+    """All networks; the others than one are more of the same."""
+    more = [pytest.mark.reference, pytest.mark.thorough]
+    marks = {network: () if network == fast else more for network in networks}
     return [pytest.param(network, marks=marks[network]) for network in networks]
 
 

@@ -10,6 +10,7 @@ from simclr_jax.interop import safetensors_format
 from simclr_jax.interop.encoder import TrainedEncoder
 from simclr_jax.interop.formats import export
 
+pytestmark = pytest.mark.interop
 pytest.importorskip("torch")
 safetensors = pytest.importorskip("safetensors")
 numpy_format = pytest.importorskip("safetensors.numpy")

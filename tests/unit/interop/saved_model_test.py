@@ -6,6 +6,7 @@ import pytest
 from simclr_jax.interop import saved_model
 from simclr_jax.interop.parity import photographs
 
+pytestmark = pytest.mark.interop
 tf = pytest.importorskip("tensorflow")
 
 

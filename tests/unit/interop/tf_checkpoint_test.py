@@ -1,5 +1,6 @@
 """Reading of TF1 and TF2 checkpoints, and what damaged and foreign files get."""
 
+import importlib
 import sys
 from pathlib import Path
 
@@ -18,9 +19,12 @@ PREFIX = R18 / "model.ckpt-250228"
 INDEX, DATA = "model.ckpt-250228.index", "model.ckpt-250228.data-00000-of-00001"
 
 
+needs_tensorflow = pytest.mark.interop("tensorflow")
+
+
 @pytest.fixture
 def tf():
-    return pytest.importorskip("tensorflow")
+    return importlib.import_module("tensorflow")
 
 
 @pytest.fixture
@@ -99,6 +103,7 @@ def test_says_how_to_install_tensorflow(monkeypatch):
         read_checkpoint(str(PREFIX))
 
 
+@needs_tensorflow
 def test_reads_a_tf1_checkpoint_and_leaves_the_leftovers(tf, golden):
     imported = read_checkpoint(str(R18))
     wanted = {tf1_name(name) or "": array for name, array in golden.items()}
@@ -113,6 +118,7 @@ def test_reads_a_tf1_checkpoint_and_leaves_the_leftovers(tf, golden):
     assert imported.network.ignored == ignored
 
 
+@needs_tensorflow
 def test_reads_ema_copies_on_request(tf):
     weights, averages = (by_name(read_checkpoint(str(R18), ema=ema)) for ema in (False, True))
     reader = tf.train.load_checkpoint(str(PREFIX))
@@ -136,6 +142,7 @@ def object_graph(tf, golden):
     return model
 
 
+@needs_tensorflow
 def test_reads_a_tf2_object_graph_by_the_names_of_its_variables(tf, golden, tmp_path):
     model, momentum = object_graph(tf, golden), tf.Module()
     momentum.velocity = tf.Variable(1.0, name="SGD/resnet/conv2d/kernel/momentum")
@@ -150,6 +157,7 @@ def test_reads_a_tf2_object_graph_by_the_names_of_its_variables(tf, golden, tmp_
     assert imported.network.ignored == {"optimizer": 1, "counter": 2}
 
 
+@needs_tensorflow
 def test_reads_a_saved_model(tf, golden, tmp_path):
     exported = tf.Module()
     exported.model = object_graph(tf, golden)
@@ -160,6 +168,7 @@ def test_reads_a_saved_model(tf, golden, tmp_path):
         np.testing.assert_array_equal(got[name], array, err_msg=name)
 
 
+@needs_tensorflow
 @pytest.mark.parametrize(
     ("file", "damage", "message"),
     [
@@ -187,6 +196,7 @@ def test_damaged_files_are_named(tf, copied, file, damage, message):
     assert str(copied / "model.ckpt-250228") in str(error.value)
 
 
+@needs_tensorflow
 def test_a_checkpoint_of_something_else_is_refused_with_its_name(tf, golden, tmp_path):
     write_tf1(tf, tmp_path / "other", {"dense/kernel": np.zeros((2, 2), np.float32)})
     with pytest.raises(UserError, match=r"other\.index: holds no encoder of SimCLR"):
@@ -199,6 +209,7 @@ def test_a_checkpoint_of_something_else_is_refused_with_its_name(tf, golden, tmp
         read_checkpoint(str(tmp_path / "odd"))
 
 
+@needs_tensorflow
 def test_numbers_of_another_type_become_float32_and_text_is_refused(tf, golden, tmp_path):
     arrays = {tf1_name(name): array.astype(np.float16) for name, array in golden.items()}
     write_tf1(tf, tmp_path / "half", arrays)

@@ -9,6 +9,7 @@ from simclr_jax.interop import timm_format
 from simclr_jax.models.resnet import ResNet
 from simclr_jax.models.vit import ViT
 
+pytestmark = pytest.mark.interop
 torch = pytest.importorskip("torch")
 safetensors_torch = pytest.importorskip("safetensors.torch")
 

@@ -14,6 +14,7 @@ from simclr_jax.interop import safetensors_format
 from simclr_jax.interop.formats import export
 from simclr_jax.interop.parity import photographs
 
+pytestmark = pytest.mark.interop
 torch = pytest.importorskip("torch")
 safetensors_torch = pytest.importorskip("safetensors.torch")
 

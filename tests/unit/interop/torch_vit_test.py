@@ -14,6 +14,7 @@ from simclr_jax.interop.formats import export
 from simclr_jax.models.resnet import ResNet
 from simclr_jax.models.vit import ViT
 
+pytestmark = pytest.mark.interop
 torch = pytest.importorskip("torch")
 safetensors = pytest.importorskip("safetensors")
 safetensors_numpy = pytest.importorskip("safetensors.numpy")

@@ -10,6 +10,7 @@ from simclr_jax.interop import torchvision_format
 from simclr_jax.interop.encoder import TrainedEncoder
 from simclr_jax.models.resnet import ResNet
 
+pytestmark = pytest.mark.interop
 pytest.importorskip("torch")
 numpy_format = pytest.importorskip("safetensors.numpy")
 

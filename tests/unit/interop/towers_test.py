@@ -1,5 +1,6 @@
 """Towers out: files compute what the towers do, and come with what a program must know."""
 
+import importlib
 import json
 
 import jax.numpy as jnp
@@ -95,9 +96,12 @@ def test_pytorch_has_no_probe_for_texts(trained_towers, monkeypatch, tmp_path):
     assert not [*tmp_path.iterdir()]
 
 
+needs_torch = pytest.mark.interop("torch", "safetensors")
+
+
 def plain_torch(state, tokens, lengths, *, activation, causal, pool):
     """The forward pass of a text transformer, text by text, without padding."""
-    torch = pytest.importorskip("torch")
+    torch = importlib.import_module("torch")
     f = torch.nn.functional
     norm = lambda x, name: f.layer_norm(
         x, x.shape[-1:], state[f"{name}.weight"], state[f"{name}.bias"], 1e-6
@@ -126,6 +130,7 @@ def plain_torch(state, tokens, lengths, *, activation, causal, pool):
     return torch.stack(rows).numpy()
 
 
+@needs_torch
 @pytest.mark.parametrize(
     "settings",
     [
@@ -136,8 +141,7 @@ def plain_torch(state, tokens, lengths, *, activation, causal, pool):
     ],
 )
 def test_a_text_tower_in_pytorch_equals_plain_torch(settings, trained_towers, tmp_path):
-    torch = pytest.importorskip("torch")
-    pytest.importorskip("safetensors")
+    torch = importlib.import_module("torch")
     from simclr_jax.interop.torch_text import load_encoder
 
     towers, path = trained_towers(**settings), tmp_path / "text.safetensors"
@@ -153,9 +157,8 @@ def test_a_text_tower_in_pytorch_equals_plain_torch(settings, trained_towers, tm
     assert relative(few, want[:3]) < 1e-5
 
 
+@needs_torch
 def test_a_file_of_another_kind_is_no_text_tower(trained_towers, tmp_path):
-    pytest.importorskip("torch")
-    pytest.importorskip("safetensors")
     from simclr_jax.interop.torch_text import load_encoder
 
     path = tmp_path / "image.safetensors"
@@ -164,12 +167,11 @@ def test_a_file_of_another_kind_is_no_text_tower(trained_towers, tmp_path):
         load_encoder(str(path))
 
 
+@needs_torch
 @pytest.mark.parametrize("kind", ["vit", "resnet"])
 def test_an_image_tower_in_pytorch_ends_in_its_projector(
     kind, trained_towers, trained_encoder, tmp_path
 ):
-    pytest.importorskip("torch")
-    pytest.importorskip("safetensors")
     resnet = trained_encoder(image_size=16, stem="cifar") if kind == "resnet" else None
     image = trained_towers(resnet).image
     path = tmp_path / "image.safetensors"
@@ -183,10 +185,10 @@ def test_an_image_tower_in_pytorch_ends_in_its_projector(
     assert relative(got, image.encode(images)) < 1e-5
 
 
+@needs_torch
+@pytest.mark.interop("onnxscript", "onnxruntime")
 @pytest.mark.parametrize("tower", ["image", "text"])
 def test_an_onnx_graph_of_a_tower_takes_any_number(tower, trained_towers, tmp_path):
-    for package in ("torch", "safetensors", "onnxscript", "onnxruntime"):
-        pytest.importorskip(package)
     from simclr_jax.interop import onnx_format
 
     one, path = getattr(trained_towers(causal=False, pool="mean"), tower), tmp_path / "tower.onnx"

@@ -124,17 +124,23 @@ def test_verify_computes_it_in_float64(modules, tiny_config):
     assert shrink(config, multiple=8, num_steps=1).config["encoder"]["dtype"] == "float64"
 
 
-def test_goes_out_as_stablehlo_and_not_to_pytorch(modules):
+@pytest.fixture
+def trained(modules):
     own.import_encoder("own_page:ThreeConvs")
     net = ENCODERS["own_page:ThreeConvs"](width=16, dtype="bfloat16")
     assert isinstance(net, nn.Module)
     variables = net.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)), train=False)
-    trained = TrainedEncoder(net, variables["params"], variables["batch_stats"], 16)
-    path = modules / "own.stablehlo"
-    assert export(trained, path, "stablehlo").difference.relative < 1e-5
-    pytest.importorskip("torch")
+    return TrainedEncoder(net, variables["params"], variables["batch_stats"], 16)
+
+
+def test_goes_out_as_stablehlo(trained, tmp_path):
+    assert export(trained, tmp_path / "own.stablehlo", "stablehlo").difference.relative < 1e-5
+
+
+@pytest.mark.interop("torch", "safetensors")
+def test_does_not_go_out_to_pytorch(trained, tmp_path):
     with pytest.raises(UserError, match=r"PyTorch, which has no ThreeConvs.*--format=stablehlo"):
-        export(trained, modules / "own.safetensors", "safetensors")
+        export(trained, tmp_path / "own.safetensors", "safetensors")
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,5 @@
 """Compiling for TPU slices that are not there."""
 
-import importlib.util
-
 import jax
 import jax.numpy as jnp
 import pytest
@@ -12,9 +10,7 @@ from simclr_jax.parallel.mesh import make_mesh
 from simclr_jax.plan import aot
 from simclr_jax.plan.chips import GIB, find_slice
 
-needs_libtpu = pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None, reason="requirements-tpu.txt is not installed"
-)
+needs_libtpu = pytest.mark.plan("libtpu")
 
 
 def test_without_the_compiler_says_how_to_install_it(monkeypatch):

@@ -300,9 +300,11 @@ def test_products_of_groups(kind, groups, x, w, y):
     assert count(text).flops == (lowered.cost_analysis() or {})["flops"]
 
 
+needs_libtpu = pytest.mark.plan("libtpu")
+
+
 @pytest.fixture(params=["v3:2x2", "v4:2x2x1", "v5e:2x2"])
 def compile_for_tpu(request):
-    pytest.importorskip("libtpu", reason="requirements-tpu.txt is not installed")
     mesh = make_mesh(slice_devices(find_slice(request.param)))
     everywhere = NamedSharding(mesh, PartitionSpec())
 
@@ -313,6 +315,7 @@ def compile_for_tpu(request):
     return compile_
 
 
+@needs_libtpu
 def test_a_product_too_large_for_vmem_moves_its_operands_and_its_result(compile_for_tpu):
     n = 16384
     fn = lambda x, w: jax.nn.relu(x @ w)
@@ -323,6 +326,7 @@ def test_a_product_too_large_for_vmem_moves_its_operands_and_its_result(compile_
     assert counts.flops == pytest.approx(compiled.cost_analysis()["flops"], rel=1e-3)
 
 
+@needs_libtpu
 @pytest.mark.parametrize(("start", "step", "end", "runs"), [(4, 1, 10, 6), (0, 2, 10, 5)])
 def test_a_loop_on_a_tpu_runs_from_its_start_by_its_step(compile_for_tpu, start, step, end, runs):
     body = lambda s: (s[0] + step, jnp.tanh(s[1] @ s[1]))
@@ -332,8 +336,8 @@ def test_a_loop_on_a_tpu_runs_from_its_start_by_its_step(compile_for_tpu, start,
     assert (counts.flops, counts.flops_once) == (runs * 2 * 1024**3, 2 * 1024**3)
 
 
+@needs_libtpu
 def test_a_product_that_passes_shards_around_counts_once():
-    pytest.importorskip("libtpu", reason="requirements-tpu.txt is not installed")
     mesh = make_mesh(slice_devices(find_slice("v5e:2x4")), fsdp=8)
     rows, columns = NamedSharding(mesh, PartitionSpec("fsdp")), PartitionSpec(None, "fsdp")
     x = jax.ShapeDtypeStruct((131072, 2048), jnp.bfloat16, sharding=rows)
@@ -348,8 +352,8 @@ def test_a_product_that_passes_shards_around_counts_once():
     assert counts.by_kind() == {"collective-permute": {"count": 9, "bytes": 9 * shard}}
 
 
+@needs_libtpu
 def test_the_gradient_of_sharded_parameters_is_scattered():
-    pytest.importorskip("libtpu", reason="requirements-tpu.txt is not installed")
     mesh = make_mesh(slice_devices(find_slice("v5e:2x2")), fsdp=4)
     rows, columns = (NamedSharding(mesh, PartitionSpec(*s)) for s in (("fsdp",), (None, "fsdp")))
     x = jax.ShapeDtypeStruct((131072, 2048), jnp.bfloat16, sharding=rows)
@@ -361,6 +365,7 @@ def test_the_gradient_of_sharded_parameters_is_scattered():
     assert "all-reduce" not in kinds
 
 
+@needs_libtpu
 def test_a_loop_on_a_tpu_counts_as_often_as_it_runs(compile_for_tpu):
     fn = lambda x: jax.lax.scan(lambda c, _: (jnp.tanh(c @ x), None), x, length=5)[0]
     counts = count(compile_for_tpu(fn, ((1024, 1024), jnp.float32)).as_text())
