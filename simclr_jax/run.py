@@ -5,45 +5,38 @@ import dataclasses
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 from clu import parameter_overview
-from etils import epath
 
 from simclr_jax.build.announce import (
-    announce_cut_captions,
     announce_grad_cache,
     announce_images,
     announce_resume,
-    announce_unreadable,
 )
 from simclr_jax.build.checks import check_needed_labels
 from simclr_jax.build.claim import claim
 from simclr_jax.build.experiment import Experiment, build_experiment, train_step
+from simclr_jax.build.guards import save_checkpoints, stop_non_finite
 from simclr_jax.build.online import online_evaluation
 from simclr_jax.build.preview import augmented_views
 from simclr_jax.build.resolve import require_same_encoder, require_same_tokens
+from simclr_jax.build.stream import open_batches
 from simclr_jax.core.compile import jit_once
 from simclr_jax.core.state import TrainState
 from simclr_jax.core.types import Batch
-from simclr_jax.data.order import Order
-from simclr_jax.data.place import place_batches
-from simclr_jax.data.quarantine import Quarantine, read_quarantine
 from simclr_jax.data.records import examples_of, has_texts
 from simclr_jax.parallel import hosts
 from simclr_jax.parallel.memory import require_room
 from simclr_jax.parallel.watch import end_with_others
 from simclr_jax.train.checkpoint import Checkpoints
 from simclr_jax.train.checkpoint_writer import CheckpointWriter
-from simclr_jax.train.health import OnNonFinite, RollBackError
-from simclr_jax.train.hooks import LogMetrics, SaveAtEarlyEnd, StopOnSignal, Waits
-from simclr_jax.train.ledger import Ledger
+from simclr_jax.train.health import RollBackError
+from simclr_jax.train.hooks import LogMetrics, SaveAtEarlyEnd, StopOnSignal
 from simclr_jax.train.loop import Hook, fit
 from simclr_jax.train.metrics import MetricsWriter, view_sheet
-from simclr_jax.train.saving import SaveCheckpoint
 from simclr_jax.train.step import TrainStep
-from simclr_jax.train.unreadable import CountUnreadable
 from simclr_jax.train.warm_start import replace_parts
 
 log = logging.getLogger(__name__)
@@ -127,7 +120,7 @@ def open_run(config: Mapping[str, Any], workdir: str) -> Iterator[Run]:
             state = _initial_state(experiment, Checkpoints(workdir), first_step)
             writer.open(first_step=first_step)
         stack.enter_context(contextlib.closing(writer))
-        waits, unreadable, ledger = _open_batches(experiment, workdir, first_step, stack)
+        waits, unreadable, ledger = open_batches(experiment, workdir, first_step, stack)
         _show_views(experiment, writer, first_step)
         log_metrics = LogMetrics(
             writer,
@@ -144,8 +137,8 @@ def open_run(config: Mapping[str, Any], workdir: str) -> Iterator[Run]:
             started=started,
         )
         stack.enter_context(contextlib.closing(log_metrics))
-        on_non_finite = _on_non_finite(experiment, workdir)
-        save_checkpoint = _saving(experiment, checkpoint_writer, writer, on_non_finite)
+        on_non_finite = stop_non_finite(experiment, workdir)
+        save_checkpoint = save_checkpoints(experiment, checkpoint_writer, writer, on_non_finite)
         stop_on_signal = StopOnSignal(save_checkpoint, first_step=first_step)
         stack.enter_context(contextlib.closing(stop_on_signal))
         save_at_early_end = stack.enter_context(SaveAtEarlyEnd(save_checkpoint))
@@ -178,80 +171,6 @@ def _show_views(experiment: Experiment, writer: MetricsWriter, first_step: int) 
     """Writes a picture of some views; texts have none."""
     if not has_texts(experiment.source):
         writer.write_image("views", view_sheet(augmented_views(experiment, 16)), first_step)
-
-
-class _Stream(NamedTuple):
-    """The batches of a run, and what keeps account of them."""
-
-    waits: Waits
-    unreadable: CountUnreadable
-    ledger: list[Ledger]
-
-
-def _open_batches(
-    experiment: Experiment, workdir: str, first_step: int, stack: contextlib.ExitStack
-) -> _Stream:
-    """Starts to read batches, which `stack` ends, and opens the list of unreadable images."""
-    path = epath.Path(workdir) / "quarantine.jsonl"
-    quarantine = Quarantine(path, process_index=jax.process_index())
-    unreadable = CountUnreadable(
-        quarantine,
-        experiment.source,
-        max_unreadable=experiment.dataset.max_unreadable,
-        earlier=read_quarantine(workdir),
-    )
-    announce_unreadable(experiment, quarantine)
-    stack.callback(announce_unreadable, experiment, quarantine)
-    stack.callback(announce_cut_captions, experiment.source)
-    host_batches = experiment.dataset.train_batches(
-        experiment.source,
-        experiment.policy.cuts,
-        seed=experiment.run.seed,
-        first_step=first_step,
-        num_steps=experiment.num_steps,
-        quarantine=quarantine,
-    )
-    stack.enter_context(contextlib.closing(host_batches))
-    batches, ledger = host_batches, []
-    if experiment.run.ledger:
-        root = jax.random.key(experiment.run.seed)
-        ledger.append(Ledger(workdir, root, first_step=first_step))
-        batches = ledger[0].watching(batches)
-    # One batch is placed ahead: here, or where several processes wait for each other.
-    depth = 1 if jax.process_count() > 1 else 2
-    placed = place_batches(batches, experiment.mesh, depth=depth)
-    waits = Waits(hosts.end_together(placed, experiment.mesh))
-    return _Stream(waits, unreadable, ledger)
-
-
-def _saving(
-    experiment: Experiment,
-    checkpoint_writer: CheckpointWriter,
-    writer: MetricsWriter,
-    on_non_finite: OnNonFinite,
-) -> SaveCheckpoint:
-    return SaveCheckpoint(
-        checkpoint_writer,
-        writer,
-        every=experiment.run.checkpoint_every,
-        num_steps=experiment.num_steps,
-        batch_size=experiment.dataset.batch_size,
-        listing=experiment.source.fingerprint,
-        on_non_finite=on_non_finite,
-        evaluated=experiment.method.evaluated,
-        keep_best=experiment.run.keep_best,
-    )
-
-
-def _on_non_finite(experiment: Experiment, workdir: str) -> OnNonFinite:
-    order = Order(len(experiment.source), experiment.dataset.batch_size, experiment.run.seed)
-    return OnNonFinite(
-        experiment.run.non_finite,
-        epath.Path(workdir) / "non_finite.jsonl",
-        order.ids,
-        examples=examples_of(experiment.policy.cuts),
-        writes=hosts.is_primary(),
-    )
 
 
 def _initial_state(experiment: Experiment, checkpoints: Checkpoints, first_step: int) -> TrainState:
