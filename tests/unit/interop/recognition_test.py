@@ -39,7 +39,12 @@ _init = functools.cache(recognition._init)
 @pytest.fixture(autouse=True)
 def traced_once(monkeypatch):
     """Networks that several tests recognise are traced for the first one."""
-    monkeypatch.setattr(recognition, "_init", _init)
+
+    def copied(*args, **settings):
+        representation, shapes = _init(*args, **settings)
+        return representation, dict(shapes)  # which the caller adds to
+
+    monkeypatch.setattr(recognition, "_init", copied)
 
 
 def official_graph(
