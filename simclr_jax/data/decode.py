@@ -132,8 +132,8 @@ def decode(image: bytes | np.ndarray, *, canvas: int, rendering: Rendering = REN
     becomes shorter than 1. EXIF orientation is applied. Greyscale and palette become RGB, what is
     transparent shows the ground (TensorFlow's and torchvision's readers drop alpha, and show what a
     program left there), more than 8 bits are scaled to 8, and of an animation the first frame is
-    taken. Where `rendering` asks for other channels than RGB or grey, they are those that the file
-    stores: of a TIFF with several pages, those of its pages, one after the other.
+    taken. Where `rendering` asks for other channels than RGB or grey, they are the file's own; the
+    pages of a TIFF follow each other.
 
     Args:
       image: an encoded file of one of `FORMATS`, or uint8 of shape [h, w], [h, w, 1] or [h, w, 3];
