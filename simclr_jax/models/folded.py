@@ -13,7 +13,7 @@ and has a sixth less of it this way, for 6 % more multiplications.
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -23,6 +23,7 @@ from jaxtyping import Array, Float
 
 from simclr_jax.models.convolution import at_least_float32
 from simclr_jax.models.layers import CONV_OUTPUT, EPSILON, MOMENTUM, Conv
+from simclr_jax.models.pooling import Padding, max_pool
 
 
 class FoldedNorm(nn.Module):
@@ -82,7 +83,7 @@ def conv_norm_sum(*branches: tuple[Array, Conv, FoldedNorm], train: bool) -> Arr
 
 
 def conv_pool_norm_relu(
-    x: Array, conv: Conv, norm: FoldedNorm, padding: Any, *, train: bool
+    x: Array, conv: Conv, norm: FoldedNorm, padding: Padding, *, train: bool
 ) -> Array:
     """Returns the 3x3 maxima, with stride 2, of relu(norm(conv(x))), but takes them first.
 
@@ -94,7 +95,7 @@ def conv_pool_norm_relu(
       x: input [n, h, w, c].
       conv: the convolution.
       norm: BatchNorm of its output.
-      padding: rows and columns of minus infinity around the image; see `nn.max_pool`.
+      padding: see `max_pool`.
       train: see `conv_norm_sum`.
     """
     scale, bias, mean, var = norm(conv.features)
@@ -107,10 +108,10 @@ def conv_pool_norm_relu(
         var = jnp.maximum(square - signed_mean**2, 0)
         mean = sign * signed_mean
         norm.move(mean=mean, var=var)
-    y = nn.max_pool(y, window_shape=(3, 3), strides=(2, 2), padding=padding)
+    maxima: Array = max_pool(y, padding)
     multiplier = scale * jax.lax.rsqrt(var + EPSILON)
     over = lambda v: v[None, None, None]
-    y = (y.astype(sums) - over(sign * mean)) * over(sign * multiplier) + over(bias)
+    y = (maxima.astype(sums) - over(sign * mean)) * over(sign * multiplier) + over(bias)
     return nn.relu(y.astype(conv.dtype))
 
 

@@ -6,7 +6,6 @@ Chen et al. 2020, https://arxiv.org/abs/2006.10029 (SimCLRv2, wider and with sel
 """
 
 import functools
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -26,6 +25,7 @@ from simclr_jax.models.layers import (
     norm,
     stored_relu,
 )
+from simclr_jax.models.pooling import Padding, max_pool
 
 STAGE_SIZES = {
     18: (2, 2, 2, 2),
@@ -212,9 +212,9 @@ class ResNet(nn.Module):
             x = conv_norm_relu(x, *layer(32, 3, 1, "2"))
             conv, norm_name = layer(64, 3, 1, "3")
         # Official: of an even image the bottom and the right side only.
-        padding: Any = "SAME" if self.geometry == "official" else ((1, 1), (1, 1))
+        padding: Padding = "SAME" if self.geometry == "official" else ((1, 1), (1, 1))
         if self.norm == "layer":
-            return nn.max_pool(conv_norm_relu(x, conv, norm_name), (3, 3), (2, 2), padding)
+            return max_pool(conv_norm_relu(x, conv, norm_name), padding)
         return conv_pool_norm_relu(x, conv, FoldedNorm(name=norm_name), padding, train=train)
 
 
