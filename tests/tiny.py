@@ -70,7 +70,7 @@ def tiny_settings() -> dict[str, Any]:
         "optim": {"name": "adamw"},
         "schedule": {"base_lr": 0.01, "scaling": "none", "warmup_epochs": 0.1},
         "parallel": {"preset": "replicated"},
-        "evals": {"knn": {"every_epochs": 0.5, "k": 5, "max_train": 100}},
+        "evals": {"knn": {"every_epochs": 0.51, "k": 5, "max_train": 100}},  # after 32 and 63 steps
     }
 
 

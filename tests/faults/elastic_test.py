@@ -29,6 +29,7 @@ def losses(rows):
     return [np.frombuffer(bytes.fromhex(row["loss"]), np.float32)[0] for row in rows]
 
 
+@pytest.mark.thorough  # run_test.py compares 8 devices with one
 def test_a_run_on_8_then_4_then_1_devices_sees_what_it_would_on_one(
     tmp_path, plan, monkeypatch, tell
 ):

@@ -138,6 +138,7 @@ def test_sigterm_exits_with_143_after_a_checkpoint(tmp_path):
     assert f"checkpoint at step {saved[0]}" in rest
 
 
+@pytest.mark.thorough  # launch/demo.sh goes the same way with the real network
 def test_digits_are_trained_judged_and_shown(tmp_path):
     config = tiny_settings()
     config["data"] |= {"fraction": 1.0, "batch_size": 200}

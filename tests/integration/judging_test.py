@@ -68,6 +68,7 @@ def test_the_next_images_are_none_of_those_before(workdir, tmp_path):
     assert "1 of 1 lines name no image" in said.stderr
 
 
+@pytest.mark.thorough
 def test_groups_of_test_images_are_compared_and_stand_in_the_report(workdir, tmp_path):
     """The odd hundred of the digits' numbers is one group, the even one the other."""
     groups = tmp_path / "groups.csv"

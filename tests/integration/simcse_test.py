@@ -131,6 +131,7 @@ def test_what_a_run_on_texts_does_not_have_is_said(simcse_config, tmp_path, monk
             encoder.export(tmp_path / f"x{formats.FORMATS[name].suffix}", format=name, tower=tower)
 
 
+@pytest.mark.thorough
 def test_the_text_tower_goes_to_clip_and_back(simcse_config, tiny_config, tmp_path):
     trees = {tree: tree for tree in ("params/text", "params/text_projector")}
     digits = tiny_config["data"] | {"fraction": 0.02, "captions": {"context": 12}}

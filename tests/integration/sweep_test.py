@@ -30,6 +30,7 @@ def times(workdir):
     return {path: path.stat().st_mtime_ns for group in files for path in group}
 
 
+@pytest.mark.thorough
 def test_each_value_has_a_run_with_its_figures_and_is_done_once(sweep, tmp_path):
     rows = sweep([1.0, 0.0])
     assert [row["value"] for row in rows] == [1.0, 0.0]
