@@ -23,6 +23,7 @@ import numpy as np
 import simclr_jax
 from launch.pages import DOCS, replace_between
 from simclr_jax.core.files import write_text
+from simclr_jax.evals.features import extract_features
 from simclr_jax.evals.representation import effective_rank
 from simclr_jax.methods import METHODS
 
@@ -146,9 +147,10 @@ def figures_of(workdir: Path, features: str) -> dict[str, Any]:
 
 def judged(workdir: Path) -> dict[str, Any]:
     """Returns the figures of a run's encoder."""
-    encoder = simclr_jax.load(workdir)
-    test = encoder.run.dataset.open("test")
-    features = encoder([np.asarray(test[i].image) for i in range(1_000)])
+    run = simclr_jax.load(workdir).run
+    test, cuts = run.dataset.open("test"), run.network.evaluation.cuts
+    batches = run.dataset.eval_batches(test, cuts, indices=np.arange(1_000))
+    features = extract_features(run.encode, batches, run.mesh).features
     return {**figures_of(workdir, "encoder"), "rank": float(effective_rank(features))}
 
 
