@@ -34,10 +34,8 @@ def get_config(variant: str = "r50") -> ConfigDict:
     config.schedule = dict(base_lr=2e-4, scaling="none", warmup_epochs=5.0)
     config.evals = dict(knn=dict(every_epochs=10.0))
     if variant == "digits":
-        # The least patch that the stem takes, 16 of them, in views enlarged to 41 px.
-        shared.make_small(config, variant, views="finetune", base_lr=1e-3, min_area=0.5, size=41)
-        config.run.epochs = 12
-        config.encoder = dict(name="resnet", depth=18, width=0.25, norm="layer")
-        config.method.update(patch=17, stride=8, num_distances=2)
+        shared.make_small(config, variant, views="finetune", base_lr=1e-3, min_area=0.5)
+        config.encoder = dict(name="resnet", depth=18, width=0.25, stem="cifar", norm="layer")
+        config.method.update(patch=8, stride=4, num_distances=2)
         config.method.update(context_width=64, context_layers=3, drop_colours=0.0)
     return config

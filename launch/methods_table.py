@@ -70,8 +70,10 @@ tenth), the same ResNet-18 of a quarter of the width with the stem for ImageNet,
 minutes on two CPU cores; a linear probe fitted with 500 labels, mean and deviation of 10 draws, and
 with 50,000; kNN (k = 200) with 50,000; and the effective rank of the representations of 1,000 test
 images. Published are figures of others for a whole ResNet-18 with the stem for CIFAR: kNN after 200
-epochs (lightly) and a linear classifier after 1,000 (solo-learn), in percent. `python
-launch/methods_table.py --run --data=cifar10 --path=DIR` makes the rows.
+epochs (lightly) and a linear classifier after 1,000 (solo-learn), in percent. After so few epochs
+the order is another: BYOL, the first of lightly's, is the last of those that were run here, and
+SimCLR is before SwAV and MoCo v2. `python launch/methods_table.py --run --data=cifar10 --path=DIR`
+makes the rows.
 """
 
 
