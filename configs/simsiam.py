@@ -55,7 +55,8 @@ def get_config(variant: str = "r50") -> ConfigDict:
     config.evals = dict(knn=dict(every_epochs=10.0))
     config.heads = dict(projector=projector, predictor=predictor)
     if variant in shared.SMALL:
-        shared.make_small(config, variant, views="simclr_cifar", base_lr=4e-3)
+        shared.make_small(config, variant, views="simclr_cifar", base_lr=0.2)
+        config.optim = dict(name="sgd", weight_decay=5e-4)
         config.heads["projector"].update(num_layers=2, hidden_dim=128, output_dim=128)
         config.heads["predictor"].update(hidden_dim=32, output_dim=128)
         config.method.update(gradient_scale=1.0)
