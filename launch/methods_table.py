@@ -31,14 +31,14 @@ ROOT = Path(__file__).parents[1]
 ROWS = ROOT / "launch" / "methods.json"
 PAGE = DOCS / "methods" / "README.md"
 LEFT_OUT = {
-    "supervised": "is what they are compared with when labels are there",
+    "supervised": "learns from labels alone",
     "distill": "needs a fine-tuned teacher",
     "rotation": "a 6 turned by half is a 9",
     "colorization": "digits have no colour",
-    "clip": "and `siglip` learn from captions, which say what the classes are",
-    "siglip": "",
-    "clap": "hears, and `simcse` reads",
-    "simcse": "",
+    "clip": "learns from captions, which name the classes",
+    "siglip": "as `clip`",
+    "clap": "learns from sounds",
+    "simcse": "learns from sentences",
 }
 BASELINES = {"random features": "random_features", "raw pixels": "pixels"}
 # Published: kNN with 200 neighbours after 200 epochs with a batch of 128 (lightly's documentation,
@@ -175,7 +175,7 @@ def section(table: Table, rows: dict[str, dict[str, Any]]) -> str:
         cells += [" / ".join(column) or "not run" for column in columns]
         cells += [published.get(name, "-") for published in table.published.values()]
         lines.append(f"| {' | '.join(cells)} |\n")
-    left_out = "; ".join(f"`{name}`: {why}" for name, why in table.left_out.items() if why)
+    left_out = ", ".join(f"`{name}` ({why})" for name, why in table.left_out.items())
     last = f"Not in the table: {left_out}.\n" if left_out else ""
     return f"{table.text}\n{''.join(lines)}\n{trained_elsewhere(rows)}{last}"
 
