@@ -18,9 +18,10 @@ __all__ = ["Encoder", "UserError", "evaluate", "load", "sweep", "train"]
 
 
 class _Package(types.ModuleType):
-    """The package, whose `train` is the function, whether or not the room of that name is loaded.
+    """The package, whose `train` is the function, even if the subpackage `train` is loaded.
 
-    Importing a room sets it as an attribute here; `from simclr_jax.train...` needs none.
+    Importing a subpackage sets it as an attribute here; `from simclr_jax.train...` does not need
+    that.
     """
 
     @property

@@ -36,7 +36,7 @@ USAGE = "usage: simclr-jax VERB [--help] [--flags]\n\n" + "\n".join(
 def main() -> int:
     """Runs the verb that the command line names; returns its exit code.
 
-    It is 1 if what reads the output, such as `head`, has ended before.
+    It is 1 if the reader of the output, such as `head`, has ended first.
     """
     try:
         code = _main()

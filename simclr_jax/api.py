@@ -6,8 +6,8 @@
     encoder = simclr_jax.load("runs/mine")
     features = encoder(["photos/a.jpg", "photos/b.jpg"])  # float32 [2, d]
 
-What is wrong raises `UserError`, with the message that the command line prints. Progress is logged
-by the logger "simclr_jax", at level INFO.
+A mistake raises `UserError`, with the message that the command line prints. Progress is logged by
+the logger "simclr_jax", at level INFO.
 """
 
 import dataclasses
@@ -86,8 +86,9 @@ def sweep(
       **sections: as of `train`, for all runs.
 
     Returns:
-      A row for each run: "value", "seed", "workdir", and what it came to, such as "knn 1" (top-1 in
-      [0, 1] with all labels), "below_chance", "alignment", "uniformity", "effective_rank".
+      A row for each run: "value", "seed", "workdir", and the measures of the run, such as "knn 1"
+      (top-1 in [0, 1] with all labels), "below_chance", "alignment", "uniformity",
+      "effective_rank".
 
     Raises:
       As `train` does.
@@ -134,7 +135,7 @@ class Encoder:
 
         Args:
           images: paths, uint8 arrays [h, w, 3] or [h, w], and PIL images, in any mixture; or one
-            uint8 array [n, h, w, 3]. Of a run on sounds, paths of them.
+            uint8 array [n, h, w, 3]. For a run on sounds, paths of sounds.
 
         Raises:
           UserError: if one of them cannot be read, naming it.
@@ -148,7 +149,7 @@ class Encoder:
           images: as for a call.
 
         Raises:
-          UserError: as of a call, or if the run has no text tower.
+          UserError: as for a call, or if the run has no text tower.
         """
         self.run.require_text()
         return self._rows(images, self.run.project)

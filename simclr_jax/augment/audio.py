@@ -35,10 +35,10 @@ def audio(
       seconds: length of a clip. A shorter sound is repeated as often as it fits, then silence.
       log_mel: settings of the spectrogram; those of LAION's CLAP if None.
       gain_db: most decibels that a clip gets louder or softer by.
-      shift: most of a clip that it is moved by, either way; what leaves at one end comes in at
-        the other.
-      time_mask: most of the frames that one mask hides.
-      mel_mask: most of the bands that one mask hides.
+      shift: largest share of a clip that it is moved by, either way; what leaves at one end comes
+        in at the other.
+      time_mask: largest share of the frames that one mask hides.
+      mel_mask: largest share of the bands that one mask hides.
       num_masks: masks of either kind, which may overlap.
     """
     spectrogram = log_mel or LogMel()
@@ -57,7 +57,7 @@ def audio(
 
 
 def evaluation(*, seconds: Positive, log_mel: LogMel | None) -> Policy:
-    """Returns the view of `audio` without chance: of the middle of a longer sound."""
+    """Returns the view of `audio` without randomness: of a longer sound, the middle."""
     still: dict[str, Any] = dict(gain_db=0.0, shift=0.0, num_masks=0)
     policy = audio(seconds=seconds, log_mel=log_mel, **still)
     assert isinstance(policy.cuts, Clips)
@@ -81,7 +81,7 @@ def random_gain(
 def random_shift(
     key: PRNGKey, waveform: Float[Array, "b samples"], *, share: float
 ) -> Float[Array, "b samples"]:
-    """Moves each clip in a circle, by up to a share of it either way."""
+    """Shifts each clip circularly, by up to a share of its length either way."""
     b, num_samples = waveform.shape
     most = round(share * num_samples)
     moved_by = jax.random.randint(key, (b,), -most, most + 1)
@@ -96,7 +96,7 @@ def random_masks(
     share: float,
     num_masks: int,
 ) -> Float[Array, "b frames mels"]:
-    """Hides stretches of time or pitch behind the mean of each clip.
+    """Replaces stretches of time or pitch by the mean of each clip.
 
     The length of a mask is uniform from 0 to a share of the axis, and its place is uniform among
     those where all of it fits.

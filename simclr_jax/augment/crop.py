@@ -1,7 +1,8 @@
 """Where views are cut from an image: boxes (y, x, height, width) in pixels of the whole image.
 
-The host draws them, as it alone holds the image as large as it is; `data.cut` cuts, and
-`geometry.resize` enlarges on the device. In NumPy, so that threads that decode need no device.
+The host draws them, as it alone holds the image at its full size; `data.cut` cuts, and
+`geometry.resize` enlarges on the device. This module uses NumPy, so that threads that decode need
+no device.
 """
 
 import math

@@ -1,8 +1,8 @@
 """Waveforms as pictures of time and pitch: log-mel spectrograms, on the device.
 
-Frames are cut without gathers: a waveform in pieces of one hop, and a frame is some pieces in a
-row. The Fourier transform is a product with a real matrix, which is what a TPU is fast at, and on a
-CPU a fast one.
+Frames are cut without gathers: a waveform is cut into pieces of one hop, and a frame is some pieces
+in a row. The Fourier transform is a product with a real matrix, which is fast on a TPU and on a
+CPU.
 
 Definitions are those of librosa, https://librosa.org (McFee et al. 2015), with Slaney's scale.
 """
@@ -27,7 +27,7 @@ Waveform: TypeAlias = Float[Array, "b samples"] | Int16[Array, "b samples"]
 
 @dataclasses.dataclass(frozen=True)
 class LogMel:
-    """Settings of log-mel spectrograms; called, it computes them.
+    """Settings of log-mel spectrograms; calling it computes them.
 
     The defaults are those of LAION's CLAP (Wu et al. 2022, https://arxiv.org/abs/2211.06687).
 

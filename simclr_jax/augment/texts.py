@@ -11,8 +11,8 @@ def texts(*, num_texts: Annotated[int, Range(least=1, most=3)] = 1) -> Policy:
     """Returns the texts of an example as they are.
 
     Args:
-      num_texts: 1, one of the texts of an example; 2, the first and the second, which means the
-        same; 3, and the third, which does not. Needs config.data.captions.
+      num_texts: 1 for one of the texts of an example; 2 for the first and the second, which means
+        the same; 3 for the third as well, which does not. Needs config.data.captions.
     """
 
     def augment(key: PRNGKey, batch: Batch) -> Any:  # `Texts`, which only text towers take

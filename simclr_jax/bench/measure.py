@@ -1,8 +1,8 @@
 """Times two programs in turn, A B A B, and tells samples in which the machine was busy.
 
 Busy is what the whole machine's CPUs did beyond the CPU time of the processes that are compared:
-other programs, and what a hypervisor took away. A sample with more than `DISTURBED` of all CPUs
-of it does not count.
+other programs, and what a hypervisor took away. A sample in which that took more than a share
+`DISTURBED` of all CPUs does not count.
 """
 
 import contextlib

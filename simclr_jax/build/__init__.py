@@ -1,1 +1,1 @@
-"""From a config to what it describes; the only room that reads a config."""
+"""From a config to what it describes; the only package that reads a config."""

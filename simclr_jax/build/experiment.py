@@ -77,7 +77,7 @@ def build_experiment(
 
     Args:
       config: sections, see `build.schema`.
-      devices: devices to train on; None for all of the run. They may not be there.
+      devices: devices to train on; None for all of the run. They need not exist.
       train_source: takes the place of the training images, which are then not opened, and no
         images are judged; None opens those of the config.
 

@@ -61,7 +61,7 @@ class Network:
 
     @property
     def channels(self) -> int:
-        """Of the images, or spectrograms, that the encoder takes."""
+        """Channels of the images, or spectrograms, that the encoder takes."""
         return self.evaluation.shape[2]
 
     def random_variables(self, seed: int) -> dict[str, Any]:
@@ -186,7 +186,7 @@ def build_heads(
       predictor: MLP on projections, of methods that predict one view from another.
       prototypes: directions that projections are compared with, of methods that cluster.
       text: tower of captions, of methods of two towers; config.data.captions decides its tokens.
-      text_projector: MLP on what it puts out, to where the projector maps images.
+      text_projector: MLP from the output of `text` to the space of the images' projections.
     """
     return SSLModel(
         encoder=encoder,

@@ -18,7 +18,7 @@ from simclr_jax.data.quarantine import Quarantine
 def augmented_views(experiment: Experiment, num_images: int) -> np.ndarray:
     """Returns views of some images as training sees them, uint8 [m, v, h, w, 3].
 
-    Of other than three channels, images are shown as `decode.as_rgb` does, and so are spectrograms.
+    Images without exactly three channels are shown as by `decode.as_rgb`, and so are spectrograms.
     Views smaller than the largest are at the top left of a black one.
     """
     num_images = min(num_images, len(experiment.source))

@@ -65,11 +65,11 @@ def frozen_networks(method: str) -> list[str]:
 
 
 def take_over_network(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a complete config with what it leaves to the run or the import that it starts from.
+    """Returns a complete config; what it leaves open comes from the run or import it starts from.
 
-    An encoder without a name is that of `config.warm_start.checkpoint`; so are then a projector
-    that the classifier is on, and canvas and view size where they are None. A student takes these
-    two from its teacher.
+    An encoder without a name is taken from `config.warm_start.checkpoint`, and so are then a
+    projector that the classifier sits on, and canvas and view size where they are None. A student
+    takes canvas and view size from its teacher.
 
     Raises:
       UserError: if there is no such checkpoint.
@@ -126,7 +126,7 @@ def require_same_encoder(config: Mapping[str, Any]) -> None:
 
 
 def require_same_tokens(config: Mapping[str, Any]) -> None:
-    """Makes sure that a text tower that a warm start brings sees the tokens that it knows.
+    """Checks that a text tower from a warm start gets the tokens that it was trained on.
 
     Args:
       config: resolved.
@@ -198,7 +198,7 @@ def _taken(source: Source, augment: Mapping[str, Any]) -> Source:
 def _with_tokens(
     data: dict[str, Any], heads: dict[str, Any], dataset: Dataset, source: Source
 ) -> Source:
-    """Gives the captions of a source out as tokens, and the text tower as many as there are."""
+    """Gives out captions as tokens, and sets how many tokens the text tower knows."""
     captions = dataset.captions
     if captions is None:
         if heads["text"] is not None:

@@ -99,7 +99,7 @@ class Attempt:
 
     @property
     def fits(self) -> bool:
-        """Whether the compiler made a program, and it leaves the chip what its system needs."""
+        """Whether there is a program, and it leaves the memory that the chip's system needs."""
         needed = self.needed_bytes
         return (
             isinstance(self.outcome, Program)
@@ -192,9 +192,9 @@ def _until_it_fits(
     """Yields attempts with one more setting that saves memory each, up to the first that fits.
 
     What costs the least time comes first: presets only move the state, rematerialisation computes
-    parts of the network again, the gradient cache all of it, so that it takes the place of
-    rematerialisation, which comes on top at the very end. A preset waits until it could save
-    enough, and more chunks end when they have not saved anything.
+    parts of the network again, and the gradient cache all of it. So the gradient cache replaces
+    rematerialisation, which is added to it only at the very end. A preset is not tried before it
+    could save enough, and the number of chunks stops growing when more have saved nothing.
     """
     state_bytes = _bytes_per_device(first.experiment.abstract_state)
     last, left = first, list(_changes(first))

@@ -1,1 +1,1 @@
-"""What every other room may use: types, state, random streams, paths, errors."""
+"""What every other package here may use: types, state, random streams, paths, errors."""

@@ -47,7 +47,8 @@ def expand_workdir(path: str) -> str:
     """Returns the path of a workdir that a user gave, as `expand` does.
 
     Raises:
-      ValueError: also if orbax cannot read what it writes there: it searches the path as a pattern.
+      ValueError: also if orbax could not read what it writes there, as it takes the path for a glob
+        pattern.
     """
     expanded = expand(path)
     whole = absolute(expanded)
@@ -147,11 +148,11 @@ def read_json(path: epath.PathLike, cure: str) -> Any:
 def append_lines(path: epath.Path, lines: Iterable[str]) -> None:
     """Adds lines to a file, and makes it if it is not there; all of them, or none.
 
-    In a bucket, where nothing can be added to a file, that writes the whole file again: seconds
-    apart, as lines of metrics are, and some megabytes long it does no harm.
+    In a bucket, where nothing can be added to a file, the whole file is written again. That does no
+    harm to a file of some megabytes every few seconds, such as lines of metrics.
 
     Raises:
-      OSError: if there is no room, or the file cannot be written; it is as it was then.
+      OSError: if there is no room, or the file cannot be written; it then stays as it was.
     """
     data = "".join(f"{line}\n" for line in lines).encode()
     if in_a_bucket(path):

@@ -1,4 +1,4 @@
-"""Placement of arrays on the mesh, said from inside a jitted function."""
+"""Placement of arrays on the mesh, fixed from inside a jitted function."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from jax.typing import ArrayLike
 
 
 def shard_batch(x: ArrayLike) -> Any:
-    """Says that the rows of x are split over all devices, so that other uses of x don't decide."""
+    """Fixes that the rows of x are split over all devices, whatever other uses of x suggest."""
     mesh = jax.typeof(x).sharding.mesh
     if mesh.empty or jax.typeof(x).shape[0] % mesh.size:
         return x

@@ -1,4 +1,4 @@
-"""How far a long piece of work is, said now and then."""
+"""Progress of a long piece of work, logged now and then."""
 
 import logging
 import time

@@ -1,4 +1,4 @@
-"""Numbers that a setting may have, said in its annotation: `weight_decay: NonNegative = 1e-6`.
+"""Ranges of settings, stated in their annotations: `weight_decay: NonNegative = 1e-6`.
 
 `core.sections`, which reads settings, checks them before anything is built. No setting may
 be infinite or NaN, whatever its range.
@@ -15,10 +15,10 @@ class Range:
     """An interval; each bound is left out if None.
 
     Attributes:
-      least: lower bound, which the interval holds.
-      above: lower bound, which it does not hold.
-      most: upper bound, which it holds.
-      below: upper bound, which it does not hold.
+      least: lower bound, inclusive.
+      above: lower bound, exclusive.
+      most: upper bound, inclusive.
+      below: upper bound, exclusive.
     """
 
     least: float | int | None = None

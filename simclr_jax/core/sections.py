@@ -1,9 +1,9 @@
 """A config section is the keyword arguments of one callable: filled in, checked and called here.
 
-Defaults, types and meanings stand in the callable's signature and docstring and nowhere else. A
-callable whose signature has keyword-only parameters can be set in those alone; what comes before
-them, its caller hands over. A parameter that is itself a dataclass or a linen module, or is
-annotated with a `Section`, is a section within the section; None switches it off.
+Defaults, types and meanings stand in the callable's signature and docstring and nowhere else. If a
+callable has keyword-only parameters, only those can be set, and its caller passes the ones before
+them. A parameter that is itself a dataclass or a linen module, or is annotated with a `Section`, is
+a section within the section; None switches it off.
 """
 
 import contextlib
@@ -97,7 +97,7 @@ def build_section(path: str, fn: Callable[..., T], section: Mapping[str, Any], *
       path: where the section stands, for messages, such as "config.optim".
       fn: the callable that the section is for.
       section: its keyword arguments; an int where `fn` wants a float becomes one, and a mapping
-        where it wants what a section makes becomes that.
+        where it wants an object that has a section is made into that object.
       *args: what the caller hands over beside the section.
 
     Raises:
@@ -173,7 +173,7 @@ def _builder(hint: Any) -> Callable[..., Any] | None:
 
 
 def choices(hint: Any) -> tuple[Any, ...]:
-    """Returns the types that a union is of, or the one type, without their annotations."""
+    """Returns the members of a union, or the one type, without their annotations."""
     if typing.get_origin(hint) is typing.Annotated:
         return choices(typing.get_args(hint)[0])
     if typing.get_origin(hint) in (typing.Union, types.UnionType):

@@ -63,12 +63,12 @@ def largest_difference(
       got: tree of the same structure.
       start: third tree of the same structure; the difference is then relative to
         max |want - start|, how far the array has moved.
-      least: smallest number that a difference is relative to, as a part of the largest of all
-        arrays: one that should be zero, and is not for rounding, has no scale of its own.
+      least: smallest number that a difference is relative to, as a share of the largest element of
+        all arrays: an array that is zero but for rounding has no scale of its own.
 
     Returns:
-      0 and "" if all are equal; infinity if there is a NaN, or a difference where nothing should
-      be, or should have moved.
+      0 and "" if all are equal; infinity if there is a NaN, or a difference in an array that should
+      be zero or should not have moved.
     """
     starts = jax.tree.map(np.zeros_like, want) if start is None else start
     apart = lambda a, b: float(np.abs(np.subtract(a, b, dtype=np.float64)).max(initial=0))

@@ -52,7 +52,7 @@ class Cuts:
 
 @dataclasses.dataclass(frozen=True)
 class Clips:
-    """What a view is of a sound, in place of `Cuts` of an image.
+    """The part of a sound that a view shows, in place of `Cuts` for images.
 
     Attributes:
       rate: samples per second.
@@ -67,11 +67,11 @@ class Clips:
 
 @dataclasses.dataclass(frozen=True)
 class Sentences:
-    """What the views are of an example that is text alone, in place of `Cuts` of an image.
+    """The views of an example that is text alone, in place of `Cuts` for images.
 
     Attributes:
-      num_texts: v: 1, one of the texts of the example, drawn each time; or more, the first of them,
-        in their order.
+      num_texts: v: 1 for one of the texts of the example, drawn each time; more for the first v of
+        them, in their order.
     """
 
     num_texts: int

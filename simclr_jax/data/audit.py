@@ -49,7 +49,7 @@ class Audit:
     Attributes:
       parts: what was looked at.
       copies: images that are the same byte for byte, in groups.
-      similar: images that look the same but are stored otherwise, in groups; one of each copy.
+      similar: images that look the same but are stored differently, in groups; of copies only one.
       sizes: side of the canvas and of a view in pixels that suit the first part; None if none of it
         can be read.
       notes: what is worth a warning, with what to set.

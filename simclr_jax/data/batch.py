@@ -24,9 +24,9 @@ def empty_batch(num_rows: int, cuts: CutsBySize, source: Source, *, channels: in
     Returns:
       {"image": uint8 [b, v, s, s, c], "size": int32 [b, v, 2], "label": int32 [b], "id": int64
       [b]}, and for a source of tokens "text": int32 [b, context], "text_length": int32 [b] and
-      "text_id": int32 [b]. For views of several sizes, the first two are tuples of such arrays. Of
-      sounds, "audio": int16 [b, samples] takes their place. Of texts alone nothing does, and "text"
-      is int32 [b, v, context], "text_length" int32 [b, v]; "text_id" is that of the first.
+      "text_id": int32 [b]. For views of several sizes, the first two are tuples of such arrays. For
+      sounds, "audio": int16 [b, samples] takes their place. For texts alone nothing does, and
+      "text" is int32 [b, v, context], "text_length" int32 [b, v]; "text_id" is that of the first.
     """
 
     def black(cuts: Cuts) -> np.ndarray:

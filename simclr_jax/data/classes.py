@@ -14,7 +14,7 @@ def number_labels(
     Args:
       names: names of the classes, "" where unknown.
       class_names: those expected, in the order of their numbers; None takes those found, whole
-        numbers in their order and others in that of the alphabet.
+        numbers in numerical order and others in alphabetical order.
       where: the data set, for messages.
 
     Raises:

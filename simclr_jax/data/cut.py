@@ -1,8 +1,8 @@
 """One view's part of an image: what the device needs of it, and no more pixels than the view.
 
 Bicubic without antialiasing reads four rows and four columns for each of the view's, so a box
-larger than the view is reduced here, to the official pixels, and a smaller one goes to the
-device as it is, which enlarges it.
+larger than the view is reduced here, to the official pixels, and a smaller one goes to the device
+as it is, and is enlarged there.
 """
 
 import numpy as np

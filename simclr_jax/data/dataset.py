@@ -38,13 +38,13 @@ class Dataset:
       labels_from_folders: whether class subfolders of a folder are its labels; None: if every
         image is in one.
       class_names: the classes in the order of their labels; the training images' if None.
-      kind: "images" or "sounds", which are read of a folder or of tars that hold both; None: those
-        that are more.
+      kind: "images" or "sounds", the one to read from a folder or tars that hold both; None:
+        whichever there are more of.
       image_column: column of a table that holds the images or their paths; the first of the usual
         names if None, such as "image", "path", "file_name".
       label_column: column of the classes; "label" or "class" if None.
-      caption_column: column of the texts; a usual name if None, such as "caption" or "text". Of
-        name="texts" several with commas between: sentence, its positive, its hard negative.
+      caption_column: column of the texts; a usual name if None, such as "caption" or "text". For
+        name="texts", several with commas between: sentence, its positive, its hard negative.
       fraction: share of the training labels to use, in (0, 1]: a class-balanced draw that is
         the same on every machine.
       fraction_seed: number of the draw.
@@ -53,14 +53,14 @@ class Dataset:
       value_range: which values are black and white in files with more than 8 bits a channel:
         "type", 0 and 65535; "file", each file's own extremes; or LOW:HIGH, such as 0:4095.
       channels: 3: images are read as RGB; 1: as grey; another number: with the channels that they
-        store, such as 4 for RGBA, of which alpha is then one, or for a TIFF of four pages.
+        store, such as 4 for RGBA, with alpha as one of them, or for a TIFF of four pages.
       hash_images: on resume, compare what the files hold, and not only their names and sizes; that
         reads all of them at each start.
-      accept_images: go on though files have changed: what the refusal says.
+      accept_images: go on though files have changed; the value that the refusal names.
       max_unreadable: share of the training images that may turn out unreadable before the run
         stops; until then others stand in for them, see `stand_ins`.
       outage_seconds: a read that fails or hangs is tried again for so long; then the run stops.
-      read_timeout: seconds that a read may take before it is named, and tried again beside.
+      read_timeout: seconds that a read may take before it is reported, and tried again in parallel.
       num_threads: threads that read and decode, per process; one per core that it may use if None.
       captions: how captions become tokens; None to train on images alone.
     """
@@ -121,7 +121,7 @@ class Dataset:
         """Opens the images to judge on, None if there are none.
 
         Args:
-          train: images that the judged network was, or will be, fitted on; None if nobody knows.
+          train: images that the judged network was, or will be, fitted on; None if unknown.
 
         Raises:
           UserError: if they are not there, have other classes, or some are training images.
@@ -168,7 +168,7 @@ class Dataset:
         """Yields this process's rows of the shuffled global batches; see `load.train_batches`.
 
         Raises:
-          UserError: if the source holds something else than the cuts are of.
+          UserError: if the source holds another kind of example than the cuts are for.
         """
         require_readable(source, cuts)
         return train_batches(
@@ -199,7 +199,7 @@ class Dataset:
         """Yields this process's rows of all, or some, images once; see `load.eval_batches`.
 
         Raises:
-          UserError: if the source holds something else than the cuts are of.
+          UserError: if the source holds another kind of example than the cuts are for.
         """
         require_readable(source, cuts)
         return eval_batches(

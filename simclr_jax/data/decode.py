@@ -1,4 +1,4 @@
-"""Encoded images to uint8 pixels: bytes or arrays in, as large as asked for at most.
+"""Encoded images to uint8 pixels: bytes or arrays in, no larger than asked for.
 
 Pillow only: OpenCV returns a truncated JPEG without an error, half of it grey. The header is
 judged before a pixel is decoded, so that a file of a few kilobytes cannot claim gigabytes.
@@ -47,8 +47,8 @@ class Rendering:
         0 and 65535, for 16 bits; "file": the least and the largest of each file, or of each page
         that is a channel; "LOW:HIGH": these two, of all files, such as "0:4095" for 12 bits. What
         lies outside is clipped.
-      channels: 3, RGB, or 1, grey, for which files of any kind are converted; another number: of
-        the channels that files store, alpha one of them, and none is converted or blended.
+      channels: 3, RGB, or 1, grey, for which files of any kind are converted; another number: the
+        channels that files store, alpha included, with nothing converted or blended.
     """
 
     ground: int = 255

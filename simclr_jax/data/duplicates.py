@@ -33,8 +33,8 @@ def similar_groups(
     2007, Detecting near-duplicates for web crawling, section 3), and belong together if their
     grey levels correlate by `ALIKE`. Time and memory grow with n, not with its square: within a
     long run of equal bands each is compared with the next `WINDOW` only, so that of many images
-    with one hash, which are not alike, a pair may be missed. Nor is one found that is mirrored,
-    turned or cropped, or so smooth that its hash is that of its noise.
+    with one hash, which are not alike, a pair may be missed. Nor is an image found that is a
+    mirrored, turned or cropped copy, or so smooth that its noise decides its hash.
 
     Args:
       thumbnails: grey levels, `THUMBNAIL_PX` on each side.

@@ -50,7 +50,7 @@ def find_files(path: Paths, split: str, extensions: Collection[str]) -> tuple[li
     A path is a file, a folder that is searched with its subfolders, or a pattern with braces, such
     as train-{000..099}.tar or {a,b}.tar. A file is of a split if a folder that it is in, below
     the path, is called so, or if its name begins with that word, as train-00000-of-00008.parquet.
-    Where no name says so, they are all files, and False.
+    Where no name says so, returns all files, and False.
 
     Args:
       path: one or several, see `split_paths`.
@@ -166,7 +166,7 @@ def file_keys(files: Sequence[str]) -> Int[np.ndarray, " n"]:
 
 
 def read_image_file(path: str, name: str) -> bytes:
-    """Returns what a file holds that somebody named, who may have named a device.
+    """Returns the content of a file that a user named, which may be a device.
 
     Raises:
       UnreadableImageError: if it is something else than a file.

@@ -24,8 +24,8 @@ class Folder:
     Files count by extension (`kinds.IMAGES`, in either case). Where more files are sounds than
     images, the sounds are the data set, unless `kind` says which. The caption of x.jpg is what
     x.txt beside it holds. Hidden files and folders are left out; links to folders are followed,
-    except back to a folder that they are in. Of several folders, names begin below the one that
-    holds them all.
+    except back to a folder that they are in. With several folders, names are relative to the one
+    that holds them all.
 
     Attributes:
       has_sounds: whether these are sounds.

@@ -1,4 +1,4 @@
-"""The images or sounds of a source, decoded, and what cannot be read of them."""
+"""The images or sounds of a source, decoded, and which of them cannot be read."""
 
 from collections.abc import Callable
 from typing import NamedTuple

@@ -21,7 +21,7 @@ def are_sounds(names: Iterable[str], kind: str | None = None) -> bool:
 
     Args:
       names: names of the files.
-      kind: "images" or "sounds"; None: those that are more.
+      kind: "images" or "sounds"; None: whichever there are more of.
     """
     if kind is not None:
         return kind == "sounds"

@@ -1,7 +1,7 @@
 """The list of a run's images, kept with it: their names, sizes and, if asked for, contents.
 
 Positions in the stream of images mean nothing in another list, and a file of the same name may
-hold another image. So a run that goes on compares, and says which files differ.
+hold another image. So a resumed run compares the lists, and says which files differ.
 """
 
 import concurrent.futures
@@ -41,8 +41,8 @@ class Listing:
       hashes: SHA-256 of what they hold, in hexadecimal; empty if not asked for.
       accepted: for each time that the list changed and the run went on all the same, its step, the
         digest before and the digest after.
-      fingerprint: what the source says of itself, in which labels and captions count, too; "" in a
-        list from before it was kept.
+      fingerprint: fingerprint of the source, which labels and captions change, too; "" in a list
+        from before it was kept.
     """
 
     names: Sequence[str]

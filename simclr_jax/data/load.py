@@ -64,8 +64,8 @@ def train_batches(
     Each has the entries of `batch.empty_batch`, with b = batch_size / process_count: at the top
     left what each view shows of the image, and its height and width there (`cut.cut`). Where views
     are cut, and which of an image's captions is drawn, depends on seed, step and row of the global
-    batch. In place of an unreadable image stands another, on every number of processes the same,
-    and none twice in a batch while there are others; see `stand_ins`.
+    batch. Another image stands in for an unreadable one, the same on any number of processes, and
+    none twice in a batch while there are others; see `stand_ins`.
 
     Args:
       source: the data set.
@@ -224,7 +224,7 @@ def _decoder(
 
 
 class _EnoughError(Exception):
-    """More images are unreadable than the run goes on with."""
+    """More images are unreadable than the run allows."""
 
 
 @dataclasses.dataclass(frozen=True)

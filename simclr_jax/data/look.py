@@ -1,7 +1,7 @@
 """A look at a few images before a run: what they would teach it, if they are read as they are.
 
-Files of all kinds can be read and yet come out black, empty or tiny. That is no error, so it is
-said, with what to set.
+Files of all kinds can be read and yet come out black, empty or tiny. That is no error, so there is
+a warning, with what to set.
 """
 
 import collections
@@ -40,7 +40,7 @@ def advice(seen: Survey, dataset: Dataset, *, view_size: int) -> list[str]:
 
     Args:
       seen: the images.
-      dataset: how they were read; of its canvas the images need not have been.
+      dataset: how they were read; they need not have been fitted into its canvas.
       view_size: side of a view in pixels.
     """
     notes = [*beside_notes(seen.source, dataset.kind), _unreadable(seen.unreadable, len(seen))]

@@ -28,8 +28,8 @@ SILENCE = 400  # samples after which nothing is left of a note that was cut off
 class MidiInstruments:
     """Notes that instruments play, and what is said of them; 473 pairs are for testing.
 
-    Every instrument and every note is trained on, and no pair that is tested. An instrument alone
-    is told by what is said of all its notes.
+    Every instrument and every note is trained on, and no pair that is tested. The class of an
+    instrument is described by the captions of all its notes.
     """
 
     has_sounds = True

@@ -23,7 +23,7 @@ TONE = re.compile(r"[ ,]*\b(medium-light|medium-dark|light|medium|dark) skin ton
 
 
 class OpenMoji:
-    """Emoji and their English names; 240 names are for testing, in no skin tone trained on.
+    """Emoji and their English names; 240 names are held out for testing, in all skin tones.
 
     The base name of an emoji is its name without skin tones. "train" has all whose base name is
     not held out, "test" one drawing of each that is, and "test_all" all of these.

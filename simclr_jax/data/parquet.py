@@ -1,7 +1,7 @@
 """Parquet files with the images, or sounds, in them, as Hugging Face writes them, as a data set.
 
-A parquet file is read by groups of rows, and nothing less: for one image its whole group comes from
-the disk. Some groups stay in memory, so a data set of up to `KEPT_BYTES` is read once.
+A parquet file is read by whole row groups: for one image its whole group comes from the disk. Some
+groups stay in memory, so a data set of up to `KEPT_BYTES` is read once.
 """
 
 import collections
@@ -40,7 +40,7 @@ class Parquet:
     """Rows of parquet files: an image's bytes, alone or as struct {bytes, path}, class, captions.
 
     Names of classes are those that Hugging Face keeps in the schema, or what stands in the column.
-    A column that is called as sounds are, or that Hugging Face calls one of Audio, is of sounds.
+    A column with a usual name of sounds, or of Hugging Face's type Audio, holds sounds.
 
     Attributes:
       has_sounds: whether these are sounds.

@@ -1,4 +1,4 @@
-"""The list of images that could not be read, so that they are known and not only missing."""
+"""The list of images that could not be read, so that they are known and not just missing."""
 
 import json
 import logging

@@ -1,7 +1,7 @@
 """Reading from storage that may fail for a while, or hang: tried again, with patience.
 
 What storage fails to give says nothing about an image. Only its content can make it unreadable,
-so the images of a run do not depend on how well its disks were.
+so the images of a run do not depend on whether its disks had trouble.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ class Patience:
 
     Attributes:
       outage_seconds: a read that fails or hangs is tried again for so long; then the run stops.
-      read_timeout: seconds that a read may take before it is named, and tried again beside.
+      read_timeout: seconds that a read may take before it is reported, and tried again in parallel.
     """
 
     outage_seconds: NonNegative = 600.0
@@ -49,12 +49,11 @@ PATIENCE = Patience()
 
 
 class Reader:
-    """Records of a source, from threads that a read may keep for ever.
+    """Records of a source, read in threads, since a read may hang for ever.
 
     `run` does a job in a thread of the reader, and starts it again in another one if a read in it
     hangs; whichever ends first is what counts. `record`, `records` and `captions` are for use
-    within a job. Nothing is done twice where storage answers: a job costs one change of
-    threads.
+    within a job. While storage answers, nothing is done twice: a job costs one change of threads.
     """
 
     def __init__(self, source: Source, patience: Patience) -> None:
@@ -186,7 +185,7 @@ class Reader:
 
 
 class _Attempt:
-    """One try at a job; `reads` says which record it waits for since when."""
+    """One try at a job; `reads` says which record it waits for, and since when."""
 
     def __init__(self, job: Callable[[], Any], future: "Future[Any]") -> None:
         self.reads: tuple[int, float] | None = None

@@ -37,8 +37,8 @@ class Record:
         where the example is a sound or a text.
       label: class index, -1 where unknown.
       name: name of the image, for people: unique within its data set, the same in every run.
-      captions: what is said of it; one of them is drawn each time that it is trained on. Or the
-        texts that it is, see `core.types.Sentences`.
+      captions: its captions, of which one is drawn each time that it is trained on; of an example
+        that is text alone, its texts, see `core.types.Sentences`.
       sound: the bytes of an encoded file, or samples; None where the example is an image.
     """
 
@@ -108,7 +108,7 @@ def file_of(source: Source, i: int) -> str | None:
 
 
 def left_out(source: Source) -> Mapping[str, int]:
-    """Returns how many files lie beside a source's and are not read, by kind."""
+    """Returns how many files beside those of a source are not read, by kind."""
     return getattr(source, "left_out", {})
 
 
@@ -148,7 +148,7 @@ def examples_of(what: Source | CutsBySize) -> str:
 def require_readable(source: Source, cuts: CutsBySize) -> None:
     """Checks that what a network reads is what a source holds.
 
-    Texts alone may be read of any source that has captions.
+    Texts alone may be read from any source that has captions.
 
     Raises:
       UserError: if it is not, with what works.
@@ -173,7 +173,7 @@ def captions_of(source: Source, i: int) -> tuple[str, ...]:
 
 
 def count_shared(source: Source, other: Source) -> int:
-    """Returns how many images of `other` are stored images of `source`, too.
+    """Returns how many images of `other` are stored in `source`, too.
 
     Copies of an image under another name are not recognised.
     """

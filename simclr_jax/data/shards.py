@@ -5,7 +5,7 @@ A directory holds, in the order in which they are written:
   features.json, label.labels.txt           what a record consists of, as TFDS asks for it
   SPLIT.array_record-00000-of-00004         images, as they were stored
   SPLIT.index-00000-of-00004.jsonl          their names, labels, sizes and SHA-256
-  dataset_info.json                         what makes it a data set; so that it is whole
+  dataset_info.json                         what makes it a data set: all else is there
 
 Each shard is a function of its images and the settings alone, and gets its name when it is whole.
 So a conversion that was killed goes on with the first shard that is not there.
@@ -63,7 +63,7 @@ class Converted:
       num_images: how many images are in them.
       num_bytes: how large all of them are.
       num_changed: how many images are not stored as they were, but smaller.
-      num_unreadable: how many of those that would have been could not be read, and were left.
+      num_unreadable: how many could not be read, and so were not stored smaller.
     """
 
     num_shards: int

@@ -57,7 +57,7 @@ def decode_sound(record: Record, rate: int) -> Int16[np.ndarray, " n"]:
 def clip_sound(
     samples: Int16[np.ndarray, " n"], clips: Clips, words: np.random.Philox
 ) -> Int16[np.ndarray, " m"]:
-    """Returns a clip of a sound: a part of a longer one, a shorter one again and again.
+    """Returns a clip of a sound: a part of a longer one, or a shorter one repeated.
 
     A shorter one is repeated as often as it fits whole; silence follows.
 

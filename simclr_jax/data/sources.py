@@ -76,16 +76,16 @@ def open_source(
       path: the folder or the file, a list of them, or a text with commas between them; names of
         files may have braces, as in train-{000..099}.tar. For TFDS the directory of all data sets
         (`data_dir`), by default TFDS's own: $TFDS_DATA_DIR or ~/tensorflow_datasets.
-      labels_from_folders: whether the folders right below the folder's (split's) top are
-        classes; otherwise every label is -1. None: if every image is in one.
+      labels_from_folders: whether the folders directly below the top of the folder, or of the
+        split, are classes; otherwise every label is -1. None: if every image is in one.
       class_names: the classes in the order of their numbers, so that a label means the same in
         every split; if None the data set's own, in alphabetical order where it gives none.
-      kind: "images" or "sounds", which are read of a folder or of tars that hold both; None: those
-        that are more.
+      kind: "images" or "sounds", the one to read from a folder or tars that hold both; None:
+        whichever there are more of.
       columns: which columns of a table or of parquet are read; of tars see `webdataset.WebDataset`.
 
     Raises:
-      UserError: if there is no such data set, split or path, nothing in it, or another class.
+      UserError: if there is no such data set, split or path, nothing in it, or an unknown class.
     """
     _check_kind(kind, name, columns)
     source = _open(name, split, path, labels_from_folders, class_names, kind, columns)
@@ -248,8 +248,8 @@ def suggest_sizes(source: Source, *, sample: int = 64) -> tuple[int, int]:
 
     The crop size is the largest of `CROP_SIZES` that the median shorter side reaches, 32 if it
     reaches none. The canvas is four times that, or the longest side seen if that is less: up to
-    there, views have the pixels that the official code would give them. It resizes without
-    antialiasing, so of a larger photograph a view would show one pixel in dozens, for which the
+    there, views have the pixels that the official code would give them. That code resizes without
+    antialiasing, so a view of a larger photograph would show one pixel in dozens, for which the
     host would have to decode them all.
 
     Args:

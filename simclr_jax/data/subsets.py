@@ -27,7 +27,7 @@ CHUNK = 100
 
 
 class LabelSubset:
-    """The examples of a source whose labels are used, and the others without one, or not at all."""
+    """The examples whose labels are used; the others come without a label, or not at all."""
 
     def __init__(self, source: Source, fraction: float, *, seed: int, keep_unlabelled: bool):
         """Draws the examples; see `balanced_subset`.

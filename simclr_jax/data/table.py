@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 
 class Table:
-    """Images, or sounds, that the rows of one or several files name, with what else they say.
+    """Images, or sounds, that the rows of one or several files name, with labels and captions.
 
     Paths are relative to the folder of their table. A split is what the name of a file says, or
     else its rows that have it in the column "split". Several rows of one image are one record,

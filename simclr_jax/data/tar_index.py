@@ -1,8 +1,8 @@
 """Where the files in a tar lie, so that any of them can be read without the others.
 
-A tar has no table of contents: it is walked through once, from header to header. What is found is
-kept beside it, if its folder can be written to, and counts as long as size and time of the tar
-are the same.
+A tar has no table of contents: it is walked through once, from header to header. The index is kept
+beside it, if its folder can be written to, and is used as long as size and time of the tar are the
+same.
 """
 
 import collections
@@ -57,7 +57,7 @@ class TarIndex:
 
 
 def index_tar(path: str) -> TarIndex:
-    """Returns the index of a tar, the one that is kept beside it if it is of this tar.
+    """Returns the index of a tar: the one that is kept beside it, if that fits this tar.
 
     Raises:
       UserError: if the file is no tar, is compressed or cut off, or holds a name twice.

@@ -56,7 +56,7 @@ class Captions:
       vocab_size: most tokens of a vocabulary that is trained on the captions.
       tokenizer: a file of the package tokenizers, such as that of CLIP; None trains one on the
         captions of the training images.
-      tokenizer_sha256: SHA-256 of its JSON; the run settles it, and refuses another on resume.
+      tokenizer_sha256: SHA-256 of its JSON; the run sets it, and refuses another on resume.
     """
 
     context: Annotated[int, Range(least=3)] = 77
@@ -138,7 +138,7 @@ class Tokenizer:
         return self._num_cut
 
     def __call__(self, caption: str) -> Tokens:
-        """Returns the tokens of a caption; one that is too long keeps its end."""
+        """Returns the tokens of a caption; one that is too long is cut, and keeps its end token."""
         found = self._tokenizer.encode(caption, add_special_tokens=False).ids
         room = self.context - 2
         if len(found) > room:
@@ -186,7 +186,7 @@ class Captioned:
 def tokenizer_of(source: Source) -> Any:
     """Returns what makes tokens of the captions of a source, None if nothing does.
 
-    It is a `Tokenizer`, or in planning what knows no more than its sizes.
+    It is a `Tokenizer`, or in planning a stand-in that knows only the sizes of one.
     """
     return getattr(source, "tokenizer", None)
 
@@ -220,7 +220,7 @@ def has_captions(source: Source) -> bool:
 
 
 def readable_captions(source: Source, i: int) -> tuple[str, ...]:
-    """Returns the captions of a record, none if they are no texts: training on it says why."""
+    """Returns the captions of a record, none if they are no texts: training on them says why."""
     try:
         return captions_of(source, i)
     except UnreadableImageError:

@@ -26,10 +26,10 @@ USUAL = ("sentence", *CAPTION)
 
 
 class TextTable:
-    """Texts in files: one a line of a .txt, or one or several a row of a CSV, TSV or JSON lines.
+    """Texts in files: one in a line of .txt; one or several in a row of CSV, TSV or JSON lines.
 
-    Several of a row belong together, in the order of their columns: a sentence, one that means the
-    same, one that does not. Empty lines are passed over.
+    Several texts in a row belong together, in the order of their columns: a sentence, one that
+    means the same, one that does not. Empty lines are passed over.
     """
 
     has_texts = True
@@ -86,7 +86,7 @@ class TextTable:
 
 
 class TextsAlone:
-    """The captions of a source without what they are of, which is not read."""
+    """The captions of a source; the images or sounds that they describe are not read."""
 
     has_texts = True
     class_names: tuple[str, ...] = ()
@@ -145,7 +145,7 @@ def _columns(asked: str | None, there: Collection[str], file: str) -> list[str]:
 
 
 def _texts(value: Any, name: str) -> list[str]:
-    """Returns the texts of one field; one that is empty stays, for the order of the others."""
+    """Returns the texts of one field; an empty one stays, so that the others keep their places."""
     texts = [""] if value is None else [value] if isinstance(value, str) else value
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise UserError(f"{name}: {value!r} is neither text nor a list of texts.")

@@ -63,7 +63,7 @@ class Prepared:
           directory: where its shards and dataset_info.json are.
           called: what to call it.
           split: images to take, in TFDS's split syntax.
-          identity: what is the same wherever the directory is; the name and version in it if None.
+          identity: a name that is the same wherever the directory is; its name and version if None.
         """
         builder: Any = tfds.builder_from_directory(directory)
         features = builder.info.features

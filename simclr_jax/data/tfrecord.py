@@ -1,8 +1,8 @@
 """TFRecord files read at random, without TensorFlow.
 
 The format is a row of records: the length in 8 bytes and its checksum in 4, then the data and its
-checksum in 4, all little endian (tensorflow/core/lib/io/record_writer.h). Nothing says where a
-record begins but the one before it, so the lengths of a file are walked through once.
+checksum in 4, all little endian (tensorflow/core/lib/io/record_writer.h). Only the record before
+says where a record begins, so each file is walked through once, from length to length.
 """
 
 import os

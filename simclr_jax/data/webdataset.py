@@ -35,9 +35,10 @@ TELL_EVERY_SECONDS = 10.0
 class WebDataset:
     """Samples of tars, in their order: files of one name up to its first dot are one sample.
 
-    Its image is what has the ending of one, its class what its .cls holds, its caption its .txt.
-    `Columns` says otherwise: `image` is an ending, such as "left.jpg", and `label` and `caption`
-    are keys of its .json. Where the first samples have more sounds than images, these are sounds.
+    Its image is the file with the ending of an image; its .cls holds its class, its .txt its
+    caption. `Columns` says otherwise: `image` is an ending, such as "left.jpg", and `label` and
+    `caption` are keys of its .json. Where the first samples have more sounds than images, these are
+    sounds.
 
     Attributes:
       has_sounds: whether these are sounds.
@@ -59,7 +60,7 @@ class WebDataset:
           split: "all", or what names of tars begin with, or what folders of them are called.
           columns: what is read of a sample.
           class_names: the classes in the order of their numbers; those found if None.
-          kind: "images" or "sounds"; those that are more in the first tar if None.
+          kind: "images" or "sounds"; whichever the first tar has more of if None.
 
         Raises:
           UserError: if there are no tars or no images in them, or one cannot be read.
@@ -145,7 +146,7 @@ class WebDataset:
         return label_of(metadata[column], where)
 
     def _require_captions(self) -> None:
-        """Makes sure that the first text can be read: of a wrong setting none could."""
+        """Checks that the first text can be read: with a wrong setting none could."""
         with_text = np.flatnonzero(self._texts[:, 1])
         try:
             _ = self.captions_of(int(with_text[0])) if with_text.size else None

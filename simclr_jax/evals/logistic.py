@@ -4,11 +4,11 @@ The objective, over examples of weight u_i that sum to one, is
 
   f(W, b) = sum_i u_i * (cross entropy of W x_i + b) + l2 / 2 * |W|^2,    b left free.
 
-Each Newton step is solved by conjugate gradients until its own error is a third of it, near the end
-a tenth, with logits kept: an iteration costs two products with the examples, a try along the step
-none. Curvature is nearly that of the principal axes of the examples times p (1 - p) of each class,
-which preconditions; the first axes are enough, all others are taken to vary like the least of them
-(as in Frangella et al. 2021, https://arxiv.org/abs/2110.02820).
+Each Newton step is solved by conjugate gradients until its relative error is a third, near the end
+a tenth. Logits are kept, so an iteration costs two products with the examples, and a trial along
+the step none. The preconditioner takes the curvature for that of the principal axes of the examples
+times p (1 - p) of each class; the first axes are enough, and all others are taken to vary like the
+least of them (as in Frangella et al. 2021, https://arxiv.org/abs/2110.02820).
 
 Whatever could cancel is computed from differences of logits within an example: loss, residuals
 and curvature of one that is classified well are relatively exact however small, so separable data

@@ -40,7 +40,7 @@ def add_results(workdir: epath.PathLike, rows: Sequence[Row]) -> list[Row]:
     """Writes rows beside those that are in D/results.json, and returns all.
 
     A row takes the place of what was judged in the same way on the same images, and of all that
-    was judged on them at another step. What is of other images stays.
+    was judged on them at another step. Rows on other images stay.
     """
     kept = [row for row in read_results(workdir) if not _replaced(row, rows)]
     write_text(epath.Path(workdir) / FILE, json.dumps([*kept, *rows], indent=2) + "\n")
@@ -48,7 +48,7 @@ def add_results(workdir: epath.PathLike, rows: Sequence[Row]) -> list[Row]:
 
 
 def by_images(rows: Sequence[Row]) -> list[list[Row]]:
-    """Returns the rows in groups of what was fitted and judged on the same images, as they came."""
+    """Returns the rows grouped by the images that they were fitted and judged on, in order."""
     groups: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
         groups.setdefault(tuple(row[key] for key in IMAGES), []).append(row)

@@ -37,9 +37,10 @@ def ranks(
     query_owner: Int[np.ndarray, " q"],
     candidate_owner: Int[np.ndarray, " c"],
 ) -> Int[np.ndarray, " q"]:
-    """Returns how many others are at least as similar as the nearest candidate that belongs.
+    """Returns how many others are at least as similar to a query as its nearest own candidate.
 
-    A tie counts against: where all are alike, nothing was found. Arguments as of `recalls`.
+    A tie counts against the query: where all are equally similar, nothing was found. Arguments as
+    of `recalls`.
     """
     belongs = query_owner[:, None] == candidate_owner[None, :]
     nearest = np.where(belongs, similarity, -np.inf).max(axis=1, keepdims=True)

@@ -31,7 +31,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
 class Trained(Protocol):
     """A network and its weights, as export formats take them.
 
-    `TrainedEncoder`, `audio_tower.TrainedAudio` and `text_tower.TrainedText` are such.
+    `TrainedEncoder`, `audio_tower.TrainedAudio` and `text_tower.TrainedText` implement it.
     """
 
     @property
@@ -55,7 +55,7 @@ class Trained(Protocol):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What it must be built with elsewhere, as JSON can hold it."""
+        """Settings to build it with elsewhere, as JSON can hold them."""
         ...
 
     @property
@@ -76,11 +76,11 @@ class Trained(Protocol):
         ...
 
     def takes(self, *, channels_first: bool) -> str:
-        """Returns what it reads in words, with channels where PyTorch has them or JAX."""
+        """Returns what it reads in words, with channels where PyTorch, or else JAX, has them."""
         ...
 
     def examples(self) -> tuple[np.ndarray, ...]:
-        """Returns some of what it reads, real enough that differences are those people meet."""
+        """Returns example inputs, real enough that differences are those that people meet."""
         ...
 
     @property

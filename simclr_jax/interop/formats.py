@@ -165,7 +165,7 @@ def export(
       encoder: what to write; what the format holds.
       path: the file, or for a SavedModel and for OpenCLIP the directory.
       format_name: a key of `FORMATS`.
-      beside: texts of files beside it, by what their names have after that of the file.
+      beside: texts of files to write beside it, by what follows its name in theirs.
       max_difference: largest difference between two features that is accepted, relative to the
         largest feature of the encoder.
       **options: options of the format's `write`.

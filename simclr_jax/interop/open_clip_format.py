@@ -137,7 +137,7 @@ def state_dict(towers: TrainedTowers) -> dict[str, np.ndarray]:
     """Returns the weights under OpenCLIP's names and in its layout.
 
     Positions are for images of the size that the tower was trained on. A bias of the patches, which
-    OpenCLIP's have not, is added to their positions.
+    OpenCLIP's networks lack, is added to their positions.
     """
     image, text = _supported(towers)
     of_image, of_text = towers.image.params, towers.text.params

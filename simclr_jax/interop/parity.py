@@ -32,7 +32,7 @@ def photographs(size_px: int, channels: int = 3) -> Float[np.ndarray, "n h w c"]
 
     Args:
       size_px: side of the images.
-      channels: how many each image has: red, green and blue, as often as it takes.
+      channels: how many each image has: red, green and blue, repeated as often as needed.
 
     Returns:
       float32 in [0, 1]; the same on every machine.
@@ -53,8 +53,8 @@ def photographs(size_px: int, channels: int = 3) -> Float[np.ndarray, "n h w c"]
 def sounds(num_samples: int, rate: int) -> Float[np.ndarray, "n samples"]:
     """Returns 8 sounds as files of 16 bits hold them: notes that fade, in rooms with some noise.
 
-    Decibels tell most where there is next to nothing, so the notes go from loud to soft, from low
-    to high and from long to short, and the noise from that of a street down to the last bit.
+    Decibels differ most where there is next to no sound, so the notes go from loud to soft, from
+    low to high and from long to short, and the noise from that of a street down to the last bit.
 
     Args:
       num_samples: length of each.

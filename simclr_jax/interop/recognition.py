@@ -1,7 +1,7 @@
 """Which network a checkpoint of the official code holds, from names and shapes alone.
 
-A network is known by the sizes of its convolution kernels in the order of their creation: no
-two networks that have other variables agree in it. Widths are then read off the shapes, and
+A network is known by the sizes of its convolution kernels in the order of their creation: no two
+networks with different variables agree in these sizes. Widths are then read off the shapes, and
 every variable must be there, in the shape that our model gives it.
 """
 
@@ -95,7 +95,7 @@ def recognise(shapes: Shapes, *, ema: bool = False, select: int = 0) -> Recognis
       ema: take the ema_model/ copies in place of the variables. A head that has no copies is
         taken as it is.
       select: input of the classifier: 0 the encoder's output, 1 the output of the first
-        projector layer. Only where the two differ in width do the shapes tell.
+        projector layer. Shapes tell which only where the two differ in width.
 
     Raises:
       ValueError: if it is no such network: a variable is missing, is not one of its variables

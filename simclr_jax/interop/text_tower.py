@@ -114,7 +114,7 @@ def text_facts(text: TrainedText, scale: float | None, bias: float | None) -> di
     Args:
       text: the tower.
       scale: factor of the cosines of its rows and those of the other tower; None where the run
-        learned none, as that of a text tower alone.
+        learned none, such as a run of a text tower alone.
       bias: what is added to them; None where the run has none.
     """
     tokenizer = text.tokenizer
@@ -141,7 +141,7 @@ def beside(facts: Mapping[str, Any], tokenizer: Tokenizer | None = None) -> dict
     """Returns the texts that go beside a file, by the end of their names.
 
     Args:
-      facts: how what it holds is used.
+      facts: how to use the contents of the file.
       tokenizer: what makes tokens of the texts that the tower sees.
     """
     files = {".json": json.dumps(facts, indent=2) + "\n"}

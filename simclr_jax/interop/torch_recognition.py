@@ -113,7 +113,7 @@ def to_jax_layout(path: str, x: np.ndarray, shape: tuple[int, ...]) -> np.ndarra
 
 
 def _encoder(shapes: Shapes, num_heads: int | None) -> tuple[ResNet | ViT, Callable[[str], str]]:
-    """Returns the closest network, and its names in the file by those of timm."""
+    """Returns the closest network, and a function from timm's names to those in the file."""
     same = lambda name: name
     if "patch_embed.proj.weight" in shapes:
         return _vit(shapes, num_heads, same), same

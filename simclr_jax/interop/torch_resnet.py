@@ -269,7 +269,7 @@ class Bottleneck(nn.Module):
 
 
 class SelectiveKernel(nn.Module):
-    """Two parallel 3x3 convolutions, mixed per channel by what the whole image holds."""
+    """Two parallel 3x3 convolutions, mixed per channel by weights from the whole image."""
 
     def __init__(self, features: int, stride: int, ratio: int | float):
         super().__init__()

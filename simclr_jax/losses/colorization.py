@@ -52,7 +52,7 @@ def _lab(rgb: Any, numpy: Any) -> Any:
 
 @functools.cache
 def colour_bins() -> Float[np.ndarray, "bins 2"]:
-    """Returns the a and b of the bins: points of a grid of 10 that colours of sRGB are nearest to.
+    """Returns the a and b of the bins: points of a grid with step 10 nearest to colours of sRGB.
 
     They are 260. The released code has 313, in a file whose making is not described.
     """
@@ -80,7 +80,8 @@ def bin_weights(prior: Float[Array, " bins"]) -> Float[Array, " bins"]:
     """Returns how much a pixel of each bin counts: 1 on average over the prior, rare ones more.
 
     Args:
-      prior: how many pixels of the data each bin has, at any scale; a bin of none has no weight.
+      prior: how many pixels of the data each bin has, at any scale; a bin without pixels has no
+        weight.
 
     Source: Equation 4.
     """

@@ -43,8 +43,9 @@ def nt_xent(
       queue: keys of past batches, [k, d], rows of unit length.
       tile: compares with so many candidates at a time, which takes memory in proportion to
         tile * (2b + k) and not to the square of the batch (see `tiled`); the same value and
-        gradient but for rounding. None: all at once up to `MAX_DENSE_ROWS` rows of z, if with
-        the queue no device holds more than the square of that, and in tiles of a good size above.
+        gradient but for rounding. None: all at once up to `MAX_DENSE_ROWS` rows of z, if no device
+        holds more similarities than the square of that, those with the queue included; otherwise in
+        tiles of a good size.
 
     Returns:
       Mean loss per view in nats; log(2b - 1 + k) when all similarities are equal.

@@ -20,7 +20,7 @@ def geometry(z: Float[Array, "b v d"]) -> Metrics:
 
     Returns:
       "positive_similarity", "negative_similarity": mean cosine of the first two views of an image,
-      and of a first and a second view of two images, in [-1, 1].
+      and of a first and a second view of two different images, in [-1, 1].
       "alignment": mean squared distance of the first two views, in [0, 4]; small is good.
       "uniformity": log of the mean of exp(-2 * squared distance) of a first and a second view of
       two of the first m images, in [-8, 0]; small is good, and 0 is a collapse.

@@ -62,10 +62,10 @@ def instance_nce(
 
     Returns:
       Mean over the rows that count, 0 if there are none. The k terms are summed, as in the
-      released code, so that it is `nce_chance` when each image is as likely as the others.
+      released code, so the value is `nce_chance` when all images are equally likely.
 
     Source: Equations 4 to 7; https://github.com/zhirongw/lemniscate.pytorch, lib/NCECriterion.py,
-    which adds the 1e-7 and has not the proximal term of Equations 9 and 10.
+    which adds the 1e-7 and lacks the proximal term of Equations 9 and 10.
     """
     k = log_ratios.shape[1] - 1
     chance = jnp.asarray(k / num_images, log_ratios.dtype)
@@ -87,7 +87,7 @@ def bank_logits(
     *,
     temperature: float,
 ) -> Float[Array, "n m"]:
-    """Returns the similarity / temperature of each row with m rows of the bank of its own.
+    """Returns similarity / temperature of each row with its own m rows of the bank.
 
     Args:
       z: projections of any scale.

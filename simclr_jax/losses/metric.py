@@ -51,7 +51,7 @@ def margin_loss(
 def triplet_loss(
     x: Float[Array, "n d"], classes: Int[Array, " n"], *, margin: float, mining: str
 ) -> Scalar:
-    """Wants every anchor nearer to rows of its class than to others, by a margin.
+    """Pulls every anchor nearer to rows of its class than to others, by a margin.
 
     With D_ap and D_an the distances of anchor a to a row p of its class and to a row n of another:
 

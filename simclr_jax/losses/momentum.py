@@ -46,9 +46,9 @@ def info_nce(
       tile: candidates at a time, as for `log_sum_exp`.
 
     Returns:
-      Mean in nats; log of the number of candidates when all similarities are equal: n and k in
-      batch, 1 and k otherwise, m and h. Its gradient reaches query, key and hard negatives: stop
-      it at keys that are targets.
+      Mean in nats; log of the number of candidates when all similarities are equal: n + k with
+      `in_batch`, 1 + k otherwise, and m + h more. Its gradient reaches query, key and hard
+      negatives: stop it at keys that are targets.
 
     Raises:
       ValueError: if there is one image and no queue, no negative at all, or the tile is below 1.

@@ -68,7 +68,7 @@ def hard_negatives(
     class_prior: float,
     tile: int | None = None,
 ) -> Scalar:
-    """NT-Xent with harder negatives counted more, less the share of them that are positives.
+    """NT-Xent with harder negatives weighted more, corrected for those that are positives.
 
     With e_ia = exp(u_i.u_a / T) for the N = 2b - 2 views a of other images:
 
@@ -77,8 +77,8 @@ def hard_negatives(
     loss = < -log(e_ii+ / (e_ii+ + G_i)) >
 
     over all 2b views. With beta 0 it is the debiased loss, and with class_prior 0 too NT-Xent.
-    The weights e^beta have gradients. In the log domain: e^(1 + beta) of the released code
-    overflows at low temperatures.
+    The weights e^beta have gradients. All is computed in the log domain, as e^(1 + beta) of the
+    released code overflows at low temperatures.
 
     Args:
       z: projections of both views of every image of the global batch, any scale.

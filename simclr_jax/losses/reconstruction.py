@@ -35,6 +35,6 @@ def masked_mean_square(
 
 
 def masked_variance(target: Float[Array, "n t pixels"], masked: Float[Array, "n t"]) -> Scalar:
-    """Returns `masked_mean_square` of the mean masked patch: the loss without any learning."""
+    """Returns `masked_mean_square` of predicting the mean masked patch: the loss at chance."""
     mean = (target * masked[..., None]).sum(axis=(0, 1), keepdims=True) / masked.sum()
     return masked_mean_square(jnp.broadcast_to(mean, target.shape), target, masked)

@@ -31,7 +31,7 @@ def barlow_twins(
       "off_diagonal".
 
     Raises:
-      ValueError: if there is one image only, z is not [b, 2, d].
+      ValueError: if there is one image only, or z is not [b, 2, d].
 
     Source: Equations 1 and 2; https://github.com/facebookresearch/barlowtwins, main.py.
     """
@@ -72,7 +72,7 @@ def vicreg(
       The weighted sum, and the three terms before they are weighted.
 
     Raises:
-      ValueError: if there is one image only, z is not [b, 2, d].
+      ValueError: if there is one image only, or z is not [b, 2, d].
 
     Source: https://github.com/facebookresearch/vicreg, main_vicreg.py. Equations 1 to 6 of the
       paper sum the squared distance over dimensions and the variance terms over both views; the
@@ -94,9 +94,10 @@ def vicreg(
 
 
 def _products(x: Float[Array, "b d"], y: Float[Array, "b d"]) -> Float[Array, "d d"]:
-    """Returns x^T y, of which each device makes its own rows.
+    """Returns x^T y, of which each device computes its own rows.
 
-    At d = 8192 it has 256 MB. From its own images a device could only make a part of every sum.
+    At d = 8192 it takes 256 MB. From its own images a device could compute only a part of every
+    sum.
     """
     columns = shard_batch(x.T)
     return jnp.matmul(columns, replicate(y), precision=jax.lax.Precision.HIGHEST)

@@ -71,7 +71,8 @@ def log_sum_exp(
       candidate_mask: candidates that are compared; None: all.
       tile: candidates at a time, which takes memory in proportion to tile * (n + k) and not to
         n * k; the same value and gradients but for rounding. None: all at once, or in tiles of a
-        good size for more rows than `MAX_DENSE_ROWS` or as many similarities on a device.
+        good size for more rows than `MAX_DENSE_ROWS` or more similarities on a device than the
+        square of that.
 
     Returns:
       [n] in nats; its gradient reaches rows and candidates. -inf, and no gradient, for a row

@@ -14,13 +14,13 @@ from simclr_jax.losses.similarity import at_least_float32
 def skip_gram(
     center: Float[Array, "n d"], context: Float[Array, "n d"], negative: Float[Array, "n k d"]
 ) -> Scalar:
-    """Binary cross entropy of each pair of words, and of its word with k others.
+    """Binary cross entropy of each pair of words, and of its center word with k others.
 
     < -log sigmoid(c.o) - sum_k log sigmoid(-c.n_k) >
 
     Args:
       center: row of a word.
-      context: row of a word near it, of another table, any length: lengths count.
+      context: row of a word near it, from another table; of any length, and lengths count.
       negative: rows of k words drawn for each pair, of the same table as `context`; in the paper
         with the frequency of words to the power 3/4.
 

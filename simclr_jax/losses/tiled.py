@@ -144,7 +144,7 @@ def top_and_entropy(
 
 
 def _on_one_device(z: Float[Array, "n d"]) -> bool:
-    """Whether z is known to have one device, also while it is traced.
+    """Whether z is known to be on one device, also while it is traced.
 
     Arrays outside a mesh, and shapes compiled ahead of time without shardings, tell nothing:
     blocks on rows that turn out to be sharded would be computed by every device.

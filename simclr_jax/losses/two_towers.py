@@ -2,7 +2,7 @@
 
 Row i of the first tower and row i of the second are a pair. Rows may have any length: only
 directions count, times a scale exp(log_scale) that is learned. A method keeps it below 100 by
-moving the parameter back after each update: a bound in the loss would have no gradient beyond.
+clipping the parameter after each update: a bound within the loss would have no gradient beyond it.
 
 Radford et al. 2021, https://arxiv.org/abs/2103.00020 (CLIP)
 Zhai et al. 2023, https://arxiv.org/abs/2303.15343 (SigLIP)
@@ -59,7 +59,7 @@ def symmetric_info_nce(
       ids: equal numbers mark pairs that mean the same, as those with one caption do; None if no
         two do.
       duplicates: part that a row's duplicates in the other tower play: they are left out
-        ("ignore"); positives with equal shares ("multi_positive"), which is no cure where their
+        ("ignore"); positives with equal shares ("multi_positive"), which does not help where their
         rows are equal, too; or negatives ("plain").
       tile: rows compared at a time, which takes memory in proportion to n * (d + tile) and not
         to n^2; the same value and gradients but for rounding. None: a good size.
@@ -99,7 +99,7 @@ def sigmoid_pairs(
     exchange: str = "ring",
     tile: int | None = None,
 ) -> Scalar:
-    """Binary cross entropy of "is this a pair?" for each two rows of the towers.
+    """Binary cross entropy of "is this a pair?" for each row of one tower with each of the other.
 
     sum_ij softplus(-y_ij z_ij) / n with logits z = scale * cosine + bias, where y is 1 for a pair
     and -1 otherwise. Divided by n, and not by n^2.
@@ -110,7 +110,7 @@ def sigmoid_pairs(
       log_scale: logarithm of the scale, ln(10) at the start.
       bias: added to each logit; -10 at the start in the paper. -log(n - 1) is the logarithm of
         the odds in a batch of n, from which a small batch learns at once.
-      ids: equal numbers mark rows that are pairs, too; None if none are but i and i.
+      ids: equal numbers mark rows that are pairs, too; None if only rows i and i are.
       exchange: way in which devices see the second rows of the others: "ring", each passes them
         on to the next until all have seen them, or "gather", all at once. The value is the same.
       tile: rows compared at a time; None: a good size.

@@ -51,7 +51,7 @@ def byol(
       ema: share of itself that the target keeps at first, in [0, 1]; it rises to 1 on half a
         cosine. The paper uses 0.996 for 1000 epochs, and less for fewer.
       gradient_scale: multiplies the gradient and not the loss that is logged, > 0. The official
-        loss is the sum over both views, which 2 stands for.
+        loss is the sum over both views, which corresponds to 2.
       grad_cache_chunks: parts of the batch that go through the networks one after the other; see
         `base.apply_model`.
 

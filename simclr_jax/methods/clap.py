@@ -1,4 +1,4 @@
-"""CLAP: sounds and captions told to belong together among all pairs of the batch.
+"""CLAP: each sound finds its caption among those of the batch, and each caption its sound.
 
 Elizalde et al. 2022, https://arxiv.org/abs/2206.04769
 Wu et al. 2022, https://arxiv.org/abs/2211.06687 (LAION's)

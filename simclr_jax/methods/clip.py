@@ -1,4 +1,4 @@
-"""CLIP: images and captions told to belong together among all pairs of the batch.
+"""CLIP: each image finds its caption among those of the batch, and each caption its image.
 
 Radford et al. 2021, https://arxiv.org/abs/2103.00020
 """
@@ -32,8 +32,8 @@ def clip(
       augment: (key, batch) -> one view of each image.
       facts: facts of the run.
       temperature: divides cosines at the start, > 0; it is learned.
-      max_scale: largest value that its inverse may reach, > 1. Released code puts a larger one
-        back after each update, and so do we.
+      max_scale: largest value that its inverse may reach, > 1. Released code clips it after each
+        update, and so do we.
       duplicates: what other pairs with the same caption are: left out ("ignore"), positives, too
         ("multi_positive"), or negatives ("plain"), as in the paper.
       lock_images: whether the image encoder stays as it is, its BatchNorm too, as in LiT (Zhai et

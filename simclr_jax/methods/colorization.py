@@ -80,7 +80,7 @@ def colorization(
     The encoder sees lightness in all three channels. The decoder classifies the colour of each
     pixel of a quarter of the size, among bins of a and b; rare colours count more. The paper counts
     beforehand how frequent each bin is; here it is a running mean over batches, which starts with
-    all alike. Images without colour, which say nothing, are left out.
+    all bins equal. Images without colour, which say nothing, are left out.
 
     Args:
       model: a ResNet, or another encoder that puts out maps, without heads.

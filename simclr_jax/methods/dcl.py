@@ -1,4 +1,4 @@
-"""DCL and DCLW: SimCLR whose positive is not among what it has to beat.
+"""DCL and DCLW: SimCLR without the positive in the denominator.
 
 Yeh et al. 2021, https://arxiv.org/abs/2110.06848
 """

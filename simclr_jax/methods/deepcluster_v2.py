@@ -55,7 +55,7 @@ def deepcluster_v2(
     image had last; bank/clusters [images, h] the cluster of each image in each of h clusterings, -1
     for none; centroids [h, k, d] are unit rows that nothing trains. In the first epoch the bank
     fills and no parameter moves. At the end of each epoch the images are clustered anew, clustering
-    i by view i % 2, from k of them that are drawn at random.
+    i by view i % 2, starting from k images that are drawn at random.
 
     Args:
       model: network with a projector.

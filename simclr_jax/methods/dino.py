@@ -52,9 +52,9 @@ def dino(
 ) -> Method:
     """Returns DINO for `model`; its state is {"target": {"params", "batch_stats"}, "center"}.
 
-    The teacher is a moving average of the whole network, and what is evaluated. It sees the two
-    global views alone. Its outputs are centred and sharpened, each of which prevents one of the two
-    collapses: one prototype for all images, and all prototypes alike.
+    The teacher is a moving average of the whole network, and it is what is evaluated. It sees the
+    two global views alone. Its outputs are centred and sharpened, each of which prevents one of the
+    two collapses: one prototype for all images, and all prototypes alike.
 
     Args:
       model: network with a projector and prototypes, whose `normalize_kernel` should be on.

@@ -97,14 +97,14 @@ def mae(
     """Returns the masked autoencoder for `model`, with a decoder of its own.
 
     The encoder sees some patches, drawn at random for each image. The decoder sees what it made
-    of them, and one learned token in place of each other patch, whose pixels it must tell.
+    of them, and one learned token in place of each other patch, whose pixels it must predict.
 
     Args:
       model: a ViT, without heads.
       augment: (key, batch) -> one view of each image; crop and flip alone in the paper.
       facts: facts of the run; not used.
       mask_ratio: share of the patches that are hidden, rounded up, in (0, 1).
-      normalize_pixels: tell the pixels of a patch less their mean, over their deviation.
+      normalize_pixels: predict the pixels of a patch minus their mean, divided by their deviation.
       decoder_width: width of the decoder's tokens, a multiple of 4 and of its heads.
       decoder_depth: blocks of the decoder.
       decoder_heads: heads of the decoder's attention.

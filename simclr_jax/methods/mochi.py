@@ -55,7 +55,7 @@ def mochi(
       num_mixed_with_query: negatives between the query and a hard key; s' in the paper.
       warmup_epochs: epochs of plain MoCo v2 at first.
       loss_tile: keys of the queue that the loss compares with at a time; None or 0: all at once,
-        or tiles of a good size if they are many. What is hard is chosen among all at once.
+        or tiles of a good size if they are many. Hard keys are searched among all keys at once.
       grad_cache_chunks: parts of the batch that go through the networks one after the other; see
         `base.apply_model`.
 

@@ -1,4 +1,4 @@
-"""MoCo v1 and v2: one view's key among a queue of past keys, all by a momentum encoder.
+"""MoCo v1 and v2: find a view's key among past keys, all made by a momentum encoder.
 
 He et al. 2019, https://arxiv.org/abs/1911.05722 (v1: a linear projector)
 Chen et al. 2020, https://arxiv.org/abs/2003.04297 (v2: two layers, SimCLR's views)

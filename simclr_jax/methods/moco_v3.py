@@ -1,4 +1,4 @@
-"""MoCo v3: predictions of each view among the momentum keys of the other view's batch.
+"""MoCo v3: predictions of each view find their momentum key among those of the other view.
 
 Chen et al. 2021, https://arxiv.org/abs/2104.02057, Equation 1 and Algorithm 1
 """
@@ -29,8 +29,8 @@ def moco_v3(
 ) -> Method:
     """Returns MoCo v3 for `model`; its state is {"target": {"params", "batch_stats"}}.
 
-    The target moves after each step, and in the released code before the keys of the next one,
-    which is the same. The rate is that of the next step, as there.
+    The target moves after each step, while the released code moves it before it makes the keys of
+    the next step, which is the same. The EMA rate is that of the next step, as there.
 
     Args:
       model: network with a projector and a predictor that has the projector's output width.

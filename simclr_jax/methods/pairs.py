@@ -1,4 +1,4 @@
-"""Methods of two towers: an image, or a sound, and its caption are mapped to where they meet."""
+"""Methods of two towers: an image, or a sound, and its caption are mapped to one space."""
 
 import dataclasses
 import functools
@@ -49,7 +49,7 @@ def from_contrast(
     loss_tile: int | None,
     grad_cache_chunks: int,
 ) -> Method:
-    """Returns the method that tells each example its caption from all others, and back.
+    """Returns the method in which examples find their captions in the batch, and captions theirs.
 
     Args:
       name: name of the method, for messages.
@@ -115,9 +115,9 @@ def from_pairs(
     """Returns the method that minimises a loss of images, or sounds, and captions; it has no state.
 
     The towers are at params/encoder with params/projector, and at params/text with
-    params/text_projector. What the loss learns beside is in float32 at params/NAME, and its
-    "log_scale" is put back into [0, log(max_scale)] after each update: a bound within the loss
-    would have no gradient beyond.
+    params/text_projector. Scalars that are learned with the loss are in float32 at params/NAME, and
+    "log_scale" among them is clipped to [0, log(max_scale)] after each update: a bound within the
+    loss would have no gradient beyond it.
 
     Args:
       name: name of the method, for messages.

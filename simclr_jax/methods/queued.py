@@ -1,4 +1,4 @@
-"""Methods that contrast a view with a queue of past keys: what they share is all but the contrast.
+"""What methods that contrast a view with a queue of past keys share: all but the contrast.
 
 He et al. 2019, https://arxiv.org/abs/1911.05722, Algorithm 1
 """
@@ -49,9 +49,9 @@ def from_queue(
 
     The first view is the query, and the target makes the key of the second. The queue [slots, b, d]
     is float32, starts with random directions, and gets the keys of each batch after its loss. The
-    released code moves the target before the keys and we after the step, which is the same; it
-    shuffles images between devices because each of them normalises by itself, and here BatchNorm
-    is global.
+    released code moves the target before it makes the keys, and we after the step, which is the
+    same; it shuffles images between devices because each of them normalises by itself, and here
+    BatchNorm is global.
 
     Args:
       name: name of the method, for messages.

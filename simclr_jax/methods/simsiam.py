@@ -32,7 +32,7 @@ def simsiam(
       augment: (key, batch) -> two views of each image.
       facts: facts of the run.
       gradient_scale: multiplies the gradient and not the loss that is logged, > 0. The released
-        loss is a negative cosine, half of ours less 1, which 0.5 stands for.
+        loss is a negative cosine, half of ours minus 1, which corresponds to 0.5.
       grad_cache_chunks: parts of the batch that go through the network one after the other; see
         `base.apply_model`.
 

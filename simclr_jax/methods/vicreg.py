@@ -30,7 +30,7 @@ def vicreg(
       augment: (key, batch) -> two views of each image.
       facts: facts of the run.
       invariance_weight: weight of the distance between views, >= 0.
-      variance_weight: weight of what a dimension's deviation lacks to 1, >= 0.
+      variance_weight: weight of the amount by which a dimension's deviation is below 1, >= 0.
       covariance_weight: weight of squared covariances of different dimensions, >= 0.
       grad_cache_chunks: parts of the batch that go through the network one after the other; see
         `base.apply_model`.

@@ -30,7 +30,7 @@ class FoldedNorm(nn.Module):
     """Holds the parameters and running statistics of a `norm`, for `conv_norm_sum`.
 
     Attributes:
-      zero_scale: start as a branch that adds nothing.
+      zero_scale: start with a scale of zero, as a branch that adds nothing.
     """
 
     zero_scale: bool = False

@@ -92,7 +92,7 @@ def norm(
 
 @jax.custom_vjp
 def stored_relu(x: Array) -> Array:
-    """Returns relu(x), and makes it what memory holds for all later uses, instead of x."""
+    """Returns relu(x), and makes memory hold it, instead of x, for all later uses."""
     return jax.lax.optimization_barrier(nn.relu(x))
 
 
@@ -109,7 +109,7 @@ stored_relu.defvjp(_stored_relu_forward, _stored_relu_backward)
 
 
 class SelectiveKernel(nn.Module):
-    """Two parallel 3x3 convolutions, mixed per channel by what the whole image holds.
+    """Two parallel 3x3 convolutions, mixed per channel by weights from the whole image.
 
     Takes the place of the 3x3 convolution and its BatchNorm in a bottleneck block. As in
     SimCLRv2, both kernels are 3x3 and dense; Li et al. dilate or group them.

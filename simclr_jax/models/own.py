@@ -1,7 +1,7 @@
 """Encoders of one's own: a linen module by its import path, such as "my_module:MyEncoder".
 
-To import a module is to run it, so a path comes here only from a person who typed it. One that
-stands in a recipe or in the config.json of a workdir is refused until somebody has.
+Importing a module runs its code, so a path comes here only from a person who typed it. A path in a
+recipe or in the config.json of a workdir is refused until somebody has typed it.
 """
 
 import importlib

@@ -75,8 +75,8 @@ class ResNet(nn.Module):
       input_mean: mean of the pixels of each channel, subtracted first: what weights from elsewhere
         were trained with. The first convolution could not take it in, as it pads with zeros.
       input_std: deviation of the pixels of each channel, which are divided by it.
-      norm: "batch", or "layer" for methods to which BatchNorm leaks: it tells each image of the
-        others. Not with selective kernels or torchvision's geometry.
+      norm: "batch", or "layer" for methods to which BatchNorm leaks: with it, the output for an
+        image depends on the others. Not with selective kernels or torchvision's geometry.
     """
 
     depth: int

@@ -64,7 +64,7 @@ class SSLModel(nn.Module):
       predictor: maps projections to predictions of another view's; None to have none.
       prototypes: compares projections with learned directions; None to have none.
       text: maps captions to vectors; None to have images alone.
-      text_projector: maps these to where the projector maps images.
+      text_projector: maps these vectors to the space of the images' projections.
     """
 
     encoder: Encoder | None

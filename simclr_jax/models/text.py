@@ -31,7 +31,7 @@ class TextTransformer(nn.Module):
       num_heads: heads of the attention, a divisor of the width.
       causal: let a token see itself and those before it, as in CLIP; or all of its text.
       pool: "end", the last token of each text, which is found by its length and not by its
-        number; "mean", the mean of its tokens; or "probe", what a learned probe sees of them.
+        number; "mean", the mean of its tokens; or "probe", attention to them with a learned query.
         Each is taken after the last LayerNorm, and padding has no part in any.
       activation: "gelu", or "quick_gelu" for weights that OpenAI trained.
       dropout: probability that a number of the embedding or of a branch is set to 0, which

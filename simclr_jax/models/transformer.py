@@ -30,7 +30,7 @@ class Block(nn.Module):
       num_heads: heads of the attention.
       dtype: type of matrix products and activations, see `ViT`.
       drop_path: probability that a sequence goes without one of the two, see `ViT`.
-      dropout: probability that a number that is added is not, see `TextTransformer`.
+      dropout: probability that an element of what is added becomes 0, see `TextTransformer`.
       activation: nonlinearity of the perceptron, a key of `ACTIVATIONS`.
     """
 
@@ -63,7 +63,7 @@ class Block(nn.Module):
         return x + self._dropped(dense(d, name="fc2")(y), train)
 
     def _dropped(self, branch: Array, train: bool) -> Array:
-        """Leaves out numbers, or the branch of a sequence, and makes up for it in the others."""
+        """Sets elements, or the branch of a sequence, to 0, and scales up the others."""
         inactive = not (train and self.has_rng("dropout"))
         if self.dropout:
             branch = nn.Dropout(self.dropout)(branch, deterministic=inactive)
@@ -71,7 +71,7 @@ class Block(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """What queries see among tokens, after a last matrix product.
+    """Attention of queries to tokens, with a last matrix product.
 
     Attributes:
       num_heads: heads of the attention.
@@ -97,7 +97,7 @@ class CrossAttention(nn.Module):
 
 
 class ProbePool(nn.Module):
-    """One vector for a sequence: what a learned probe sees, and a perceptron added to it.
+    """One vector for a sequence: attention with a learned query, and a perceptron added to it.
 
     Lee et al. 2018, https://arxiv.org/abs/1810.00825, as in SigLIP (big_vision, MAPHead).
 
@@ -117,7 +117,7 @@ class ProbePool(nn.Module):
 
         Args:
           tokens: tokens of n sequences.
-          mask: tokens that the probe sees; None: all.
+          mask: tokens that the query sees; None: all.
         """
         n, _, d = tokens.shape
         dense = functools.partial(dense_layer, dtype=self.dtype)
@@ -131,7 +131,7 @@ class ProbePool(nn.Module):
 
 
 class MeanQueryPool(nn.Module):
-    """One vector for a sequence: what the mean of its tokens sees among itself and them.
+    """One vector for a sequence: attention with its mean as the query, to the mean and the tokens.
 
     The attention pooling of CLIP's ResNets, without their positions: tokens of a transformer have
     theirs. Radford et al. 2021, https://arxiv.org/abs/2103.00020, Section 2.4.

@@ -56,9 +56,9 @@ class ViT(nn.Module):
         that of the views; other images get them by bicubic interpolation. None for fixed sines
         and cosines of row and column.
       pool: "token", a class token that attends to the patches; "mean", the mean of the patches,
-        without such a token; "probe", what a learned probe sees of them, as in SigLIP; or
-        "mean_query", what their mean sees of them, as in CLIP's ResNets. Each is taken after
-        the last LayerNorm.
+        without such a token; "probe", attention to them with a learned query, as in SigLIP; or
+        "mean_query", attention with their mean as the query, as in CLIP's ResNets. Each is taken
+        after the last LayerNorm.
       pre_norm: normalise the tokens before the first block and project patches without a bias,
         as CLIP does.
       drop_path: probability that the last block leaves out one of its branches for an image;

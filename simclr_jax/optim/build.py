@@ -83,8 +83,9 @@ def sgd(
 ) -> optax.GradientTransformation:
     """SGD with momentum, the optimizer of linear evaluation and fine-tuning.
 
-    The rate multiplies what momentum has summed, as in PyTorch and in the official TF1 code; in
-    TF2 the summands, which differs while the rate changes. The defaults are the official ones.
+    The rate multiplies what momentum has summed, as in PyTorch and in the official TF1 code; in TF2
+    it multiplies the summands, which differs while the rate changes. The defaults are the official
+    ones.
 
     Args:
       schedule: the learning rate by optimizer step.
@@ -122,8 +123,8 @@ def adamw(
     Args:
       schedule: the learning rate by optimizer step.
       weight_decay: share of a parameter that it loses in a step, times the rate.
-      weight_decay_end: what it becomes, by half a cosine, by the end of the run; None if it stays.
-        0.4, from 0.04, in DINO.
+      weight_decay_end: weight decay at the end of the run, reached by half a cosine; None if it
+        stays. 0.4, from 0.04, in DINO.
       b1: decay of the mean of gradients, in [0, 1).
       b2: decay of the mean of their squares, in [0, 1).
       clip_each: largest norm of the gradient of each parameter, which is scaled down to it before

@@ -110,9 +110,9 @@ def check_hosts_agree() -> Iterator[dict[str, str]]:
     process is about to do, by name, such as {"config.run.seed": "0"}.
 
     Raises:
-      UserError: if the block raises anything on any process, with its name and host, but where it
-        is no UserError, the process itself raises what it was; or if facts differ, naming the odd
-        process, and what it has and the others have.
+      UserError: if the block raises anything on any process, naming that process and its host (the
+        process itself raises its own error if that is no UserError); or if facts differ, naming the
+        odd process, its value and that of the others.
       TryAgainError: if that is what the block raises on any process.
     """
     facts: dict[str, str] = {}

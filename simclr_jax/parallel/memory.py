@@ -1,4 +1,4 @@
-"""Whether a state fits on the devices, said before anything of it is made."""
+"""Whether a state fits on the devices, checked before any of it is made."""
 
 import math
 from typing import Any
@@ -12,8 +12,8 @@ from simclr_jax.core.errors import UserError
 def require_room(abstract_state: Any) -> None:
     """Checks that each device of this process can hold its part of a state.
 
-    A run takes more than its state, so this finds what is out of all proportion and no more;
-    `plan` says what a run takes.
+    A run takes more memory than its state, so this finds only states that are far too large; `plan`
+    says what a run takes.
 
     Args:
       abstract_state: tree of shapes, types and shardings.

@@ -30,10 +30,10 @@ class Rule(NamedTuple):
 
 
 def _kernels(trees: str) -> tuple[Rule, ...]:
-    """Splits kernels by what they put out; those of classifiers by what they take in.
+    """Splits kernels along their outputs; those of classifiers along their inputs.
 
     The channels of all published networks are multiples of 16, and the number of classes may be
-    any. Vectors such as BatchNorm's are not worth a message.
+    any. Vectors such as BatchNorm's are not worth a transfer.
     """
     return (
         Rule(f"({trees})/.*classifier.*/kernel", -2, ("fsdp",)),

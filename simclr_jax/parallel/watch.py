@@ -31,8 +31,9 @@ KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}
 class Watch:
     """Connections to other processes; use as a context manager.
 
-    Each says "done" or "failed" when its block is over. One that goes without a word, or has failed
-    and the others have not ended `GRACE_SECONDS` later, is lost; `lost` is called with its name.
+    Each process says "done" or "failed" when its block is over. One that goes without a word is
+    lost, and so is one that has failed, if the others have not ended `GRACE_SECONDS` later; `lost`
+    is called with its name.
     """
 
     def __init__(
@@ -121,7 +122,7 @@ def _exit(name: str) -> None:
 
 
 def _connect() -> dict[str, socket.socket]:
-    """Returns connections from process 0 to each other one, or from those to it, by name."""
+    """Returns the connections of process 0 to all others, or of another one to it, by name."""
     server, offer = None, {}
     if hosts.is_primary():
         server = socket.create_server(("", 0), backlog=jax.process_count())

@@ -56,7 +56,7 @@ class Program:
       bytes_accessed: HBM traffic as the compiler counts it.
       fusions: runs of kernels that the compiler made of several operations.
       collectives: kind -> {"count", "bytes"}; bytes are of results, per device.
-      overlapped: those of them beside which something goes on; see `plan.overlap`.
+      overlapped: those of them that overlap with other work; see `plan.overlap`.
       unknown_loops: loops that were counted once for lack of a number.
       compile_seconds: on this machine.
     """

@@ -1,4 +1,4 @@
-"""What goes on beside the transfers of a compiled program.
+"""Work that overlaps with the transfers of a compiled program.
 
 The instructions of a TPU's program stand in the order that they run in. A transfer is one of them,
 and all else waits; or it begins with one and ends with another, and what stands between runs
@@ -15,15 +15,15 @@ WORK = ("flops", "hbm_bytes")
 
 
 def overlap(text: str) -> dict[str, dict[str, int]]:
-    """Returns the transfers beside which something goes on, by kind.
+    """Returns the transfers that overlap with other work, by kind.
 
     Args:
       text: compiled module, as `as_text()` gives it.
 
     Returns:
       Kind -> {"count", "bytes", "flops", "hbm_bytes"}: how many, the size of their results, and
-      the arithmetic and HBM traffic between their beginnings and their ends. What goes on beside
-      two transfers at once counts for each.
+      the arithmetic and HBM traffic between their beginnings and their ends. Work that overlaps
+      with two transfers at once counts for each.
 
     Raises:
       ValueError: if the text has no entry computation.

@@ -91,7 +91,7 @@ def _step(answer: dict[str, Any]) -> list[str]:
 
 
 def _beside(row: dict[str, int] | None) -> str:
-    """Returns what goes on beside the transfers of a kind."""
+    """Returns the work that overlaps with the transfers of a kind."""
     if row is None:
         return "all else waits"
     return (

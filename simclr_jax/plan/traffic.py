@@ -59,7 +59,7 @@ class Counts:
       flops_once: the same with each loop counted once, as the compiler counts.
       recomputed_flops: part of `flops` that `jax.checkpoint` does a second time.
       fusions: runs of kernels that the compiler made of several operations.
-      collectives: by the instructions around them, and what the pieces of a transfer share.
+      collectives: by a key made of the instructions around a transfer and what its pieces share.
       unknown_loops: names of loops whose number of runs is not in the text; they count once.
     """
 

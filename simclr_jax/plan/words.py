@@ -27,8 +27,8 @@ def in_words(i: Instruction) -> tuple[str, str, str, str]:
 def by_part(operations: Iterable[Operation]) -> list[dict[str, Any]]:
     """Returns the traffic of each part of the network and each pass, the largest first.
 
-    A fusion belongs where its last operation does, a copy from HBM to on-chip memory to what uses
-    it, and one from there to HBM to what made it.
+    A fusion belongs to the part of its last operation, a copy from HBM to on-chip memory to that of
+    its user, and one back to HBM to that of what made the array.
 
     Args:
       operations: what moves bytes in HBM.

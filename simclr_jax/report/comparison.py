@@ -96,8 +96,8 @@ def facts(run: Run) -> dict[str, Any]:
 def settings_that_differ(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
     """Returns key -> workdir -> value of the settings that are not the same in all runs.
 
-    A workdir is left out where its config has no such key; those keys come last. A config without
-    the whole section, as that of an import is, does not differ by it.
+    A workdir is left out where its config has no such key; those keys come last. A config that
+    lacks a whole section, such as that of an import, does not count as different there.
     """
     differing = {}
     section = lambda key: key.partition(".")[0]
@@ -238,7 +238,7 @@ def _groups(runs: Sequence[Run]) -> list[list[Row]]:
 
 
 def _columns(group: Sequence[Row]) -> list[tuple[str, float]]:
-    """Returns what was judged on the images of a group, and what should be if features were."""
+    """Returns what was judged on the images of a group, and what should be where features were."""
     found = {column(row) for row in group}
     expected = EXPECTED if {protocol for protocol, _ in found} - {"classifier"} else set()
     return in_order(found | expected)

@@ -52,7 +52,7 @@ def render(contents: ReportContents) -> str:
 
 
 def _of_labels(contents: ReportContents) -> ReportContents:
-    """Returns the contents without rows of what was told in words: they have no labels."""
+    """Returns the contents without the rows of zero-shot and retrieval: these have no labels."""
     rows = [row for row in contents.results if row["protocol"] not in PROTOCOLS]
     return dataclasses.replace(contents, results=rows)
 

@@ -35,7 +35,7 @@ def protocol_name(protocol: str) -> str:
 def column(row: Row) -> tuple[str, float]:
     """Returns what sets a figure apart on the same images: protocol and share of the labels.
 
-    Of a classifier, the name of what it was fitted on says how many labels there were.
+    For a classifier, the name of the images that it was fitted on says how many labels there were.
     """
     return row["protocol"], 0.0 if row["protocol"] == "classifier" else row["label_fraction"]
 

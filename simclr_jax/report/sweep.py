@@ -36,7 +36,7 @@ class Point(NamedTuple):
 
 
 def measures(point: Point) -> dict[str, float | None]:
-    """Returns what a run came to by name, accuracies such as "knn 1" first; None if not known.
+    """Returns the measures of a run by name, accuracies such as "knn 1" first; None if unknown.
 
     Accuracies are those on the images that were judged first, in [0, 1], by protocol and share of
     the labels. The others are `LABEL_FREE`.

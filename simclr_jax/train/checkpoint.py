@@ -91,7 +91,7 @@ class Checkpoints:
         raise UserError(f"{'; '.join(damaged)}. {advice}")
 
     def set_aside_after(self, step: int) -> None:
-        """Moves the checkpoints behind a step, which are damaged, to D/damaged/.
+        """Moves the checkpoints after a step, which are damaged, to D/damaged/.
 
         A run that goes on from `step` writes those steps again.
         """

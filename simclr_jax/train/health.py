@@ -23,7 +23,7 @@ class NonFiniteError(FloatingPointError):
 
 
 class RollBackError(NonFiniteError):
-    """The same; the run goes on from its last checkpoint with the batches behind `step`."""
+    """The same; the run goes on from its last checkpoint with the batches after `step`."""
 
     def __init__(self, what: str, step: int) -> None:
         super().__init__(what)

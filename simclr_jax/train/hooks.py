@@ -77,7 +77,7 @@ class StopOnSignal:
             raise Terminated(self._step, signum)
 
     def answering(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """Yields batches; where no other process waits for it, a signal ends the wait for one."""
+        """Yields batches; a signal ends the wait for one if no other process waits for us."""
         while True:
             self._waits = True
             try:
@@ -100,7 +100,7 @@ class StopOnSignal:
             raise Terminated(step, self._signum or signal.SIGTERM)
 
     def close(self) -> None:
-        """Lets the signals do again what they did before."""
+        """Restores what the signals did before."""
         for signum, handler in self._previous.items():
             signal.signal(signum, handler)
 

@@ -88,7 +88,7 @@ def _read_sums(path: epath.Path) -> dict[str, str]:
 
 
 def _was_summed(directory: epath.Path) -> bool:
-    """Whether the version that wrote a checkpoint wrote sums; they are lost if they are absent."""
+    """Whether the version that wrote a checkpoint wrote sums; if so, absent ones are lost."""
     path = directory / "data" / "metadata"
     try:
         return "sums" in json.loads(path.read_bytes()) if path.exists() else False

@@ -160,7 +160,7 @@ def _is_dead(theirs: dict[str, Any], mine: dict[str, Any]) -> bool:
 
 
 def _machine() -> str:
-    """Returns what tells this machine, and the space of its process numbers, from others."""
+    """Returns what tells this machine, and its namespace of process numbers, from others."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"

@@ -24,7 +24,7 @@ class Ledger:
 
     A line holds "step"; "ids", of the images in the rows of the global batch, stand-ins included;
     "key", of the augmentations, in hexadecimal; "loss", its bits; "params", their `fingerprint`.
-    After a resume the lines behind the checkpoint are dropped.
+    After a resume the lines after the checkpoint are dropped.
     """
 
     def __init__(self, workdir: str, root: PRNGKey, *, first_step: int) -> None:

@@ -19,9 +19,9 @@ log = logging.getLogger(__name__)
 class MetricsWriter:
     """Collects the values of a step and writes them as one line and one set of scalars.
 
-    After a resume the lines behind the checkpoint are dropped, so that no step appears
-    twice, and so is a line that a killed process left half written. Where several processes
-    train, only one of them writes. In a bucket there are no files for TensorBoard.
+    After a resume the lines after the checkpoint are dropped, so that no step appears twice, and so
+    is a line that a killed process left half written. Where several processes train, only one of
+    them writes. In a bucket there are no files for TensorBoard.
     """
 
     def __init__(self, workdir: str, *, writes: bool = True) -> None:
@@ -98,7 +98,7 @@ def read_metrics(workdir: epath.PathLike) -> list[dict[str, Any]]:
 
 
 def rewind(path: epath.Path, first_step: int) -> list[dict[str, Any]]:
-    """Drops the rows behind a step, and a torn one, from such a file; returns the others."""
+    """Drops the rows after a step, and a torn one, from such a file; returns the others."""
     rows = [row for row in read_rows(path) if row["step"] <= first_step]
     write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
     return rows

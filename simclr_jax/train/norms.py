@@ -18,7 +18,7 @@ def norms(name: str, tree: Any) -> dict[str, Scalar]:
 
 @jax.jit
 def copied(params: Params) -> Params:
-    """Returns parameters that stay when a step takes the memory of the others for its own."""
+    """Returns a copy of parameters, which stays when a step reuses the memory of the originals."""
     return jax.tree.map(jnp.copy, params)
 
 

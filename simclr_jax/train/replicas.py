@@ -1,4 +1,4 @@
-"""Copies of one state on several devices: alike to the bit, or none of them is saved."""
+"""Copies of one state on several devices: equal to the bit, or nothing is saved."""
 
 import collections
 import json
@@ -15,7 +15,7 @@ _fingerprint = jax.jit(fingerprint)
 
 
 class ReplicasDifferError(TryAgainError):
-    """A device holds other numbers than those that hold copies of the same arrays."""
+    """A device's copy of an array differs from those of other devices."""
 
 
 def require_equal_replicas(step: int, state: TrainState) -> None:

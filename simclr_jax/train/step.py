@@ -41,8 +41,8 @@ def make_train_step(method: Method, tx: optax.GradientTransformation, root: PRNG
 
     If the loss or a gradient is not finite, nothing of the state changes but its step, and
     "health/finite" is False: the caller decides what to do, and nothing is lost. "norm/grads" is
-    that of the gradient that the optimizer gets, and comes for each part of the parameters, too,
-    such as "norm/grads/encoder".
+    the norm of the gradient that the optimizer gets, and is there for each part of the parameters,
+    too, such as "norm/grads/encoder".
     """
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:

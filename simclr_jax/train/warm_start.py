@@ -92,7 +92,7 @@ def replace_parts(state: TrainState, parts: Mapping[str, Any]) -> TrainState:
 
 
 def module_trees(shapes: Mapping[str, Any]) -> list[str]:
-    """Returns the paths of a model's parts, so that each must agree with a checkpoint's whole.
+    """Returns the paths of a model's parts; each must agree as a whole with a checkpoint's.
 
     The layers of the projector count by themselves, because a classifier may use only the first
     of them.

@@ -88,7 +88,8 @@ def claim(
     """Makes the directory and writes D/config.json, or checks that it is this run's already.
 
     A run may come back with more epochs than it had, trained to its end or not. A directory without
-    a checkpoint is nobody's: it takes any config, and what an earlier start has left there goes.
+    a checkpoint is nobody's: it takes any config, and what an earlier start has left there is
+    removed.
 
     Args:
       workdir: directory of the run.

@@ -36,7 +36,7 @@ def images_of(
     split: str | None,
     reading: Mapping[str, Any] | None = None,
 ) -> Dataset:
-    """Returns what the flags of a verb name; of another folder all, with labels if it has classes.
+    """Returns the images that flags name; all of another folder, with labels if it has classes.
 
     The arguments are those of `choose_images`.
 
@@ -59,7 +59,7 @@ def embed(run: Restored, dataset: Dataset, source: Source, *, projected: bool = 
       run: whose encoder sees them.
       dataset: how they are read.
       source: the images.
-      projected: for rows that are compared with those of texts, and not representations.
+      projected: return the rows that are compared with those of texts, not representations.
 
     Raises:
       UserError: if one of them has a label that its data set does not know, or rows are asked for

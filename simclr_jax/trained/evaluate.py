@@ -70,8 +70,8 @@ def evaluate(
 
     Returns:
       A row for each figure: "protocol", "features", "top1" in [0, 1], "train_data", "test_data",
-      "num_train", "num_test", "step", of features "effective_rank", that of those of all test
-      images, and what else its protocol says.
+      "num_train", "num_test", "step", for features also "effective_rank", over all test images, and
+      what else its protocol says.
 
     Raises:
       UserError: if there is no run, or its images are not what a protocol needs.

@@ -26,8 +26,8 @@ def choose_images(
 ) -> Dataset:
     """Returns the run's data set with what the flags of a verb say in its place.
 
-    The run's splits and classes hold for its own data set alone. One of TFDS may lie elsewhere
-    now; another folder, or another table, is other images.
+    The run's splits and classes hold for its own data set alone. A TFDS data set may lie elsewhere
+    now; another folder, or another table, means other images.
 
     Args:
       own: images of the run.
@@ -39,7 +39,7 @@ def choose_images(
       reading: settings of `config.data` that say how they are read, in place of the run's.
 
     Raises:
-      UserError: if one of them is not, or a setting has a value that it cannot have.
+      UserError: if a needed flag is missing, or a setting has a value that it cannot have.
     """
     name = data or own.name
     where = absolute_paths(path) if path else own.path if name == own.name else None

@@ -227,9 +227,9 @@ class Restored:
         return lambda batch: self.network.encode(variables, batch)
 
     def encoder_to_export(self) -> TrainedEncoder | TrainedAudio:
-        """Returns the encoder as export formats take it, with a classifier that is right on it.
+        """Returns the encoder as export formats take it, with a classifier directly on top of it.
 
-        One of sounds goes without a classifier.
+        An encoder of sounds goes without a classifier.
 
         Raises:
           UserError: if there is none.

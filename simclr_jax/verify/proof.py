@@ -4,9 +4,9 @@ The same steps are taken on one device and on many virtual ones: in every preset
 tiles and all at once, with the batch in parts and whole. Each step of a variant starts from the
 state in which its reference was, so that rounding does not grow from step to step.
 
-All is in float64, where what is right differs by 1e-13. In float32 it can differ by a tenth: sums
-in another order round otherwise, some of the values before a relu change sign, and a gradient that
-is a sum of few terms then lacks one of them. The augmentation alone is in float32, as it is in
+All is in float64, where correct variants differ by 1e-13. In float32 they can differ by a tenth:
+sums in another order round otherwise, some of the values before a relu change sign, and a gradient
+that is a sum of few terms then lacks one of them. The augmentation alone is in float32, as it is in
 training: it is compared by itself, and then all variants see the views of one device.
 """
 

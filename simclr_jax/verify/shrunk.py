@@ -59,8 +59,7 @@ class Shrunk(NamedTuple):
 class RandomImages:
     """Blocks of random colours in random sizes, with random labels: a `records.Source`.
 
-    Each has captions of its own, the third of which says the contrary, and noise for what takes
-    sounds.
+    Each has captions of its own, of which the third says the contrary; a sound is noise.
 
     Attributes:
       has_sounds: whether these are sounds.

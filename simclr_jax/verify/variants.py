@@ -86,8 +86,8 @@ class Comparison:
 def variants(num_devices: int, *, tiles: bool) -> list[list[Variant]]:
     """Returns groups of variants that must agree; the first of each is the reference.
 
-    Parts of a batch have their own BatchNorm statistics, so that what is cached agrees with what
-    is not only where statistics are frozen.
+    Parts of a batch have their own BatchNorm statistics, so cached variants agree with the others
+    only where statistics are frozen.
 
     Args:
       num_devices: devices to compare with one.
