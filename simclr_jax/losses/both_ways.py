@@ -51,7 +51,7 @@ def log_sum_exp_both_ways(
 
 
 class _Tile(NamedTuple):
-    """Tiles of the second set, one after the other or one of them."""
+    """One tile of the second set, or all tiles along a first dimension that a scan takes away."""
 
     rows: Array  # [tile, d]
     indices: Array  # [tile], of the rows

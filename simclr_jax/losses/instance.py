@@ -49,7 +49,7 @@ def instance_nce(
 ) -> Scalar:
     """Noise-contrastive estimate of `instance_softmax`: the own image against k random ones.
 
-    With p_i = exp(u.v_i / T) / Z and c = k / num_images, the chance of the noise,
+    With p_i = exp(u.v_i / T) / Z and c = k / num_images, the mean number of draws of an image,
 
     -log p_own / (p_own + c) - sum_j log c / (p_j + c)
 
@@ -65,7 +65,7 @@ def instance_nce(
       released code, so the value is `nce_chance` when all images are equally likely.
 
     Source: Equations 4 to 7; https://github.com/zhirongw/lemniscate.pytorch, lib/NCECriterion.py,
-    which adds the 1e-7 and lacks the proximal term of Equations 9 and 10.
+    which adds 1e-7 to c, as here, and lacks the proximal term of Equations 9 and 10.
     """
     k = log_ratios.shape[1] - 1
     chance = jnp.asarray(k / num_images, log_ratios.dtype)

@@ -154,7 +154,7 @@ def _on_one_device(z: Float[Array, "n d"]) -> bool:
 
 
 class _Column(NamedTuple):
-    """Tiles of candidates, one after the other or one of them."""
+    """One tile of candidates, or all tiles along a first dimension that a scan takes away."""
 
     rows: Array  # [tile, d]
     first: Array  # index of the first
@@ -240,7 +240,7 @@ def _gradient_by_columns(
 
 
 def _weights(logits: Array, sums: _Sums, axis: int) -> Array:
-    """Returns what each similarity counts, where sums run along `axis`."""
+    """Returns the gradient of log-sum-exps along `axis` for each similarity."""
     values, grad = (jnp.expand_dims(x, axis) for x in sums[:2])
     weights = grad * jnp.exp(logits - values)
     if sums.candidate_mask is None:

@@ -232,7 +232,7 @@ def _run(
     views: list[Any],
     optimize: Callable[..., Any],
 ) -> _Steps:
-    """Takes the steps, each from its state; where there is none left, from the last outcome."""
+    """Takes a step for each batch: from its state, or from the last outcome if there is none."""
     shardings = jax.tree.map(lambda x: x.sharding, experiment.abstract_state)
     done = _Steps(
         [], views, [], [], [], [], [], _negatives(experiment, step, states[0], batches[0])

@@ -104,8 +104,8 @@ def shrink(config: Mapping[str, Any], *, multiple: int, num_steps: int) -> Shrun
       num_steps: steps that will be taken.
 
     Raises:
-      UserError: if the schedule is wrong, the config names a teacher that is not there, or none
-        has a classifier.
+      UserError: if the schedule is wrong, or the config names a teacher that is not there or has
+        no classifier.
     """
     small = complete(config)
     changes: list[str] = []
