@@ -40,7 +40,8 @@ def get_config(variant: str = "r50") -> ConfigDict:
     config.schedule = dict(base_lr=0.2, scaling="linear", warmup_epochs=10.0)
     config.evals = dict(knn=dict(every_epochs=10.0, temperature=0.07))
     if variant in shared.SMALL:
-        shared.make_small(config, variant, views="byol", base_lr=2e-3, solarize=False)
+        shared.make_small(config, variant, views="byol", base_lr=0.2, solarize=False)
+        config.optim = dict(name="sgd", weight_decay=5e-4)
         head.update(hidden_dim=128, output_dim=64)
         config.method = dict(name="byol", ema=0.9 if variant == "digits" else 0.97)
     config.heads = dict(projector=head, predictor=head)

@@ -42,9 +42,15 @@ def get_config(variant: str = "r50") -> ConfigDict:
     config.evals = dict(knn=dict(every_epochs=10.0))
     if variant == "digits":
         shared.make_small(
-            config, variant, views="multi_crop", base_lr=2e-3, **shared.SMALL_MULTI_CROP
+            config,
+            variant,
+            views="multi_crop",
+            base_lr=2e-3,
+            jitter=(0.4, 0.4, 0.2, 0.1),
+            blur=(0.0, 0.0),
+            **shared.SMALL_MULTI_CROP,
         )
         projector.update(hidden_dim=128, output_dim=64)
-        config.method.update(num_clusters=50)
+        config.method.update(num_clusters=30)
     config.heads = dict(projector=projector)
     return config

@@ -51,7 +51,8 @@ def get_config(variant: str = "r50") -> ConfigDict:
     config.evals = dict(knn=dict(every_epochs=10.0))
     config.heads = dict(projector=head)
     if variant in shared.SMALL:
-        shared.make_small(config, variant, views="simclr_cifar", base_lr=4e-3)
+        shared.make_small(config, variant, views="simclr_cifar", base_lr=0.06)
+        config.optim = dict(name="sgd", weight_decay=5e-4)
         config.heads = dict(projector=dict(num_layers=2, hidden_dim=128, output_dim=64))
         config.method.update(queue_size=1024, ema=0.9)
         if variant == "cifar10_small":

@@ -40,6 +40,7 @@ LEFT_OUT = {
     "clap": "learns from sounds",
     "simcse": "learns from sentences",
 }
+OTHER_CIFAR10 = {"simclr": "simclr_cifar10:small", "colorization": "colorization:cifar10"}
 BASELINES = {"random features": "random_features", "raw pixels": "pixels"}
 # Published: kNN with 200 neighbours after 200 epochs with a batch of 128 (lightly's documentation,
 # the best of all epochs), and a linear classifier trained beside 1,000 epochs (solo-learn's
@@ -66,8 +67,8 @@ a second number stands after a stroke, it is of a second seed. `python launch/me
 """
 CIFAR10_TEXT = """\
 The variant `cifar10_small` of each recipe: 50,000 images without labels (supcon uses all, hybrid a
-tenth), the same ResNet-18 of a quarter of the width with the stem for ImageNet, 5 epochs on two CPU
-cores, one seed; a linear probe fitted with 500 labels, mean and deviation of 10 draws, and with
+tenth), the same ResNet-18 of a quarter of the width with the stem for ImageNet (for CIFAR in
+colorization, which needs maps), 5 epochs, one seed; a linear probe fitted with 500 labels, mean and deviation of 10 draws, and with
 50,000; kNN (k = 200) with 50,000; and the effective rank of the representations of 1,000 test
 images. Published are figures of others for a whole ResNet-18 with the stem for CIFAR: kNN after 200
 epochs (lightly) and a linear classifier after 1,000 (solo-learn), in percent. As in solo-learn's,
@@ -118,10 +119,10 @@ TABLES = {
         run={},
     ),
     "cifar10": Table(
-        recipe=lambda name: "simclr_cifar10:small" if name == "simclr" else f"{name}:cifar10_small",
+        recipe=lambda name: OTHER_CIFAR10.get(name, f"{name}:cifar10_small"),
         names=(
             *("simclr", "supcon", "hybrid", "dcl", "moco_v2", "moco_v3", "byol", "simsiam"),
-            *("barlow_twins", "vicreg", "swav", *BASELINES),
+            *("barlow_twins", "vicreg", "swav", "rotation", "colorization", *BASELINES),
         ),
         twice=(),
         few=500,
