@@ -277,7 +277,12 @@ def test_recipes_of_other_methods_build_with_the_published_batch_and_rate(
         np.testing.assert_allclose(largest_rate(experiment), peak, rtol=1e-3)
 
 
-@pytest.mark.parametrize("name", sorted(set(methods_table.TABLES["cifar10"].names) & set(FAMILY)))
+@pytest.mark.parametrize(
+    "name",
+    sorted(
+        set(methods_table.TABLES["cifar10"].names) & set(FAMILY) - {*methods_table.OTHER_CIFAR10}
+    ),
+)
 def test_recipes_for_cifar10_take_twelve_epochs_and_the_same_encoder(light_encoders, name):
     experiment = build(name, "cifar10_small")
     assert_complete(experiment)

@@ -18,7 +18,7 @@ SMALL: dict[str, dict[str, dict[str, Any]]] = {
         knn=dict(every_epochs=10.0),
     ),
     "cifar10_small": dict(
-        run=dict(epochs=12, log_every=50, checkpoint_every=2000),
+        run=dict(epochs=12, checkpoint_every=2000),
         data=dict(name="tfds/cifar10", canvas=32),
         augment=dict(size=32),
         schedule=dict(warmup_epochs=1.0),
@@ -77,7 +77,7 @@ def make_small(
       config: the recipe, changed in place.
       variant: a key of `SMALL`.
       views: name of the augmentation.
-      base_lr: rate of AdamW.
+      base_lr: rate of AdamW, or of what the recipe puts in its place.
       **augment: settings of the augmentation other than those of the variant.
     """
     small = SMALL[variant]

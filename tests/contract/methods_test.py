@@ -210,6 +210,7 @@ def compare_layouts(build, on_one_device, fresh, presets):
             assert np.linalg.norm(other - one) <= tolerance
 
 
+@pytest.mark.thorough
 def test_thirty_steps_lower_the_loss_and_move_all_of_the_tower(build, fresh, name):
     experiment = build("adamw", 0.01, jax.devices()[:1])
     state, batch = start(experiment, fresh), first_batch(experiment)
