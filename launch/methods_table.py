@@ -76,7 +76,8 @@ percent. As in solo-learn's, labels put SupCon first. After so few epochs two me
 elsewhere than in lightly's order: BYOL, the first there, is ahead of SimSiam alone here, and SwAV,
 the last there, is behind DCL and SimCLR alone; the others follow each other as they do there, but
 for differences of about a point. `python launch/methods_table.py --run --data=cifar10 --path=DIR`
-makes the rows, 8 to 10 minutes each on two CPU cores; rotation and colorization take longer.
+makes the rows, 8 to 10 minutes each on two CPU cores; rotation and colorization were not run there
+to their end.
 """
 
 
