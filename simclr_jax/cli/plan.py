@@ -1,10 +1,12 @@
-"""Says what a recipe takes on a TPU slice that is not there: memory, time and cost.
+"""Says what a recipe takes on a TPU slice that is not there, or on this machine's devices.
 
 python -m simclr_jax plan --config=configs/simclr_imagenet.py:v1_r50_1x --topology=v5e:8x8
 python -m simclr_jax plan --config=configs/simclr_imagenet.py:v2_r152_3x_sk --topology=v5p-128 --fit
+python -m simclr_jax plan --config=configs/simclr_imagenet.py:v1_r50_1x --topology=here --fit
 
-The step that `train` would run is compiled by the TPU's own compiler. It needs neither the images
-nor a checkpoint. Exit code 0 if it fits, 1 if it does not.
+The step that `train` would run is compiled by the TPU's own compiler, or by that of the GPU or CPU
+that is here. It needs neither the images nor a checkpoint. Of a slice it tells memory, work, time
+and cost, of this machine memory and work. Exit code 0 if it fits, 1 if it does not.
 """
 
 import dataclasses
@@ -29,12 +31,17 @@ from simclr_jax.parallel.sharding import Layout
 from simclr_jax.plan.aot import Program, TooLarge, compile_step, slice_devices
 from simclr_jax.plan.chips import HOST_LINK, Slice, find_slice
 from simclr_jax.plan.dataset_spec import open_or_describe, without_checkpoints
+from simclr_jax.plan.here import NAME, Here, find_here
 from simclr_jax.plan.text import describe, gib
 
 log = logging.getLogger(__name__)
 
 CONFIG = recipe.define("simclr_imagenet:v1_r50_1x")
-TOPOLOGY = flags.DEFINE_string("topology", "", "Slice, such as v5e:8x8, v5litepod-64 or v4-32.")
+TOPOLOGY = flags.DEFINE_string(
+    "topology",
+    "",
+    "Slice, such as v5e:8x8, v5litepod-64 or v4-32; or here, the devices of this machine.",
+)
 NUM_SLICES = flags.DEFINE_integer("num_slices", 1, "How many such slices.")
 NUM_IMAGES = flags.DEFINE_integer(
     "num_images", None, "Training images, where neither they nor their number are known here."
@@ -52,6 +59,14 @@ COUNTED = {
     "hbm_bytes": "operands and results that lie in HBM, in whole tiles, by the compiled HLO",
     "bytes_accessed": "the compiler's cost analysis; each loop once, and from v4 on also on-chip "
     "memory and whole operands of asynchronous slices",
+}
+COUNTED_HERE = COUNTED | {
+    "hbm_bytes": "operands and results of each kernel, by the compiled HLO; caches spare a part",
+    "bytes_accessed": "the compiler's cost analysis; each loop once",
+}
+COUNTED_ON_GPU = COUNTED_HERE | {
+    "flops": "convolutions and matrix products, those of a loop as often as it runs, with the "
+    "zeros that the compiler puts around and between the pixels",
 }
 MAX_CHUNKS = 64
 
@@ -78,10 +93,10 @@ class Knobs:
 
 @dataclasses.dataclass(frozen=True)
 class Attempt:
-    """A config that was compiled for a slice, and the result."""
+    """A config that was compiled for a slice or for this machine, and the result."""
 
     experiment: Experiment
-    slice: Slice
+    place: Slice | Here
     knobs: Knobs
     outcome: Program | TooLarge
 
@@ -104,12 +119,12 @@ class Attempt:
         return (
             isinstance(self.outcome, Program)
             and needed is not None
-            and needed <= self.slice.usable_hbm_bytes
+            and needed <= self.place.usable_hbm_bytes
         )
 
     def verdict(self) -> str:
         """Returns the answer in a sentence without its full stop."""
-        usable = self.slice.usable_hbm_bytes
+        usable = self.place.usable_hbm_bytes
         if self.needed_bytes is None:
             return f"does not fit into the {gib(usable)} of a device"
         short = self.needed_bytes - usable
@@ -132,11 +147,15 @@ def main(argv: Sequence[str]) -> int:
 def _plan() -> bool:
     if PRICE.value is not None and not 0 < PRICE.value < math.inf:
         raise UserError(f"--price={PRICE.value} must be a number above 0: USD per chip-hour.")
-    slice_ = find_slice(TOPOLOGY.value, NUM_SLICES.value)
-    config = CONFIG().config
-    jax.config.update("jax_platforms", "cpu")  # a TPU that is here may be at work
     jax.config.update("jax_enable_compilation_cache", False)  # the seconds are to be real
-    devices = slice_devices(slice_)
+    if TOPOLOGY.value == NAME:
+        place = find_here(NUM_SLICES.value, PRICE.value)
+        config, devices = CONFIG().config, place.devices
+    else:
+        place = find_slice(TOPOLOGY.value, NUM_SLICES.value)
+        config = CONFIG().config
+        jax.config.update("jax_platforms", "cpu")  # a TPU that is here may be at work
+        devices = slice_devices(place)
     config = complete(take_over_network(config))
     source, images = open_or_describe(config, NUM_IMAGES.value)
     config, assumed = without_checkpoints(config, source)
@@ -144,10 +163,10 @@ def _plan() -> bool:
     def attempt(changes: Mapping[tuple[str, str], Any]) -> Attempt:
         experiment = build_experiment(_with(config, changes), devices, train_source=source)
         knobs = _knobs(experiment)
-        log.info("Compiling for %s: %s.", slice_.name, knobs)
+        log.info("Compiling for %s: %s.", place.name, knobs)
         tried = Attempt(
             experiment,
-            slice_,
+            place,
             knobs,
             compile_step(
                 train_step(experiment), experiment.abstract_state, experiment.abstract_batch
@@ -199,7 +218,7 @@ def _until_it_fits(
     state_bytes = _bytes_per_device(first.experiment.abstract_state)
     last, left = first, list(_changes(first))
     while not last.fits:
-        needed, usable = last.needed_bytes, last.slice.usable_hbm_bytes
+        needed, usable = last.needed_bytes, last.place.usable_hbm_bytes
         # A preset can save the state, and the gradients of its parameters.
         hopeless = needed is not None and needed - usable > 2 * state_bytes
         useful = [change for change in left if not (hopeless and "preset" in change)]
@@ -259,24 +278,15 @@ def _bytes_per_device(tree: Any) -> int:
 def _answer(attempts: Sequence[Attempt], price: float | None) -> dict[str, Any]:
     """Returns what is printed about the last attempt."""
     first, last = attempts[0], attempts[-1]
-    experiment, slice_, chip = last.experiment, last.slice, last.slice.chip
+    experiment, place = last.experiment, last.place
     changed = _differences(first.knobs, last.knobs)
-    versions = {name: importlib.metadata.version(name) for name in ("jax", "libtpu")}
+    compiler = "libtpu" if isinstance(place, Slice) else "jaxlib"
+    versions = {name: importlib.metadata.version(name) for name in ("jax", compiler)}
     answer: dict[str, Any] = {
         "config": CONFIG().path,
         "overrides": CONFIG().overrides,
-        "topology": slice_.name,
-        "slices": slice_.count,
-        "chips": slice_.num_chips,
-        "devices": slice_.num_devices,
-        "chip": {
-            "name": chip.name,
-            "devices": chip.devices,
-            "peak_bf16_flops": chip.peak_flops,
-            "hbm_bandwidth": chip.hbm_bandwidth,
-            "hbm_gib": chip.hbm_gib,
-            "source": chip.source,
-        },
+        **place.facts(),
+        "devices": place.num_devices,
         "parameters": sum(x.size for x in jax.tree.leaves(experiment.abstract_state.params)),
         "batch_size": experiment.dataset.batch_size,
         "batch_per_device": experiment.dataset.batch_size / experiment.mesh.size,
@@ -284,7 +294,7 @@ def _answer(attempts: Sequence[Attempt], price: float | None) -> dict[str, Any]:
         **dataclasses.asdict(last.knobs),
         "fits": last.fits,
         "verdict": last.verdict(),
-        "usable_hbm_bytes": slice_.usable_hbm_bytes,
+        "usable_hbm_bytes": place.usable_hbm_bytes,
         "needed_hbm_bytes": last.needed_bytes,
         "line_bytes": last.line_bytes,
         "state_bytes_per_device": _bytes_per_device(experiment.abstract_state),
@@ -297,13 +307,17 @@ def _answer(attempts: Sequence[Attempt], price: float | None) -> dict[str, Any]:
         return answer | {"compiler": last.outcome.message.partition("\n")[0]}
     figures = dataclasses.asdict(last.outcome)
     del figures["compile_seconds"]
-    return answer | figures | {"counted": COUNTED, "estimate": _estimate(last, price)}
+    if isinstance(place, Here):
+        on_gpu = place.devices[0].platform == "gpu"
+        return answer | figures | {"counted": COUNTED_ON_GPU if on_gpu else COUNTED_HERE}
+    estimate = _estimate(last.outcome, experiment, place, price)
+    return answer | figures | {"counted": COUNTED, "estimate": estimate}
 
 
-def _estimate(attempt: Attempt, price: float | None) -> dict[str, Any]:
+def _estimate(
+    program: Program, experiment: Experiment, slice_: Slice, price: float | None
+) -> dict[str, Any]:
     """Returns the least times that the counts allow, at the chip's peak rates."""
-    program, experiment, slice_ = attempt.outcome, attempt.experiment, attempt.slice
-    assert isinstance(program, Program)
     by_flops = program.flops / slice_.peak_flops
     by_bytes = program.hbm_bytes / slice_.hbm_bandwidth
     seconds = max(by_flops, by_bytes)

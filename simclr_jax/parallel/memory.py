@@ -9,6 +9,17 @@ import psutil
 from simclr_jax.core.errors import UserError
 
 
+def room(device: Any) -> int:
+    """Returns the bytes that a device of this process has for a program.
+
+    A CPU's are those of the machine, in equal shares where it stands for several devices.
+    """
+    stats = device.memory_stats()  # None on a CPU
+    if stats:
+        return stats["bytes_limit"]
+    return psutil.virtual_memory().total // len(jax.local_devices(backend=device.platform))
+
+
 def require_room(abstract_state: Any) -> None:
     """Checks that each device of this process can hold its part of a state.
 
@@ -26,12 +37,11 @@ def require_room(abstract_state: Any) -> None:
         for x in jax.tree.leaves(abstract_state)
     )
     device = jax.local_devices()[0]
-    stats = device.memory_stats()  # None on a CPU
-    room = stats["bytes_limit"] if stats else psutil.virtual_memory().total
-    if needed > room:
+    available = room(device)
+    if needed > available:
         raise UserError(
             f"The state of this config takes {needed / 1e9:,.0f} GB on a device, and "
-            f"{device.device_kind} has {room / 1e9:,.0f} GB. Lower width or depth of "
+            f"{device.device_kind} has {available / 1e9:,.0f} GB. Lower width or depth of "
             "config.encoder or the dimensions in config.heads, or split the state: "
             "--config.parallel.preset=fsdp with --config.parallel.fsdp=DEVICES."
         )

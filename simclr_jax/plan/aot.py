@@ -49,11 +49,11 @@ class Program:
       code_bytes: HBM that the program itself takes.
       total_bytes: HBM in all, with results that replace no argument.
       flops: operations, with those of loops as often as they run; the
-        compiler itself counts each loop once.
+        compiler itself counts each loop once. On a GPU those of convolutions and matrix products.
       recomputed_flops: the part that rematerialisation and gradient caching do a second time.
       hbm_bytes: HBM traffic counted from the compiled program; see `plan.traffic`.
       traffic: the same by part of the network and pass; see `plan.words.by_part`.
-      bytes_accessed: HBM traffic as the compiler counts it.
+      bytes_accessed: HBM traffic as the compiler counts it; None on a GPU.
       fusions: runs of kernels that the compiler made of several operations.
       collectives: kind -> {"count", "bytes"}; bytes are of results, per device.
       overlapped: those of them that overlap with other work; see `plan.overlap`.
@@ -69,7 +69,7 @@ class Program:
     recomputed_flops: int
     hbm_bytes: int
     traffic: list[dict[str, Any]]
-    bytes_accessed: float
+    bytes_accessed: float | None
     fusions: int
     collectives: dict[str, dict[str, int]]
     overlapped: dict[str, dict[str, int]]
@@ -152,6 +152,11 @@ def compile_step(
     memory, costs = compiled.memory_analysis(), compiled.cost_analysis()
     text = compiled.as_text()
     counts = count(text)
+    flops, bytes_accessed = counts.flops, None
+    (device, *_) = jax.tree.leaves(arguments)[0].sharding.device_set
+    if device.platform != "gpu":  # where the analysis does not see into calls of libraries
+        flops = costs["flops"] + counts.flops - counts.flops_once
+        bytes_accessed = costs["bytes accessed"]
     in_place = memory.alias_size_in_bytes
     return Program(
         arguments_bytes=memory.argument_size_in_bytes,
@@ -162,11 +167,11 @@ def compile_step(
         - in_place
         + memory.temp_size_in_bytes
         + memory.generated_code_size_in_bytes,
-        flops=costs["flops"] + counts.flops - counts.flops_once,
+        flops=flops,
         recomputed_flops=counts.recomputed_flops,
         hbm_bytes=counts.hbm_bytes,
         traffic=by_part(operations(text)),
-        bytes_accessed=costs["bytes accessed"],
+        bytes_accessed=bytes_accessed,
         fusions=counts.fusions,
         collectives=counts.by_kind(),
         overlapped=overlap(text),

@@ -6,17 +6,44 @@ import re
 
 import numpy as np
 
-from simclr_jax.plan.hlo import Array, Instruction
+from simclr_jax.plan.hlo import Array, Computation, Instruction
+
+GPU_LIBRARIES = ("__cudnn$", "__cublas$")
+# The first operands of calls of cuDNN; what is not among them is their result.
+_CUDNN = {
+    "__cudnn$convForward": ("image", "kernel"),
+    "__cudnn$convBiasActivationForward": ("image", "kernel"),
+    "__cudnn$convBackwardInput": ("output", "kernel"),
+    "__cudnn$convBackwardFilter": ("image", "output"),
+}
 
 
-def convolution_flops(i: Instruction, lhs: Array, rhs: Array) -> int:
+def flops_of(i: Instruction, inside: Computation) -> int:
+    """Returns the operations of a convolution or a matrix product, 0 of any other instruction.
+
+    On a GPU both are calls of a library. A gradient of a convolution then has the window and the
+    dimensions of the convolution that it belongs to.
+    """
+    operand = lambda k: inside.instructions[i.operands[k]].arrays[0]
+    if i.opcode == "convolution":
+        return convolution_flops(i, operand(0), operand(1), i.arrays[0])
+    if i.opcode == "dot" or i.target.startswith("__cublas$"):
+        return dot_flops(i, operand(0))
+    if i.target in _CUDNN:
+        given = {role: operand(k) for k, role in enumerate(_CUDNN[i.target])}
+        arrays = [given.get(role, i.arrays[0]) for role in ("image", "kernel", "output")]
+        return convolution_flops(i, *arrays)
+    return 0
+
+
+def convolution_flops(i: Instruction, lhs: Array, rhs: Array, out: Array) -> int:
     """Returns the operations of a convolution, without those by the zeros around its image."""
     labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", i.attributes)
     if labels is None:
         return 0
     window = re.search(r"window=\{([^}]*)\}", i.attributes)
     given = dict(item.split("=") for item in window[1].split()) if window else {}
-    out, rank = i.arrays[0], len(labels[1]) - 2
+    rank = len(labels[1]) - 2
     setting = lambda key, default: given.get(key, "x".join([default] * rank)).split("x")
     size, stride = setting("size", "1"), setting("stride", "1")
     pads, base, spread = (
@@ -46,6 +73,6 @@ def _products(n: int, out: int, size: int, stride: int, pad: int, base: int, spr
 
 def dot_flops(i: Instruction, lhs: Array) -> int:
     """Returns the operations of a matrix product."""
-    found = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", i.attributes)
-    dims = [int(d) for d in found[1].split(",") if d] if found else []
+    found = re.search(r'lhs_contracting_dim(?:ension)?s"?[=:][{\[]([\d,"]*)', i.attributes)
+    dims = map(int, re.findall(r"\d+", found[1])) if found else ()
     return 2 * math.prod(i.arrays[0].shape) * math.prod(lhs.shape[d] for d in dims)

@@ -8,6 +8,7 @@ two of them a chip, and chips for v5litepod and v6e.
 import dataclasses
 import math
 import re
+from typing import Any
 
 from simclr_jax.core.errors import UserError, did_you_mean
 
@@ -118,6 +119,25 @@ class Slice:
         """Memory that one device has for a program."""
         return int(self.chip.usable_hbm_gib * GIB)
 
+    def facts(self) -> dict[str, Any]:
+        """Returns what an answer says about it."""
+        chip = self.chip
+        return {
+            "topology": self.name,
+            "slices": self.count,
+            "chips": self.num_chips,
+            "chip": {
+                "name": chip.name,
+                "devices": chip.devices,
+                "memory": "HBM",
+                "limit": "the compiler may use",
+                "peak_bf16_flops": chip.peak_flops,
+                "hbm_bandwidth": chip.hbm_bandwidth,
+                "hbm_gib": chip.hbm_gib,
+                "source": chip.source,
+            },
+        }
+
     @property
     def peak_flops(self) -> float:
         """Peak bf16 operations a second of one device."""
@@ -183,9 +203,10 @@ def _offer(chip: Chip) -> str:
 def _unknown(name: str, more: str) -> str:
     compiler_names = [Slice(c, shape).name for c in CHIPS.values() for shape in c.shapes]
     alike = re.sub(r"^v5e-", "v5litepod-", name)
-    close = did_you_mean(alike, [*compiler_names, *USER_NAMES])
+    close = did_you_mean(alike, [*compiler_names, *USER_NAMES, "here"])
     more = more or f" Kinds of chips are {', '.join(CHIPS)}."
     return (
         f"No slice {name!r} is known.{close}{more} "
-        "A slice is named like v5e:8x8 or, by its accelerator type, v5litepod-64."
+        "A slice is named like v5e:8x8 or, by its accelerator type, v5litepod-64; the devices of "
+        "this machine are named here."
     )

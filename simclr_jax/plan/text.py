@@ -18,15 +18,25 @@ def describe(answer: dict[str, Any]) -> str:
     chip, images = answer["chip"], answer["images"]
     slices = f"{answer['slices']} slices of " if answer["slices"] > 1 else ""
     mesh = " x ".join(f"{axis} {size}" for axis, size in answer["mesh"].items())
+    place = f"on {slices}{answer['topology']}"
+    devices = f"{_several(answer['devices'], 'device')} ({mesh})"
+    if "source" in chip:
+        about = [
+            _row("slice", f"{_several(answer['chips'], 'chip')}, {devices}"),
+            _row(
+                "chip",
+                f"{_amount(chip['peak_bf16_flops'])}FLOP/s in bf16, "
+                f"{_amount(chip['hbm_bandwidth'])}B/s, {chip['hbm_gib']} GiB of HBM, "
+                f"by {chip['source']}",
+            ),
+        ]
+    else:
+        place = "on this machine"
+        about = [_row("devices", f"{answer['devices']} x {chip['name']} ({mesh})")]
     lines = [
-        f"{answer['config']} on {slices}{answer['topology']} {answer['verdict']}.",
+        f"{answer['config']} {place} {answer['verdict']}.",
         "",
-        _row("slice", f"{answer['chips']} chips, {answer['devices']} devices ({mesh})"),
-        _row(
-            "chip",
-            f"{_amount(chip['peak_bf16_flops'])}FLOP/s in bf16, {_amount(chip['hbm_bandwidth'])}B/s"
-            f", {chip['hbm_gib']} GiB of HBM, by {chip['source']}",
-        ),
+        *about,
         _row(answer["examples"], f"{images['count']:,} of {images['name']}: {images['how']}"),
         _row("parameters", f"{answer['parameters']:,}"),
         _row("batch", f"{answer['batch_size']}, {answer['batch_per_device']:g} a device"),
@@ -42,13 +52,15 @@ def describe(answer: dict[str, Any]) -> str:
     if answer["assumed"]:
         lines.append(_row("assumed", answer["assumed"]))
     lines += [_row("tried", tried) for tried in answer["tried"]]
-    if "estimate" in answer:
-        lines += [*_memory(answer), *_step(answer), *_traffic(answer)]
-        lines += _time(answer["estimate"], answer["examples"])
-    else:
+    refused = "compiler" in answer
+    if refused:
         lines.append(_row("compiler", answer["compiler"]))
+    else:
+        lines += [*_memory(answer), *_step(answer), *_traffic(answer)]
+    if "estimate" in answer:
+        lines += _time(answer["estimate"], answer["examples"])
     versions = ", ".join(f"{name} {version}" for name, version in answer["versions"].items())
-    done = "Compiled in" if "estimate" in answer else "Refused after"
+    done = "Refused after" if refused else "Compiled in"
     lines += ["", f"{done} {answer['compile_seconds']:.0f} s by {versions}."]
     if answer["fits"] and answer["flags"]:
         lines.append(f"The first settings that fit: {' '.join(answer['flags'])}")
@@ -57,14 +69,15 @@ def describe(answer: dict[str, Any]) -> str:
 
 def _memory(answer: dict[str, Any]) -> list[str]:
     total, usable = gib(answer["needed_hbm_bytes"]), gib(answer["usable_hbm_bytes"])
+    memory, limit = answer["chip"]["memory"], answer["chip"]["limit"]
     return [
         "",
-        "HBM of a device",
+        f"{memory} of a device",
         _row("arguments", f"{gib(answer['arguments_bytes'])}, the state and the batch"),
         _row("temporaries", gib(answer["temporaries_bytes"])),
         _row("for metrics", f"{gib(answer['line_bytes'])}, the parameters before a step again"),
         _row("program", gib(answer["code_bytes"])),
-        _row("total", f"{total} of {usable} that the compiler may use"),
+        _row("total", f"{total} of {usable} that {limit}"),
     ]
 
 
@@ -79,9 +92,14 @@ def _step(answer: dict[str, Any]) -> list[str]:
         again = _amount(answer["recomputed_flops"])
         lines.append(_row("", f"{again}FLOP of them for the second time, to save memory"))
     lines += [
-        _row("HBM traffic", f"{_amount(answer['hbm_bytes'])}B, {counted['hbm_bytes']}"),
-        _row("", f"({_amount(answer['bytes_accessed'])}B by {counted['bytes_accessed']})"),
+        _row(
+            f"{answer['chip']['memory']} traffic",
+            f"{_amount(answer['hbm_bytes'])}B, {counted['hbm_bytes']}",
+        ),
     ]
+    if answer["bytes_accessed"] is not None:
+        accessed = f"{_amount(answer['bytes_accessed'])}B by {counted['bytes_accessed']}"
+        lines.append(_row("", f"({accessed})"))
     for kind, row in answer["collectives"].items():
         beside = _beside(answer["overlapped"].get(kind))
         lines.append(_row(kind, f"{row['count']}, {_amount(row['bytes'])}B of results; {beside}"))
@@ -103,7 +121,8 @@ def _beside(row: dict[str, int] | None) -> str:
 def _traffic(answer: dict[str, Any]) -> list[str]:
     """Returns where the HBM traffic is: of each part of the network, in each pass."""
     parts = answer["traffic"]
-    lines = ["", "HBM traffic by part; a fusion counts where its last operation does"]
+    memory = answer["chip"]["memory"]
+    lines = ["", f"{memory} traffic by part; a fusion counts where its last operation does"]
     for part in parts[:NUM_PARTS]:
         passed = "" if part["pass"] == "-" else f", {part['pass']}"
         name, share = f"{part['part']}{passed}", part["hbm_bytes"] / answer["hbm_bytes"]
@@ -168,10 +187,8 @@ def _cures(answer: dict[str, Any]) -> list[str]:
         numbers = ", ".join(map(str, grad_cache_chunks))
         how = "the batch in parts, each with its own BatchNorm statistics"
         lines.append(_row("--config.method.grad_cache_chunks", f"{numbers}: {how}"))
-    return [
-        *lines,
-        _row("batch per device", f"{per_device} now: a larger slice, or a smaller batch"),
-    ]
+    larger = "a larger slice, or " if "source" in answer["chip"] else ""
+    return [*lines, _row("batch per device", f"{per_device} now: {larger}a smaller batch")]
 
 
 def _row(name: str, text: str) -> str:
@@ -184,6 +201,10 @@ def _amount(x: int | float) -> str:
         if abs(x) >= scale:
             return f"{x / scale:.4g} {prefix}"
     return f"{x:.4g} "
+
+
+def _several(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' * (count != 1)}"
 
 
 def _duration(hours: float) -> str:

@@ -11,7 +11,7 @@ import dataclasses
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
-from simclr_jax.plan.arithmetic import convolution_flops, dot_flops
+from simclr_jax.plan.arithmetic import GPU_LIBRARIES, flops_of
 from simclr_jax.plan.hlo import Array, Computation, Instruction, parse
 
 COLLECTIVES = (
@@ -206,14 +206,10 @@ class Counter:
             # Programs written device by device have one channel for all of their transfers.
             shared = f"channel {channel}, {kind}, {transfer.nbytes} bytes"
             return Counts(collectives={i.name if channel is None else shared: transfer})
-        if i.opcode in ("convolution", "dot"):
-            lhs, rhs = (inside.instructions[name].arrays[0] for name in i.operands)
-            flops = (
-                convolution_flops(i, lhs, rhs) if i.opcode == "convolution" else dot_flops(i, lhs)
-            )
-            again = flops if RECOMPUTED in i.attributes else 0
-            return Counts(flops=flops, flops_once=flops, recomputed_flops=again)
-        return Counts()
+        if not (flops := flops_of(i, inside)):
+            return Counts()
+        again = flops if RECOMPUTED in i.attributes else 0
+        return Counts(flops=flops, flops_once=flops, recomputed_flops=again)
 
     def _arithmetic(self, name: str) -> Counts:
         """Returns the arithmetic and the transfers of a fused computation."""
@@ -362,8 +358,11 @@ def _traffic(i: Instruction, inside: Computation) -> int:
         return _hbm(update) + target * sum(array.padded_bytes for array in update)
     kind = i.opcode.removesuffix("-start")
     begins = kind != i.opcode and kind != "all-reduce" and len(i.parts) > 1
-    # A start returns (operands, results, ...).
-    results = list(i.parts)[1] if begins else i.arrays
+    results = i.arrays
+    if begins:  # returns (operands, results, ...)
+        results = list(i.parts)[1]
+    elif i.target.startswith(GPU_LIBRARIES):  # returns its result and room to work in
+        results = results[:1]
     if kind in SLICES:
         source = operands[0][0].in_hbm
         return _hbm(results) + source * sum(array.padded_bytes for array in results)

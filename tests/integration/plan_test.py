@@ -50,6 +50,24 @@ def test_mistakes_are_named_before_anything_is_compiled(arguments, says):
     assert "Compiling" not in result.stderr
 
 
+def test_what_a_step_takes_on_this_machine():
+    result = run("plan", DIGITS, "--topology=here", "--json", *TINY)
+    assert result.returncode == 0, result.stderr
+    answer = json.loads(result.stdout)
+    assert answer["fits"]
+    assert (answer["topology"], answer["devices"]) == ("here", 1)
+    parts = answer["arguments_bytes"] + answer["temporaries_bytes"] + answer["line_bytes"]
+    assert answer["needed_hbm_bytes"] == pytest.approx(parts, rel=0.02)
+    assert answer["state_bytes_per_device"] < answer["arguments_bytes"]
+    assert answer["flops"] > 6 * answer["parameters"]  # two views of an image, and their gradients
+    assert "estimate" not in answer, "no data sheet of this machine is known"
+    page = describe(answer)
+    assert "on this machine fits" in page
+    assert "RAM traffic by part" in page
+    assert "HBM" not in page
+    assert "parallel.preset" in describe(answer | {"fits": False})
+
+
 @pytest.mark.skipif(HAVE_LIBTPU, reason="requirements-tpu.txt is installed")
 def test_without_the_compiler_says_how_to_install_it():
     result = run("plan", DIGITS, "--topology=v5e:2x2")

@@ -300,6 +300,52 @@ def test_products_of_groups(kind, groups, x, w, y):
     assert count(text).flops == (lowered.cost_analysis() or {})["flops"]
 
 
+# As XLA compiles a convolution, a product and their gradients for an H100, shortened.
+ON_GPU = """\
+HloModule gradients, is_scheduled=true
+
+ENTRY %main (x: f32[8,10,10,16], k: f32[32,3,3,16], w: f32[2048,64]) -> f32[2048,64] {
+  %x = f32[8,10,10,16]{3,2,1,0} parameter(0)
+  %k = f32[32,3,3,16]{3,2,1,0} parameter(1)
+  %w = f32[2048,64]{1,0} parameter(2)
+  %conv = (f32[8,8,8,32]{3,2,1,0}, u8[512]{0}) custom-call(%x, %k), window={size=3x3}, \
+dim_labels=b01f_o01i->b01f, custom_call_target="__cudnn$convForward"
+  %y = f32[8,8,8,32]{3,2,1,0} get-tuple-element(%conv), index=0
+  %flat = f32[8,2048]{1,0} bitcast(%y)
+  %gemm = (f32[8,64]{1,0}, s8[4194304]{0}) custom-call(%flat, %w), \
+custom_call_target="__cublas$lt$matmul", backend_config={"gemm_backend_config":{"beta":0,\
+"dot_dimension_numbers":{"lhs_contracting_dimensions":["1"],"rhs_contracting_dimensions":["0"]}}}
+  %z = f32[8,64]{1,0} get-tuple-element(%gemm), index=0
+  %conv-bw-filter = (f32[32,3,3,16]{3,2,1,0}, u8[0]{0}) custom-call(%x, %y), window={size=3x3}, \
+dim_labels=b01f_o01i->b01f, custom_call_target="__cudnn$convBackwardFilter"
+  %conv-bw-input = (f32[8,10,10,16]{3,2,1,0}, u8[0]{0}) custom-call(%y, %k), window={size=3x3}, \
+dim_labels=b01f_o01i->b01f, custom_call_target="__cudnn$convBackwardInput"
+  %gemm.1 = (f32[2048,64]{1,0}, s8[4194304]{0}) custom-call(%flat, %z), \
+custom_call_target="__cublas$lt$matmul", backend_config={"gemm_backend_config":{"beta":0,\
+"dot_dimension_numbers":{"lhs_contracting_dimensions":["0"],"rhs_contracting_dimensions":["0"]}}}
+  ROOT %dw = f32[2048,64]{1,0} get-tuple-element(%gemm.1), index=0
+}
+"""
+
+
+def test_libraries_of_a_gpu_multiply_what_their_calls_say():
+    counts = count(ON_GPU)
+    assert counts.flops == 3 * (2 * 8 * 8 * 8 * 32 * 16 * 3 * 3) + 2 * (2 * 8 * 2048 * 64)
+    x, k, y, w, z = (4 * n for n in (8 * 10 * 10 * 16, 32 * 9 * 16, 8 * 2048, 2048 * 64, 8 * 64))
+    assert counts.hbm_bytes == 3 * (x + k + y) + 2 * (y + w + z), "without their room to work in"
+
+    def convolved(x, k):
+        lay = ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(x, k, (1, 1), "VALID", dimension_numbers=lay)
+
+    def gradients(x, k, y):
+        return convolved(x, k), jax.vjp(convolved, x, k)[1](y)
+
+    shapes = [jnp.ones(shape) for shape in ((8, 10, 10, 16), (3, 3, 16, 32), (8, 8, 8, 32))]
+    analysis = jax.jit(gradients).lower(*shapes).cost_analysis() or {}
+    assert counts.flops == analysis["flops"] + 2 * (2 * 8 * 2048 * 64)
+
+
 needs_libtpu = pytest.mark.plan("libtpu")
 
 

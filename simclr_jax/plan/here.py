@@ -1,0 +1,66 @@
+"""The devices of this machine, in the place of a slice that is not there."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from simclr_jax.core.errors import UserError
+from simclr_jax.parallel.memory import room
+
+NAME = "here"
+# What the memory of a device is called, and who sets how much of it a program may take.
+_MEMORY = {
+    "cpu": ("RAM", "the machine has for each device"),
+    "gpu": ("VRAM", "JAX may allocate"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Here:
+    """Devices of one kind that JAX finds on this machine; see `plan.chips.Slice`."""
+
+    devices: Sequence[Any]
+
+    @property
+    def name(self) -> str:
+        """The name that `--topology` has for them."""
+        return NAME
+
+    @property
+    def num_devices(self) -> int:
+        """Devices as JAX counts them."""
+        return len(self.devices)
+
+    @property
+    def usable_hbm_bytes(self) -> int:
+        """Memory that one device has for a program, its share of the RAM if it is a CPU."""
+        return room(self.devices[0])
+
+    def facts(self) -> dict[str, Any]:
+        """Returns what an answer says about them."""
+        device = self.devices[0]
+        memory, limit = _MEMORY.get(device.platform, ("HBM", "JAX may allocate"))
+        kind = {"name": device.device_kind, "devices": 1, "memory": memory, "limit": limit}
+        return {"topology": NAME, "slices": 1, "chips": len(self.devices), "chip": kind}
+
+
+def find_here(count: int, price: float | None) -> Here:
+    """Returns the devices of this machine.
+
+    Args:
+      count: what `--num_slices` says.
+      price: what `--price` says.
+
+    Raises:
+      UserError: if one of them is given; this machine is one, and no time is estimated for it.
+    """
+    if count != 1:
+        raise UserError(f"--num_slices={count} is for TPU slices; --topology={NAME} has no slices.")
+    if price is not None:
+        raise UserError(
+            f"--price={price} is for TPU slices: --topology={NAME} says nothing about time, which "
+            "a run on this machine shows (pairs_per_second). Leave --price out."
+        )
+    return Here(jax.local_devices())
