@@ -55,6 +55,10 @@ def run(
         return _complain(error, FAILED)
     except TryAgainError as error:
         return _complain(error, TRY_AGAIN)
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return _complain(_out_of_memory(error), FAILED)
     except Terminated as stopped:
         logging.getLogger(__name__).info("%s", stopped)
         return 128 + stopped.signum
@@ -124,7 +128,17 @@ def _parse(argv: Sequence[str], required: Sequence[str], positional: str | None)
     return not asks
 
 
-def _complain(error: Exception, code: int) -> int:
+def _out_of_memory(error: Exception) -> str:
+    where = "The host" if isinstance(error, MemoryError) else "A device"
+    said = str(error).partition("\n")[0]
+    return (
+        f"{where} ran out of memory: {said}\n"
+        "For a config, `plan --topology=here --fit` says what a step takes on this machine and "
+        "which settings bring it in. A smaller --config.data.batch_size takes less."
+    )
+
+
+def _complain(error: Exception | str, code: int) -> int:
     print(f"error: {error}", file=sys.stderr)
     return code
 
