@@ -36,8 +36,8 @@ def get_config(variant: str = "r50") -> ConfigDict:
     if variant == "digits":
         shared.make_small(config, variant, views="finetune", base_lr=1e-3, min_area=0.5)
         config.encoder = dict(name="resnet", depth=18, width=0.25, stem="cifar", norm="layer")
-        # 16 patches a view, and few epochs: each patch costs a pass of the encoder.
+        # 9 patches a view, and few epochs: each patch costs a pass of the encoder.
         config.run.update(epochs=15)
-        config.method.update(patch=8, stride=6, num_distances=1)
+        config.method.update(patch=12, stride=8, num_distances=1)
         config.method.update(context_width=64, context_layers=3, drop_colours=0.0)
     return config

@@ -33,6 +33,8 @@ ENCODERS_OF = {
     "mae": {"name": "vit", "size": "tiny", "patch": 4},
     "simcse": {"name": "none"},
 }
+# Settings that views of 20 px need.
+SETTINGS_OF = {"cpc": {"patch": 8, "stride": 6}}
 # An array of what is trained, and its shape, where it is not that of the tiny encoder on images.
 FIRST_ARRAY = {
     "mae": ("encoder/patches/kernel", (48, 32)),
@@ -71,6 +73,7 @@ def build(name):
     def build(optimizer, rate, devices=None, **parallel):
         config = recipes()[name] | {
             "encoder": ENCODERS_OF.get(name, {"name": "tiny"}),
+            "method": recipes()[name]["method"] | SETTINGS_OF.get(name, {}),
             "evals": {},
             "optim": {"name": optimizer},
             "schedule": {"base_lr": rate, "scaling": "none", "warmup_epochs": 0.0},
