@@ -29,9 +29,9 @@ from simclr_jax.core.sections import build_section
 from simclr_jax.data.records import examples_of
 from simclr_jax.parallel.sharding import Layout
 from simclr_jax.plan.aot import Program, TooLarge, compile_step, slice_devices
-from simclr_jax.plan.chips import HOST_LINK, Slice, find_slice
+from simclr_jax.plan.chips import HERE, HOST_LINK, Slice, find_slice
 from simclr_jax.plan.dataset_spec import open_or_describe, without_checkpoints
-from simclr_jax.plan.here import NAME, Here, find_here
+from simclr_jax.plan.here import Here, find_here
 from simclr_jax.plan.text import describe, gib
 
 log = logging.getLogger(__name__)
@@ -148,7 +148,7 @@ def _plan() -> bool:
     if PRICE.value is not None and not 0 < PRICE.value < math.inf:
         raise UserError(f"--price={PRICE.value} must be a number above 0: USD per chip-hour.")
     jax.config.update("jax_enable_compilation_cache", False)  # the seconds are to be real
-    if TOPOLOGY.value == NAME:
+    if TOPOLOGY.value == HERE:
         place = find_here(NUM_SLICES.value, PRICE.value)
         config, devices = CONFIG().config, place.devices
     else:

@@ -13,6 +13,7 @@ from typing import Any
 from simclr_jax.core.errors import UserError, did_you_mean
 
 GIB = 2**30
+HERE = "here"  # in the place of a slice: the devices of this machine
 FLAT = (  # the usual slices, of chips wired as a torus of two dimensions
     *((1, 1), (2, 2), (2, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16)),
 )
@@ -203,10 +204,10 @@ def _offer(chip: Chip) -> str:
 def _unknown(name: str, more: str) -> str:
     compiler_names = [Slice(c, shape).name for c in CHIPS.values() for shape in c.shapes]
     alike = re.sub(r"^v5e-", "v5litepod-", name)
-    close = did_you_mean(alike, [*compiler_names, *USER_NAMES, "here"])
+    close = did_you_mean(alike, [*compiler_names, *USER_NAMES, HERE])
     more = more or f" Kinds of chips are {', '.join(CHIPS)}."
     return (
         f"No slice {name!r} is known.{close}{more} "
         "A slice is named like v5e:8x8 or, by its accelerator type, v5litepod-64; the devices of "
-        "this machine are named here."
+        f"this machine are named {HERE}."
     )

@@ -8,8 +8,8 @@ import jax
 
 from simclr_jax.core.errors import UserError
 from simclr_jax.parallel.memory import room
+from simclr_jax.plan.chips import HERE
 
-NAME = "here"
 # What the memory of a device is called, and who sets how much of it a program may take.
 _MEMORY = {
     "cpu": ("RAM", "the machine has for each device"),
@@ -26,7 +26,7 @@ class Here:
     @property
     def name(self) -> str:
         """The name that `--topology` has for them."""
-        return NAME
+        return HERE
 
     @property
     def num_devices(self) -> int:
@@ -43,7 +43,7 @@ class Here:
         device = self.devices[0]
         memory, limit = _MEMORY.get(device.platform, ("HBM", "JAX may allocate"))
         kind = {"name": device.device_kind, "devices": 1, "memory": memory, "limit": limit}
-        return {"topology": NAME, "slices": 1, "chips": len(self.devices), "chip": kind}
+        return {"topology": HERE, "slices": 1, "chips": len(self.devices), "chip": kind}
 
 
 def find_here(count: int, price: float | None) -> Here:
@@ -57,10 +57,10 @@ def find_here(count: int, price: float | None) -> Here:
       UserError: if one of them is given; this machine is one, and no time is estimated for it.
     """
     if count != 1:
-        raise UserError(f"--num_slices={count} is for TPU slices; --topology={NAME} has no slices.")
+        raise UserError(f"--num_slices={count} is for TPU slices; --topology={HERE} has no slices.")
     if price is not None:
         raise UserError(
-            f"--price={price} is for TPU slices: --topology={NAME} says nothing about time, which "
+            f"--price={price} is for TPU slices: --topology={HERE} says nothing about time, which "
             "a run on this machine shows (pairs_per_second). Leave --price out."
         )
     return Here(jax.local_devices())
