@@ -3,6 +3,7 @@
 import io
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ flags.disclaim_key_flags()  # those that are defined here are the flags of the v
 # Beside these, 128 and the number of the signal that ended a run: 129 SIGHUP, 130 Ctrl-C,
 # 143 SIGTERM.
 DONE, FAILED, USER_MISTAKE, TRY_AGAIN = 0, 1, 2, 75  # EX_TEMPFAIL of sysexits.h
+_OUT_OF_MEMORY = re.compile(r"out.of.memory|RESOURCE_EXHAUSTED.*allocat", re.IGNORECASE)
 
 
 def run(
@@ -56,9 +58,9 @@ def run(
     except TryAgainError as error:
         return _complain(error, TRY_AGAIN)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+        if not isinstance(error, MemoryError) and not _OUT_OF_MEMORY.search(str(error)):
             raise
-        return _complain(_out_of_memory(error), FAILED)
+        return _complain(_out_of_memory(error, trains="config" in required), FAILED)
     except Terminated as stopped:
         logging.getLogger(__name__).info("%s", stopped)
         return 128 + stopped.signum
@@ -128,13 +130,17 @@ def _parse(argv: Sequence[str], required: Sequence[str], positional: str | None)
     return not asks
 
 
-def _out_of_memory(error: Exception) -> str:
+def _out_of_memory(error: Exception, *, trains: bool) -> str:
     where = "The host" if isinstance(error, MemoryError) else "A device"
     said = str(error).partition("\n")[0]
+    if not trains:
+        return f"{where} ran out of memory: {said}"
     return (
         f"{where} ran out of memory: {said}\n"
-        "For a config, `plan --topology=here --fit` says what a step takes on this machine and "
-        "which settings bring it in. A smaller --config.data.batch_size takes less."
+        "`plan` with the same --config and --topology=here --fit, or the slice's name in the place "
+        "of here, says what a step takes and which settings bring it in. A smaller "
+        "--config.data.batch_size takes less. A run that has begun keeps its batch: give a new "
+        "--workdir."
     )
 
 

@@ -40,7 +40,7 @@ CONFIG = recipe.define("simclr_imagenet:v1_r50_1x")
 TOPOLOGY = flags.DEFINE_string(
     "topology",
     "",
-    "Slice, such as v5e:8x8, v5litepod-64 or v4-32; or here, the devices of this machine.",
+    "Slice, such as v5e:8x8, v5litepod-64 or v4-32; or 'here' for the devices of this machine.",
 )
 NUM_SLICES = flags.DEFINE_integer("num_slices", 1, "How many such slices.")
 NUM_IMAGES = flags.DEFINE_integer(
@@ -60,13 +60,16 @@ COUNTED = {
     "bytes_accessed": "the compiler's cost analysis; each loop once, and from v4 on also on-chip "
     "memory and whole operands of asynchronous slices",
 }
-COUNTED_HERE = COUNTED | {
-    "hbm_bytes": "operands and results of each kernel, by the compiled HLO; caches spare a part",
+BY_KERNELS = "operands and results of each kernel, by the compiled HLO; caches spare a part"
+COUNTED_ON_CPU = {
+    "flops": COUNTED["flops"],
+    "hbm_bytes": BY_KERNELS,
     "bytes_accessed": "the compiler's cost analysis; each loop once",
 }
-COUNTED_ON_GPU = COUNTED_HERE | {
+COUNTED_ON_GPU = {
     "flops": "convolutions and matrix products, those of a loop as often as it runs, with the "
     "zeros that the compiler puts around and between the pixels",
+    "hbm_bytes": BY_KERNELS,
 }
 MAX_CHUNKS = 64
 
@@ -106,11 +109,16 @@ class Attempt:
         return _bytes_per_device(self.experiment.abstract_state.params)
 
     @property
+    def next_batch_bytes(self) -> int:
+        """Bytes of the batch that travels to the device during a step; `data.place`."""
+        return _bytes_per_device(self.experiment.abstract_batch)
+
+    @property
     def needed_bytes(self) -> int | None:
         """HBM per device; None if the compiler refused without a number."""
         if isinstance(self.outcome, TooLarge):
             return self.outcome.needed_bytes
-        return self.outcome.total_bytes + self.line_bytes
+        return self.outcome.total_bytes + self.line_bytes + self.next_batch_bytes
 
     @property
     def fits(self) -> bool:
@@ -160,8 +168,11 @@ def _plan() -> bool:
     source, images = open_or_describe(config, NUM_IMAGES.value)
     config, assumed = without_checkpoints(config, source)
 
+    def build(changes: Mapping[tuple[str, str], Any]) -> Experiment:
+        return build_experiment(_with(config, changes), devices, train_source=source)
+
     def attempt(changes: Mapping[tuple[str, str], Any]) -> Attempt:
-        experiment = build_experiment(_with(config, changes), devices, train_source=source)
+        experiment = build(changes)
         knobs = _knobs(experiment)
         log.info("Compiling for %s: %s.", place.name, knobs)
         tried = Attempt(
@@ -183,6 +194,8 @@ def _plan() -> bool:
         "examples": examples_of(attempts[0].experiment.policy.cuts),
         "assumed": assumed,
     }
+    if not answer["fits"]:
+        answer["cures"] = _cures(attempts[0], attempts[-1], build)
     print(json.dumps(answer) if JSON.value else describe(answer))
     return answer["fits"]
 
@@ -252,19 +265,56 @@ def _differences(first: Knobs, last: Knobs) -> dict[tuple[str, str], Any]:
 
 def _changes(first: Attempt) -> Iterator[dict[str, Any]]:
     """Yields the settings beyond those of the first attempt, one at a time."""
-    after = lambda choices, now: choices[choices.index(now) + 1 :]
-    for preset in after(("replicated", "zero1", "fsdp"), first.knobs.preset):
-        yield {"preset": preset}
-    for remat in after(("none", "convs", "blocks"), first.knobs.remat):
-        yield {"remat": remat}
+    choices = _choices(first)
+    for knob in ("preset", "remat"):
+        yield from ({knob: value} for value in choices[knob])
     own = {"remat": first.knobs.remat}
-    per_device = first.experiment.dataset.batch_size // first.experiment.mesh.size
-    grad_cache_chunks = first.knobs.grad_cache_chunks * 2
-    while grad_cache_chunks <= MAX_CHUNKS and per_device % grad_cache_chunks == 0:
-        yield {"grad_cache_chunks": grad_cache_chunks, **own}
-        grad_cache_chunks *= 2
-    if grad_cache_chunks > 2 * first.knobs.grad_cache_chunks and first.knobs.remat != "blocks":
+    yield from ({"grad_cache_chunks": n, **own} for n in choices["grad_cache_chunks"])
+    if len(choices["grad_cache_chunks"]) > 1 and first.knobs.remat != "blocks":
         yield {"remat": "blocks"}
+
+
+def _choices(attempt: Attempt) -> dict[str, list[Any]]:
+    """Returns values that save more memory than those of an attempt, by knob."""
+    now, experiment = attempt.knobs, attempt.experiment
+    after = lambda choices, value: list(choices[choices.index(value) + 1 :])
+    presets = after(("replicated", "zero1", "fsdp"), now.preset)
+    remats = after(("none", "convs", "blocks"), now.remat)
+    if isinstance(attempt.place, Here) and attempt.place.on_gpu and "convs" in remats:
+        remats.remove("convs")  # where it takes more; see docs/planning.md
+    per_device = experiment.dataset.batch_size // experiment.mesh.size
+    chunks, n = [], now.grad_cache_chunks * 2
+    while n <= MAX_CHUNKS and per_device % n == 0:
+        chunks.append(n)
+        n *= 2
+    split = experiment.mesh.size > 1  # one device has nobody to share the state with
+    return {"preset": presets if split else [], "remat": remats, "grad_cache_chunks": chunks}
+
+
+def _cures(
+    first: Attempt, last: Attempt, build: Callable[[Mapping[tuple[str, str], Any]], Experiment]
+) -> dict[str, list[Any]]:
+    """Returns what could bring a step in: key of the config -> values, all of which it takes."""
+
+    def taken(knob: str, value: Any) -> bool:
+        knobs = dataclasses.replace(last.knobs, **{knob: value})
+        try:
+            build(_differences(first.knobs, knobs))
+        except UserError as error:  # this encoder or method does not have it
+            log.debug("Left out: %s", error)
+            return False
+        return True
+
+    cures = {}
+    for knob, values in _choices(last).items():
+        if knob == "remat":
+            values = [value for value in values if taken(knob, value)]
+        elif values and not taken(knob, values[0]):  # as it takes the first, it takes the others
+            continue
+        if values:
+            section = next(section for section, key in last.knobs.overrides() if key == knob)
+            cures[f"{section}.{knob}"] = values
+    return cures
 
 
 def _bytes_per_device(tree: Any) -> int:
@@ -280,7 +330,8 @@ def _answer(attempts: Sequence[Attempt], price: float | None) -> dict[str, Any]:
     first, last = attempts[0], attempts[-1]
     experiment, place = last.experiment, last.place
     changed = _differences(first.knobs, last.knobs)
-    compiler = "libtpu" if isinstance(place, Slice) else "jaxlib"
+    on_tpu = isinstance(place, Slice) or place.on_tpu
+    compiler = "libtpu" if on_tpu else "jaxlib"
     versions = {name: importlib.metadata.version(name) for name in ("jax", compiler)}
     answer: dict[str, Any] = {
         "config": CONFIG().path,
@@ -297,6 +348,7 @@ def _answer(attempts: Sequence[Attempt], price: float | None) -> dict[str, Any]:
         "usable_hbm_bytes": place.usable_hbm_bytes,
         "needed_hbm_bytes": last.needed_bytes,
         "line_bytes": last.line_bytes,
+        "next_batch_bytes": last.next_batch_bytes,
         "state_bytes_per_device": _bytes_per_device(experiment.abstract_state),
         "tried": [f"{tried.knobs}: {tried.verdict()}" for tried in attempts[:-1]],
         "flags": sorted(f"--config.{'.'.join(path)}={value}" for path, value in changed.items()),
@@ -308,8 +360,8 @@ def _answer(attempts: Sequence[Attempt], price: float | None) -> dict[str, Any]:
     figures = dataclasses.asdict(last.outcome)
     del figures["compile_seconds"]
     if isinstance(place, Here):
-        on_gpu = place.devices[0].platform == "gpu"
-        return answer | figures | {"counted": COUNTED_ON_GPU if on_gpu else COUNTED_HERE}
+        counted = COUNTED_ON_GPU if place.on_gpu else COUNTED if on_tpu else COUNTED_ON_CPU
+        return answer | figures | {"counted": counted}
     estimate = _estimate(last.outcome, experiment, place, price)
     return answer | figures | {"counted": COUNTED, "estimate": estimate}
 

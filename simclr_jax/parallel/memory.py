@@ -9,15 +9,14 @@ import psutil
 from simclr_jax.core.errors import UserError
 
 
-def room(device: Any) -> int:
-    """Returns the bytes that a device of this process has for a program.
+def room(device: Any) -> int | None:
+    """Returns the bytes that a device of this process has for a program, None if JAX knows none.
 
     A CPU's are those of the machine, in equal shares where it stands for several devices.
     """
-    stats = device.memory_stats()  # None on a CPU
-    if stats:
-        return stats["bytes_limit"]
-    return psutil.virtual_memory().total // len(jax.local_devices(backend=device.platform))
+    if device.platform == "cpu":
+        return psutil.virtual_memory().total // len(jax.local_devices(backend="cpu"))
+    return (device.memory_stats() or {}).get("bytes_limit")
 
 
 def require_room(abstract_state: Any) -> None:
@@ -38,7 +37,7 @@ def require_room(abstract_state: Any) -> None:
     )
     device = jax.local_devices()[0]
     available = room(device)
-    if needed > available:
+    if available is not None and needed > available:
         raise UserError(
             f"The state of this config takes {needed / 1e9:,.0f} GB on a device, and "
             f"{device.device_kind} has {available / 1e9:,.0f} GB. Lower width or depth of "

@@ -152,7 +152,7 @@ def compile_step(
     memory, costs = compiled.memory_analysis(), compiled.cost_analysis()
     text = compiled.as_text()
     counts = count(text)
-    flops, bytes_accessed = counts.flops, None
+    flops, bytes_accessed = float(counts.flops), None
     (device, *_) = jax.tree.leaves(arguments)[0].sharding.device_set
     if device.platform != "gpu":  # where the analysis does not see into calls of libraries
         flops = costs["flops"] + counts.flops - counts.flops_once

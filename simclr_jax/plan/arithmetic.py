@@ -9,10 +9,12 @@ import numpy as np
 from simclr_jax.plan.hlo import Array, Computation, Instruction
 
 GPU_LIBRARIES = ("__cudnn$", "__cublas$")
+_PRODUCTS = ("__cublas$gemm", "__cublas$lt$")
 # The first operands of calls of cuDNN; what is not among them is their result.
 _CUDNN = {
     "__cudnn$convForward": ("image", "kernel"),
     "__cudnn$convBiasActivationForward": ("image", "kernel"),
+    "__cudnn$convForwardGraph": ("image", "kernel"),
     "__cudnn$convBackwardInput": ("output", "kernel"),
     "__cudnn$convBackwardFilter": ("image", "output"),
 }
@@ -27,7 +29,7 @@ def flops_of(i: Instruction, inside: Computation) -> int:
     operand = lambda k: inside.instructions[i.operands[k]].arrays[0]
     if i.opcode == "convolution":
         return convolution_flops(i, operand(0), operand(1), i.arrays[0])
-    if i.opcode == "dot" or i.target.startswith("__cublas$"):
+    if i.opcode == "dot" or i.target.startswith(_PRODUCTS):
         return dot_flops(i, operand(0))
     if i.target in _CUDNN:
         given = {role: operand(k) for k, role in enumerate(_CUDNN[i.target])}

@@ -209,5 +209,5 @@ def _unknown(name: str, more: str) -> str:
     return (
         f"No slice {name!r} is known.{close}{more} "
         "A slice is named like v5e:8x8 or, by its accelerator type, v5litepod-64; the devices of "
-        f"this machine are named {HERE}."
+        f"this machine are called {HERE!r}."
     )

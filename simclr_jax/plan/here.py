@@ -19,9 +19,15 @@ _MEMORY = {
 
 @dataclasses.dataclass(frozen=True)
 class Here:
-    """Devices of one kind that JAX finds on this machine; see `plan.chips.Slice`."""
+    """Devices of one kind that JAX finds on this machine; see `plan.chips.Slice`.
+
+    Attributes:
+      usable_hbm_bytes: memory that one device has for a program, its share of the RAM if it is a
+        CPU.
+    """
 
     devices: Sequence[Any]
+    usable_hbm_bytes: int
 
     @property
     def name(self) -> str:
@@ -34,9 +40,14 @@ class Here:
         return len(self.devices)
 
     @property
-    def usable_hbm_bytes(self) -> int:
-        """Memory that one device has for a program, its share of the RAM if it is a CPU."""
-        return room(self.devices[0])
+    def on_gpu(self) -> bool:
+        """Whether they are GPUs."""
+        return self.devices[0].platform == "gpu"
+
+    @property
+    def on_tpu(self) -> bool:
+        """Whether they are TPUs, whose compiler is libtpu here as for a slice."""
+        return self.devices[0].platform == "tpu"
 
     def facts(self) -> dict[str, Any]:
         """Returns what an answer says about them."""
@@ -54,7 +65,8 @@ def find_here(count: int, price: float | None) -> Here:
       price: what `--price` says.
 
     Raises:
-      UserError: if one of them is given; this machine is one, and no time is estimated for it.
+      UserError: if one of them is given; this machine is one, and no time is estimated for it. If
+        JAX cannot use the devices, or does not know how much memory they have.
     """
     if count != 1:
         raise UserError(f"--num_slices={count} is for TPU slices; --topology={HERE} has no slices.")
@@ -63,4 +75,16 @@ def find_here(count: int, price: float | None) -> Here:
             f"--price={price} is for TPU slices: --topology={HERE} says nothing about time, which "
             "a run on this machine shows (pairs_per_second). Leave --price out."
         )
-    return Here(jax.local_devices())
+    try:
+        devices = jax.local_devices()
+    except RuntimeError as error:
+        raise UserError(
+            f"JAX cannot use the devices of this machine; does another program? {error}"
+        ) from error
+    usable = room(devices[0])
+    if usable is None:
+        raise UserError(
+            f"JAX does not say how much memory {devices[0].device_kind} has, as with "
+            "XLA_PYTHON_CLIENT_ALLOCATOR=platform, which must not be set here."
+        )
+    return Here(devices, usable)

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from simclr_jax.plan.chips import HERE
+
 NUM_PARTS = 12  # of the traffic, the largest; what is left is one line more
 PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
@@ -20,7 +22,7 @@ def describe(answer: dict[str, Any]) -> str:
     mesh = " x ".join(f"{axis} {size}" for axis, size in answer["mesh"].items())
     place = f"on {slices}{answer['topology']}"
     devices = f"{_several(answer['devices'], 'device')} ({mesh})"
-    if "source" in chip:
+    if answer["topology"] != HERE:
         about = [
             _row("slice", f"{_several(answer['chips'], 'chip')}, {devices}"),
             _row(
@@ -76,6 +78,7 @@ def _memory(answer: dict[str, Any]) -> list[str]:
         _row("arguments", f"{gib(answer['arguments_bytes'])}, the state and the batch"),
         _row("temporaries", gib(answer["temporaries_bytes"])),
         _row("for metrics", f"{gib(answer['line_bytes'])}, the parameters before a step again"),
+        _row("next batch", f"{gib(answer['next_batch_bytes'])}, which travels during the step"),
         _row("program", gib(answer["code_bytes"])),
         _row("total", f"{total} of {usable} that {limit}"),
     ]
@@ -171,24 +174,18 @@ def _time(estimate: dict[str, Any], examples: str) -> list[str]:
 
 
 def _cures(answer: dict[str, Any]) -> list[str]:
-    per_device = int(answer["batch_per_device"])
-    grad_cache_chunks = [
-        n for n in (2, 4, 8, 16, 32) if n > answer["grad_cache_chunks"] and per_device % n == 0
-    ]
     state = gib(answer["state_bytes_per_device"])
+    effects = {
+        "parallel.preset": f"splits the state, {state} now",
+        "encoder.remat": "computes activations again",
+        "method.grad_cache_chunks": "the batch in parts, each with its own BatchNorm statistics",
+    }
     lines = ["What would bring it in, the cheapest in time first (--fit tries them in this order):"]
-    if answer["preset"] != "fsdp":
-        preset = "zero1 or fsdp" if answer["preset"] == "replicated" else "fsdp"
-        lines.append(_row("--config.parallel.preset", f"{preset}: splits the state, {state} now"))
-    if answer["remat"] != "blocks":
-        also = " (or convs, of a ResNet)" if answer["remat"] == "none" else ""
-        lines.append(_row("--config.encoder.remat", f"blocks{also}: computes activations again"))
-    if grad_cache_chunks:
-        numbers = ", ".join(map(str, grad_cache_chunks))
-        how = "the batch in parts, each with its own BatchNorm statistics"
-        lines.append(_row("--config.method.grad_cache_chunks", f"{numbers}: {how}"))
-    larger = "a larger slice, or " if "source" in answer["chip"] else ""
-    return [*lines, _row("batch per device", f"{per_device} now: {larger}a smaller batch")]
+    for key, values in answer["cures"].items():
+        lines.append(_row(f"--config.{key}", f"{' or '.join(map(str, values))}: {effects[key]}"))
+    larger = "" if answer["topology"] == HERE else "a larger slice, or "
+    now = f"{int(answer['batch_per_device'])} now: {larger}a smaller batch"
+    return [*lines, _row("batch per device", now)]
 
 
 def _row(name: str, text: str) -> str:

@@ -361,8 +361,8 @@ def _traffic(i: Instruction, inside: Computation) -> int:
     results = i.arrays
     if begins:  # returns (operands, results, ...)
         results = list(i.parts)[1]
-    elif i.target.startswith(GPU_LIBRARIES):  # returns its result and room to work in
-        results = results[:1]
+    elif i.target.startswith(GPU_LIBRARIES):  # returns room to work in, too, as bytes
+        results = tuple(array for array in results if array.dtype not in ("u8", "s8"))
     if kind in SLICES:
         source = operands[0][0].in_hbm
         return _hbm(results) + source * sum(array.padded_bytes for array in results)

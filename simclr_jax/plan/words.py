@@ -9,6 +9,8 @@ from simclr_jax.plan.hlo import Instruction
 from simclr_jax.plan.traffic import Operation
 
 PART_DEPTH = 3  # of a path such as "encoder/maps/stage1/block0/conv1"
+# What JAX writes around the inside of a loop or a choice, beside its name.
+_FRAME = re.compile(r"^(body|cond|branch_\d+_fun|closed_call|eval_jaxpr)$")
 _WRAPPER = re.compile(r"^(\w+)\((.*)\)$")
 
 
@@ -81,6 +83,7 @@ def _split(name: str) -> tuple[str, str, list[str]]:
         while wrapped := _WRAPPER.match(name):
             wrappers.add(wrapped[1])
             name = "" if wrapped[1] == "jit" else wrapped[2]
-        path += [name] if name else []
+        if name and not _FRAME.match(name):
+            path.append("loop" if name == "while" else name)
     direction = "backward" if "transpose" in wrappers else "forward" if "jvp" in wrappers else "-"
     return last, direction, path

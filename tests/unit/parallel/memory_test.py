@@ -18,7 +18,7 @@ def kernel(rows, spec):
 
 
 def test_a_state_is_measured_by_what_one_device_holds_of_it():
-    rows = psutil.virtual_memory().total // 4096 // 8  # each of 8 devices has an eighth
+    rows = psutil.virtual_memory().total // 4096 // jax.local_device_count()
     require_room(kernel(rows // 2, P()))
     with pytest.raises(UserError, match=r"takes \d+ GB on a device, and cpu has \d+ GB"):
         require_room(kernel(2 * rows, P()))

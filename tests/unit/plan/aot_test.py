@@ -1,5 +1,7 @@
 """Compiling for TPU slices that are not there."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -55,6 +57,56 @@ def test_a_step_that_does_not_fit_is_an_answer_with_the_compilers_number(words, 
 def test_another_error_of_the_compiler_is_not_taken_for_one_of_size():
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
         aot.compile_step(Refused("INTERNAL: broken"))
+
+
+class OnGpu:
+    """Stands in for a jitted function, its argument and its device, compiled for a GPU."""
+
+    shape = dtype = None
+    platform = "gpu"
+    product = """\
+HloModule product
+
+ENTRY %main (x: f32[4,8], y: f32[8,16]) -> f32[4,16] {
+  %x = f32[4,8]{1,0} parameter(0)
+  %y = f32[8,16]{1,0} parameter(1)
+  %gemm = (f32[4,16]{1,0}, s8[64]{0}) custom-call(%x, %y), custom_call_target="__cublas$gemm", \
+backend_config={"gemm_backend_config":{"dot_dimension_numbers":{"lhs_contracting_dimensions":["1"]}}}
+  ROOT %z = f32[4,16]{1,0} get-tuple-element(%gemm), index=0
+}
+"""
+
+    @property
+    def sharding(self):
+        return self
+
+    @property
+    def device_set(self):
+        return {self}
+
+    def lower(self, *arguments):
+        return self
+
+    def compile(self, options):
+        return self
+
+    def as_text(self):
+        return self.product
+
+    def cost_analysis(self):
+        return {"flops": -1.0, "bytes accessed": -1.0}  # it does not look into calls of libraries
+
+    def memory_analysis(self):
+        sizes = dict.fromkeys(("argument", "temp", "generated_code", "output", "alias"), 1)
+        return SimpleNamespace(**{f"{kind}_size_in_bytes": n for kind, n in sizes.items()})
+
+
+def test_on_a_gpu_only_what_stands_in_the_program_is_counted():
+    program = aot.compile_step(OnGpu(), OnGpu())
+    assert isinstance(program, aot.Program)
+    assert program.flops == 2 * 4 * 8 * 16
+    assert program.bytes_accessed is None
+    assert program.hbm_bytes == 4 * (4 * 8 + 8 * 16 + 4 * 16)
 
 
 def on_slice(name, count=1):

@@ -22,12 +22,15 @@ class Gpu:
     platform = "gpu"
     device_kind = "NVIDIA RTX"
 
+    def __init__(self, stats):
+        self.stats = stats
+
     def memory_stats(self):
-        return {"bytes_limit": 18 * 2**30}
+        return self.stats
 
 
 def test_a_gpu_has_what_jax_may_allocate(monkeypatch):
-    monkeypatch.setattr(jax, "local_devices", lambda: [Gpu(), Gpu()])
+    monkeypatch.setattr(jax, "local_devices", lambda: [Gpu({"bytes_limit": 18 * 2**30})] * 2)
     here = find_here(1, None)
     assert (here.num_devices, here.usable_hbm_bytes) == (2, 18 * 2**30)
     assert here.facts()["chip"]["name"] == "NVIDIA RTX"
@@ -41,6 +44,22 @@ def test_a_gpu_has_what_jax_may_allocate(monkeypatch):
 def test_what_only_a_slice_has_is_refused(count, price, says):
     with pytest.raises(UserError, match=says):
         find_here(count, price)
+
+
+@pytest.mark.parametrize("stats", [None, {}])
+def test_a_gpu_whose_memory_is_unknown_is_refused(monkeypatch, stats):
+    monkeypatch.setattr(jax, "local_devices", lambda: [Gpu(stats)])
+    with pytest.raises(UserError, match="does not say how much memory NVIDIA RTX has"):
+        find_here(1, None)
+
+
+def test_devices_that_jax_cannot_use_are_an_error_in_words(monkeypatch):
+    def refuse():
+        raise RuntimeError("Unable to initialize backend")
+
+    monkeypatch.setattr(jax, "local_devices", refuse)
+    with pytest.raises(UserError, match="does another program"):
+        find_here(1, None)
 
 
 def test_whoever_misspells_it_learns_its_name():
