@@ -3,8 +3,8 @@
 python launch/demo_picture.py runs/demo/report.html launch/demo.svg
 """
 
+import argparse
 import re
-import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -39,4 +39,8 @@ def picture(report: str) -> str:
 
 
 if __name__ == "__main__":
-    Path(sys.argv[2]).write_text(picture(Path(sys.argv[1]).read_text()))
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("report", type=Path, help="report.html")
+    parser.add_argument("picture", type=Path, help="SVG to write")
+    given = parser.parse_args()
+    given.picture.write_text(picture(given.report.read_text()))

@@ -3,11 +3,11 @@
 python launch/towers_picture.py runs/openmoji/report.html docs/methods/openmoji.png
 """
 
+import argparse
 import base64
 import html
 import io
 import re
-import sys
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -68,5 +68,8 @@ def _words(text: str, most: int) -> str:
 
 
 if __name__ == "__main__":
-    made = picture(Path(sys.argv[1]).read_text())
-    made.quantize(64).save(sys.argv[2], optimize=True)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("report", type=Path, help="report.html")
+    parser.add_argument("picture", type=Path, help="PNG to write")
+    given = parser.parse_args()
+    picture(given.report.read_text()).quantize(64).save(given.picture, optimize=True)

@@ -174,7 +174,7 @@ def _plan() -> bool:
     def attempt(changes: Mapping[tuple[str, str], Any]) -> Attempt:
         experiment = build(changes)
         knobs = _knobs(experiment)
-        log.info("Compiling for %s: %s.", place.name, knobs)
+        log.info("Compiling with --topology=%s: %s.", place.name, knobs)
         tried = Attempt(
             experiment,
             place,

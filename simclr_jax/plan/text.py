@@ -79,7 +79,7 @@ def _memory(answer: dict[str, Any]) -> list[str]:
         _row("temporaries", gib(answer["temporaries_bytes"])),
         _row("for metrics", f"{gib(answer['line_bytes'])}, the parameters before a step again"),
         _row("next batch", f"{gib(answer['next_batch_bytes'])}, which travels during the step"),
-        _row("program", gib(answer["code_bytes"])),
+        *([_row("program", gib(answer["code_bytes"]))] if answer["code_bytes"] else []),
         _row("total", f"{total} of {usable} that {limit}"),
     ]
 

@@ -346,6 +346,30 @@ def test_libraries_of_a_gpu_multiply_what_their_calls_say():
     assert counts.flops == analysis["flops"] + 2 * (2 * 8 * 2048 * 64)
 
 
+# As XLA compiles both gradients of a convolution with stride 2 for an H100, shortened.
+STRIDED_ON_GPU = """\
+HloModule gradients, is_scheduled=true
+
+ENTRY %main (x: f32[8,12,12,16], k: f32[32,3,3,16], y: f32[8,6,6,32]) -> f32[8,12,12,16] {
+  %x = f32[8,12,12,16]{3,2,1,0} parameter(0)
+  %k = f32[32,3,3,16]{3,2,1,0} parameter(1)
+  %y = f32[8,6,6,32]{3,2,1,0} parameter(2)
+  %conv-bw-filter = (f32[32,3,3,16]{3,2,1,0}, u8[0]{0}) custom-call(%x, %y), \
+window={size=3x3 stride=2x2 pad=1_1x1_1}, dim_labels=b01f_o01i->b01f, \
+custom_call_target="__cudnn$convBackwardFilter"
+  %conv-bw-input = (f32[8,12,12,16]{3,2,1,0}, u8[0]{0}) custom-call(%y, %k), \
+window={size=3x3 stride=2x2 pad=1_1x1_1}, dim_labels=b01f_o01i->b01f, \
+custom_call_target="__cudnn$convBackwardInput"
+  ROOT %dx = f32[8,12,12,16]{3,2,1,0} get-tuple-element(%conv-bw-input), index=0
+}
+"""
+
+
+def test_gradients_with_a_stride_multiply_what_the_convolution_does():
+    along = 6 * 3 - 1  # the first of 6 windows begins before the image
+    assert count(STRIDED_ON_GPU).flops == 2 * (2 * 8 * 16 * 32 * along**2)
+
+
 needs_libtpu = pytest.mark.plan("libtpu")
 
 
