@@ -34,7 +34,7 @@ def get_config(variant: str = "r50") -> ConfigDict:
         name="lars",
         weight_decay=1e-6,
         rate_in_momentum=False,
-        rates=((r".*/(bias|norm[^/]*/scale)", 0.024),),
+        rates=((r".*/(bias|[^/]*norm[^/]*/scale)", 0.024),),
     )
     config.schedule = dict(base_lr=0.2, scaling="linear", warmup_epochs=10.0)
     config.evals = dict(knn=dict(every_epochs=10.0))

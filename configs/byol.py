@@ -31,7 +31,6 @@ def get_config(variant: str = "r50") -> ConfigDict:
         hidden_dim=4096,
         output_dim=256,
         hidden_bias=True,
-        last_bias=True,
         last_norm="none",
         kernel_init="lecun",
     )

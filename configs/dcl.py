@@ -2,8 +2,8 @@
 
 Yeh et al. 2021, https://arxiv.org/abs/2110.06848. A ResNet-50 with batch 256 and 200 epochs reaches
 68.2 % top-1 in linear evaluation, where SimCLR has 61.8 % (abstract). Not run here. Batch, epochs
-and temperature are the paper's; the rate and decay are SimCLR's for a batch as small, since the
-paper's own were not at hand. "dclw" adds the weights of the paper.
+and temperature are the paper's; rate, decay and the gradient's factor of 2 are SimCLR's for a batch
+as small, since the paper's own were not at hand. "dclw" adds the weights of the paper.
 
   python -m simclr_jax train --config=configs/dcl.py:digits --workdir=runs/dcl
 """
@@ -24,7 +24,7 @@ def get_config(variant: str = "r50") -> ConfigDict:
     config.augment = dict(name="simclr", size=224, dtype="bfloat16")
     config.encoder = dict(name="resnet", depth=50, dtype="bfloat16")
     config.heads = dict(projector=dict(num_layers=2, output_dim=128))
-    config.method = dict(name="dcl", temperature=0.1)
+    config.method = dict(name="dcl", temperature=0.1, gradient_scale=2.0)
     if variant == "dclw":
         config.method.update(sigma=0.5)
     config.optim = dict(name="lars", weight_decay=1e-6)

@@ -25,7 +25,9 @@ def get_config(variant: str = "r50") -> ConfigDict:
     config = ConfigDict()
     config.run = dict(epochs=401, checkpoint_every=2000)
     config.data = shared.imagenet(batch_size=4096)
-    config.augment = dict(name="multi_crop", size=160, local_size=96, num_local=4, dtype="bfloat16")
+    config.augment = dict(
+        name="multi_crop", size=160, local_size=96, num_local=4, min_area=0.08, dtype="bfloat16"
+    )
     config.encoder = dict(name="resnet", depth=50, dtype="bfloat16")
     projector = dict(
         num_layers=2,

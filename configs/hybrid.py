@@ -2,8 +2,8 @@
 
 Khosla et al. 2020, https://arxiv.org/abs/2004.11362, and Chen et al. 2020,
 https://arxiv.org/abs/2002.05709. There is no published number for the sum. The variant r50 is
-SimCLR's recipe of ImageNet with 10 % of the labels, not run here; digits and cifar10_small take
-minutes on two cores.
+SimCLRv2's recipe of ImageNet (configs/simclr_imagenet.py) with 10 % of the labels, not run here;
+digits and cifar10_small take minutes on two cores.
 
   python -m simclr_jax train --config=configs/hybrid.py:digits --workdir=runs/hybrid
   python -m simclr_jax train --config=configs/hybrid.py:digits --config.data.fraction=0.01 \
@@ -26,13 +26,15 @@ def get_config(variant: str = "r50") -> ConfigDict:
     config.augment = dict(name="simclr", size=224, dtype="bfloat16")
     config.encoder = dict(name="resnet", depth=50, dtype="bfloat16")
     config.heads = dict(projector=dict(num_layers=3, output_dim=128))
-    config.method = dict(name="hybrid", temperature=0.1, labelled_weight=1.0, all_weight=1.0)
+    config.method = dict(
+        name="hybrid", temperature=0.1, labelled_weight=1.0, all_weight=1.0, gradient_scale=2.0
+    )
     config.optim = dict(name="lars", weight_decay=1e-4)
-    config.schedule = dict(base_lr=0.3, scaling="linear", warmup_epochs=10.0)
+    config.schedule = dict(base_lr=0.1, scaling="sqrt", warmup_epochs=40.0)
     config.evals = dict(knn=dict(every_epochs=50.0))
     if variant in shared.SMALL:
         shared.make_small(config, variant, views="simclr_cifar", base_lr=4e-3)
         config.data.update(fraction=0.1, keep_unlabelled=True)
         config.heads = dict(projector=dict(num_layers=2, hidden_dim=128, output_dim=64))
-        config.method.update(temperature=0.3)
+        config.method.update(temperature=0.3, gradient_scale=1.0)
     return config

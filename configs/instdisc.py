@@ -3,8 +3,8 @@
 Wu et al. 2018, https://arxiv.org/abs/1805.01978. ResNet-50, batch 256, 200 epochs, SGD at 0.03 with
 decay 1e-4, a tenth of the rate at 120 and 160 epochs. Top-1 on ImageNet (README of the released
 code): 58.5 % in linear evaluation, for a later version with 65,536 negatives, and 46.8 % of nearest
-neighbours. Not run here. The softmax is over all images where the released code draws 4,096, the
-rate falls on half a cosine, and jitter leaves out a fifth of the views.
+neighbours. Not run here. The softmax is over all images where the released code draws 4,096, and
+the rate falls on half a cosine.
 
   variant  network    data      loss                   published top-1
   r50      ResNet-50  ImageNet  softmax, 1.28 M        see above
@@ -33,6 +33,8 @@ def get_config(variant: str = "r50") -> ConfigDict:
         name="single",
         size=224,
         color_strength=0.5,
+        jitter_probability=1.0,
+        hue=0.8,
         blur=False,
         min_area=0.2,
         crop_sampler="area",

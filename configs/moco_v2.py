@@ -3,9 +3,9 @@
 Chen et al. 2020, https://arxiv.org/abs/2003.04297; He et al. 2019,
 https://arxiv.org/abs/1911.05722. ResNet-50, batch 256, SGD at 0.03 with decay 1e-4 of everything,
 no warm-up, 65,536 keys. Top-1 in linear evaluation (README of the released code): 67.7 % after 200
-epochs, 71.1 % after 800 (v2), and 60.6 % after 200 (v1). Not run here. v1 differs in its views too,
-which have no blur and always jitter, and in steps of the rate at 120 and 160 epochs; here it has
-v2's views and half a cosine. The released code lowers the rate once an epoch, ours in every step.
+epochs, 71.1 % after 800 (v2), and 60.6 % after 200 (v1). Not run here. v1's views have no blur and
+always jitter; its rate falls in steps at 120 and 160 epochs, here on half a cosine as v2's. The
+released code lowers the rate once an epoch, ours in every step.
 
   python -m simclr_jax train --config=configs/moco_v2.py --workdir=gs://bucket/moco_v2
   python -m simclr_jax train --config=configs/moco_v2.py:digits --workdir=runs/moco_v2
@@ -44,6 +44,7 @@ def get_config(variant: str = "r50") -> ConfigDict:
     )
     config.method = dict(name="moco_v2", temperature=0.2, queue_size=65536, ema=0.999)
     if variant == "v1":
+        config.augment.update(blur=False, jitter_probability=1.0, hue=0.8)
         head.update(num_layers=1)
         config.method.update(temperature=0.07)
     config.optim = dict(name="sgd", weight_decay=1e-4, nesterov=False, decay_norms=True)

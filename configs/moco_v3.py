@@ -59,7 +59,7 @@ def get_config(variant: str = "r50") -> ConfigDict:
         projector.update(num_layers=3)
         predictor.update(last_norm="no_affine")
         config.method = dict(name="moco_v3", temperature=0.2, ema=0.99)
-        config.optim = dict(name="adamw", weight_decay=0.1)
+        config.optim = dict(name="adamw", weight_decay=0.1, decay_all=True)
         config.schedule = dict(base_lr=1.5e-4, scaling="linear", warmup_epochs=40.0)
     if variant in shared.SMALL:
         shared.make_small(config, variant, views="byol", base_lr=2e-3, solarize=False)

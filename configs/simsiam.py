@@ -2,9 +2,10 @@
 
 Chen and He 2020, https://arxiv.org/abs/2011.10566. ResNet-50, batch 512, 100 epochs, SGD with decay
 1e-4 of everything at 0.05 * 512 / 256 = 0.1, no warm-up: 68.1 % top-1 in linear evaluation (README
-of the released code). Not run here. The rate of the predictor stays at 0.1. The released loss is
-half of ours less 1, which half of the gradient stands for; the bias of the last projector layer,
-which its BatchNorm takes out again, is left out.
+of the released code). Not run here. The rate of the predictor stays at 0.1; the other falls once an
+epoch in the released code, and here in every step. The released loss is half of ours less 1, which
+half of the gradient stands for; the bias of the last projector layer, which its BatchNorm takes out
+again, is left out.
 
   python -m simclr_jax train --config=configs/simsiam.py --workdir=gs://bucket/simsiam
   python -m simclr_jax train --config=configs/simsiam.py:digits --workdir=runs/simsiam

@@ -10,9 +10,10 @@ Khosla et al. 2020, https://arxiv.org/abs/2004.11362
 Variant cifar10_small is like digits, with 12 epochs of CIFAR-10.
 
 cifar10 is the released recipe: SGD at 0.5 with decay 1e-4 of everything, 10 epochs of warm-up, and
-a loss that is 0.1 / 0.07 of ours. Its last rate is a thousandth of the peak, here 0. Of the
-ImageNet run the paper's batch, epochs and temperature are recalled; it used AutoAugment and we
-SimCLR's views, and the rate and decay are those of SimCLR.
+a loss that is 0.1 / 0.07 of ours. There the rate begins at 0.01 and ends at a thousandth of the
+peak; here both are 0. Of the ImageNet run the paper's batch, epochs and temperature are recalled;
+it used AutoAugment and we SimCLR's views, and rate, decay and the gradient's factor of 2 are
+SimCLR's.
 
   python -m simclr_jax train --config=configs/supcon.py:digits --workdir=runs/supcon
 """
@@ -57,7 +58,7 @@ def get_config(variant: str = "cifar10") -> ConfigDict:
         config.data = shared.imagenet(batch_size=6144)
         config.augment = dict(name="simclr", size=224, dtype="bfloat16")
         config.encoder = dict(name="resnet", depth=50, dtype="bfloat16")
-        config.method = dict(name="supcon", temperature=0.1)
+        config.method = dict(name="supcon", temperature=0.1, gradient_scale=2.0)
         config.optim = dict(name="lars", weight_decay=1e-6)
         config.schedule = dict(base_lr=0.3, scaling="linear", warmup_epochs=10.0)
     if variant in shared.SMALL:

@@ -18,7 +18,7 @@ from simclr_jax.build.recipe import names
 from simclr_jax.build.schema import complete, describe
 from simclr_jax.core.errors import UserError
 from simclr_jax.core.sections import build_section, lookup
-from simclr_jax.core.tree import select
+from simclr_jax.core.tree import not_matching, select
 from simclr_jax.data.dataset import Dataset
 from simclr_jax.data.records import Record
 from simclr_jax.models.published import NETWORKS
@@ -87,7 +87,7 @@ FAMILY = {
     "deepcluster_v2": {"r50": (4096, 4.8)},
     "dino": {"vit_s": (512, 1e-3), "r50": (4096, 0.48)},
     "hard_negatives": {"cifar10": (256, 1e-3), "debiased": (256, 1e-3)},
-    "hybrid": {"r50": (4096, 4.8)},
+    "hybrid": {"r50": (4096, 6.4)},
     "instdisc": {"r50": (256, 0.03), "nce": (256, 0.03), "cifar10": (128, 0.03)},
     "jigsaw": {"r50": (256, 0.1)},
     "mae": {"vit_b": (4096, 2.4e-3), "vit_l": (4096, 2.4e-3)},
@@ -289,6 +289,18 @@ def test_recipes_for_cifar10_take_twelve_epochs_and_the_same_encoder(light_encod
     assert experiment.num_steps == round(12 * 50_000 / 128)
     assert experiment.config["method"]["name"] == name
     assert experiment.config["encoder"] == build("simclr_cifar10", "small").config["encoder"]
+
+
+def test_barlow_twins_slows_down_every_bias_and_scale(light_encoders):
+    """In the released code those are the parameters of one dimension; here a whole network's."""
+    init = functools.partial(ResNet(50).init, train=True)
+    params = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))["params"]
+    ((pattern, factor),) = recipe("barlow_twins").get_config("r50").optim.rates
+    assert factor == pytest.approx(0.0048 / 0.2)
+    slow = not_matching(pattern)({"encoder": params})
+    jax.tree.map(
+        lambda x, fast: np.testing.assert_equal(fast, x.ndim > 1), {"encoder": params}, slow
+    )
 
 
 def largest_rate(experiment):

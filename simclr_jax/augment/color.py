@@ -198,8 +198,9 @@ def random_color(
     strength: float,
     jitter: str = "v2",
     widths: Widths = WIDTHS,
+    probability: float = JITTER_PROBABILITY,
 ) -> Image:
-    """Jitters the colours of one view (p = 0.8) and turns it grey (p = 0.2), independently.
+    """Jitters the colours of one view and turns it grey (p = 0.2), independently.
 
     On a grey image saturation and hue change nothing: brightness and contrast remain.
 
@@ -209,6 +210,7 @@ def random_color(
       strength: scales all four ranges, in (0, 1.25]; 1 on ImageNet, 0.5 on CIFAR-10.
       jitter: "v2" multiplies for brightness, as the released pipeline does; "v1" adds.
       widths: half-widths at strength 1 of the ranges of brightness, contrast, saturation and hue.
+      probability: of the jitter; 0.8 in SimCLR.
 
     Returns:
       The view, not yet clipped where it was not jittered.
@@ -221,7 +223,7 @@ def random_color(
     draw = draw_jitter(draw_key, strength=strength, jitter=jitter, widths=widths)
     planes = (image[0], image[1], image[2])
     jittered = color_jitter(planes, draw, jitter=jitter)
-    planes = _where(chance[0] < JITTER_PROBABILITY, jittered, planes)
+    planes = _where(chance[0] < probability, jittered, planes)
     gray = _as(image.dtype, to_gray(_as(jnp.float32, planes)))
     planes = _where(chance[1] < GRAY_PROBABILITY, gray, planes)
     return jnp.stack(planes)

@@ -6,7 +6,7 @@ standard deviation anywhere; the networks take them in [0, 1].
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -26,13 +26,14 @@ from simclr_jax.augment.views import (
     random_boxes,
     random_views,
 )
-from simclr_jax.core.ranges import Count
+from simclr_jax.core.ranges import Count, Range, Share
 from simclr_jax.core.types import Cuts, PRNGKey
 
 __all__ = ["EVALUATIONS", "POLICIES", "Augment", "Policy"]
 
 # The official code neither crops nor resizes test images up to this size in pixels.
 MAX_UNCROPPED = 32
+Hue: TypeAlias = Annotated[float, Range(least=0, most=0.8)]
 
 
 def simclr(
@@ -45,6 +46,8 @@ def simclr(
     crop_sampler: str = "tf",
     flip: bool = True,
     jitter: str = "v2",
+    jitter_probability: Share = color.JITTER_PROBABILITY,
+    hue: Hue = color.WIDTHS[3],
     dtype: DTypeLike = jnp.float32,
 ) -> Policy:
     """Returns SimCLR's policy: two views by random crop, mirror, colour and blur.
@@ -61,6 +64,8 @@ def simclr(
         average 0.54 instead of 0.42 of a square image.
       flip: whether to mirror half of the views; not for digits or text.
       jitter: brightness of SimCLRv2's code ("v2", a factor) or of v1's ("v1", a summand).
+      jitter_probability: share of the views whose colours are jittered; 1 in MoCo v1.
+      hue: largest change of hue at strength 1, in turns; 0.8 in MoCo v1.
       dtype: type that pixels have between operations, each of which computes in float32.
         bfloat16 moves half the bytes, and rounds about as much as PIL-based pipelines, which
         keep 8 bits.
@@ -81,8 +86,9 @@ def simclr(
         boxes=random_boxes(min_area, max_area, crop_sampler),
         flip=flip,
         color_strength=color_strength,
-        widths=color.WIDTHS,
+        widths=(*color.WIDTHS[:3], hue),
         jitter=jitter,
+        jitter_probability=jitter_probability,
         blur=(0.5, 0.5) if blur else (0.0, 0.0),
         solarize=(0.0, 0.0),
         dtype=dtype,
@@ -181,6 +187,8 @@ def single(
     max_area: float = 1.0,
     crop_sampler: str = "tf",
     flip: bool = True,
+    jitter_probability: Share = color.JITTER_PROBABILITY,
+    hue: Hue = color.WIDTHS[3],
     dtype: DTypeLike = jnp.float32,
 ) -> Policy:
     """Returns one view, made like the two of `simclr`, for methods that compare no views.
@@ -194,6 +202,8 @@ def single(
       max_area: largest crop, likewise.
       crop_sampler: "tf", of the official code, or "area", of torchvision.
       flip: whether to mirror half of the views; not for digits or text.
+      jitter_probability: share of the views whose colours are jittered; see `simclr`.
+      hue: largest change of hue at strength 1, in turns; see `simclr`.
       dtype: type that pixels have between operations; see `simclr`.
 
     Raises:
@@ -204,8 +214,9 @@ def single(
         boxes=random_boxes(min_area, max_area, crop_sampler),
         flip=flip,
         color_strength=color_strength,
-        widths=color.WIDTHS,
+        widths=(*color.WIDTHS[:3], hue),
         jitter="v2",
+        jitter_probability=jitter_probability,
         blur=(0.5 if blur else 0.0,),
         solarize=(0.0,),
         dtype=dtype,

@@ -78,6 +78,7 @@ def random_views(
     blur: tuple[float, ...],
     solarize: tuple[float, ...],
     dtype: DTypeLike,
+    jitter_probability: float = color.JITTER_PROBABILITY,
     prefix: str = "",
 ) -> Policy:
     """Returns views of one size by crop, mirror, colour, blur and solarisation, in this order.
@@ -92,6 +93,7 @@ def random_views(
       blur: probability that a view is blurred, for each view.
       solarize: probability that a view is solarised, for each view.
       dtype: type that pixels have between operations.
+      jitter_probability: probability that a view is jittered.
       prefix: what the names of these settings begin with in a config, for messages.
 
     Raises:
@@ -127,7 +129,12 @@ def random_views(
                 "--config.augment.color_strength=0 (crop, mirror, blur and solarize take any)",
             )
             image = color.random_color(
-                color_key, image, strength=color_strength, jitter=jitter, widths=widths
+                color_key,
+                image,
+                strength=color_strength,
+                jitter=jitter,
+                widths=widths,
+                probability=jitter_probability,
             )
         image = jnp.stack([jnp.clip(plane, 0, 1) for plane in image])  # see `apply_separably`
         if any(blur):

@@ -23,6 +23,7 @@ def dcl(
     *,
     temperature: Positive = 0.1,
     sigma: Positive | None = None,
+    gradient_scale: Positive = 1.0,
     loss_tile: CountOrZero | None = None,
     grad_cache_chunks: int = 1,
 ) -> Method:
@@ -35,6 +36,8 @@ def dcl(
       temperature: divides the cosine similarity, > 0.
       sigma: temperature of DCLW's weights, by which positives that are far apart count more; 0.5
         in the paper. None for DCL.
+      gradient_scale: multiplies the gradient and not the loss that is logged, > 0; 2 where the rate
+        and decay are SimCLR's, see `simclr`.
       loss_tile: candidates that the loss compares with at a time; None or 0: all at once, or
         tiles of a good size for a large batch.
       grad_cache_chunks: parts of the batch that go through the network one after the other; see
@@ -54,4 +57,11 @@ def dcl(
             **contrastive_metrics(z, temperature=temperature, tile=tile),
         }
 
-    return from_projections("dcl", model, augment, loss, grad_cache_chunks=grad_cache_chunks)
+    return from_projections(
+        "dcl",
+        model,
+        augment,
+        loss,
+        gradient_scale=gradient_scale,
+        grad_cache_chunks=grad_cache_chunks,
+    )

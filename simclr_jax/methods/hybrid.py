@@ -26,6 +26,7 @@ def hybrid(
     temperature: Positive = 0.1,
     labelled_weight: NonNegative = 1.0,
     all_weight: NonNegative = 1.0,
+    gradient_scale: Positive = 1.0,
     loss_tile: CountOrZero | None = None,
     grad_cache_chunks: int = 1,
 ) -> Method:
@@ -42,6 +43,8 @@ def hybrid(
       temperature: divides the cosine similarity in both terms, > 0.
       labelled_weight: weight of SupCon, >= 0; with 0 this is SimCLR.
       all_weight: weight of NT-Xent, >= 0; with 0 this is SupCon.
+      gradient_scale: multiplies the gradient and not the loss that is logged, > 0; 2 where the rate
+        and decay are SimCLR's, see `simclr`.
       loss_tile: candidates that the losses compare with at a time; None or 0: all at once, or
         tiles of a good size for a large batch.
       grad_cache_chunks: parts of the batch that go through the network one after the other; see
@@ -76,6 +79,7 @@ def hybrid(
         model,
         augment,
         loss,
+        gradient_scale=gradient_scale,
         needs_labels=labelled_weight > 0,
         grad_cache_chunks=grad_cache_chunks,
     )

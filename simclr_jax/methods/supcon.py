@@ -36,7 +36,8 @@ def supcon(
       facts: facts of the run, whose images need labels.
       temperature: divides the cosine similarity, > 0.
       gradient_scale: multiplies the gradient and not the loss that is logged, > 0. The released
-        loss is temperature / 0.07 times ours, and so are its gradients.
+        loss is temperature / 0.07 times ours, and so are its gradients; 2 where the rate and decay
+        are SimCLR's.
       loss_tile: candidates that the loss compares with at a time; None or 0: all at once, or
         tiles of a good size for a large batch.
       grad_cache_chunks: parts of the batch that go through the network one after the other; see

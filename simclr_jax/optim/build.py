@@ -14,6 +14,7 @@ from simclr_jax.core.tree import not_matching, path_name
 from simclr_jax.optim.schedules import RunSchedule
 
 NORM = r".*[nN]orm[^/]*/(scale|bias)"
+BIAS = r"(?!.*[nN]orm[^/]*/bias).*/bias"  # of other layers than those
 # The official code takes biases and BatchNorm out of both weight decay and LARS, and the
 # classifier out of LARS only: its L2 term is in the loss (google-research/simclr, tf2/model.py).
 # A ViT's LayerNorms, tokens of its own and learned positions are treated alike, as timm does, and
@@ -79,6 +80,8 @@ def sgd(
     momentum: Decay = 0.9,
     nesterov: bool = True,
     decay_norms: bool = False,
+    decay_biases: bool = True,
+    clip_each: Positive | None = None,
     rates: Rates = (),
 ) -> optax.GradientTransformation:
     """SGD with momentum, the optimizer of linear evaluation and fine-tuning.
@@ -89,16 +92,20 @@ def sgd(
 
     Args:
       schedule: the learning rate by optimizer step.
-      weight_decay: L2 coefficient, added to the gradient; of biases too.
+      weight_decay: L2 coefficient, added to the gradient.
       momentum: decay of the velocity, in [0, 1).
       nesterov: whether the step goes ahead of the velocity; not by default in PyTorch.
       decay_norms: whether BatchNorm's scales and biases decay, as everything does in PyTorch.
+      decay_biases: whether the biases of other layers do.
+      clip_each: see `adamw`.
       rates: factors for groups of parameters; see `with_rates`.
     """
-    decayed = None if decay_norms else not_matching(NORM)
+    kept = [NORM] * (not decay_norms) + [BIAS] * (not decay_biases)
+    decayed = not_matching("|".join(kept)) if kept else None
 
     def build(schedule: RunSchedule) -> optax.GradientTransformation:
         return optax.chain(
+            *([] if clip_each is None else [_clip_each(clip_each)]),
             optax.add_decayed_weights(weight_decay, mask=decayed),
             optax.sgd(schedule, momentum=momentum, nesterov=nesterov),
         )
@@ -111,12 +118,13 @@ def adamw(
     *,
     weight_decay: NonNegative = 1e-4,
     weight_decay_end: NonNegative | None = None,
+    decay_all: bool = False,
     b1: Decay = 0.9,
     b2: Decay = 0.999,
     clip_each: Positive | None = None,
     rates: Rates = (),
 ) -> optax.GradientTransformation:
-    """AdamW (Loshchilov & Hutter 2019); what `NO_DECAY` matches does not decay.
+    """AdamW (Loshchilov & Hutter 2019).
 
     Not used in the SimCLR papers; it reaches a good encoder sooner on small data.
 
@@ -125,6 +133,8 @@ def adamw(
       weight_decay: share of a parameter that it loses in a step, times the rate.
       weight_decay_end: weight decay at the end of the run, reached by half a cosine; None if it
         stays. 0.4, from 0.04, in DINO.
+      decay_all: whether everything decays, as in MoCo v3; otherwise all but norms, biases, and a
+        ViT's tokens of its own and positions.
       b1: decay of the mean of gradients, in [0, 1).
       b2: decay of the mean of their squares, in [0, 1).
       clip_each: largest norm of the gradient of each parameter, which is scaled down to it before
@@ -136,7 +146,8 @@ def adamw(
         decay = weight_decay
         if weight_decay_end is not None:
             decay = _half_cosine(weight_decay, weight_decay_end, schedule)
-        tx = optax.adamw(schedule, b1=b1, b2=b2, weight_decay=decay, mask=not_matching(NO_DECAY))
+        mask = not_matching(NOTHING if decay_all else NO_DECAY)
+        tx = optax.adamw(schedule, b1=b1, b2=b2, weight_decay=decay, mask=mask)
         return tx if clip_each is None else optax.chain(_clip_each(clip_each), tx)
 
     return with_rates(build, schedule, rates)

@@ -135,3 +135,16 @@ def test_jitters_four_fifths_and_grays_a_fifth_independently():
     assert abs(is_gray.mean() - 0.2) < 0.012
     assert abs(is_plain.mean() - 0.2) < 0.012
     assert abs((is_gray & is_plain).mean() - 0.04) < 0.006
+
+
+def test_jitters_all_or_none_if_asked():
+    image = jnp.array([0.5, 0.3, 0.6])[:, None, None] * jnp.ones((1, 2, 2))
+    keys = jax.random.split(jax.random.key(0), 200)
+
+    def as_it_was(probability):
+        apply = lambda key: color.random_color(key, image, strength=0.5, probability=probability)
+        views = np.asarray(jax.jit(jax.vmap(apply))(keys))
+        return np.isclose(views, image).all(axis=(1, 2, 3)).mean()
+
+    assert as_it_was(1.0) == 0
+    assert as_it_was(0.0) > 0.7  # the others are grey

@@ -221,6 +221,24 @@ def test_names_the_limit_of_the_color_strength(strength):
         policies.simclr(size=32, color_strength=strength)
 
 
+@pytest.mark.parametrize("name", ["simclr", "single"])
+def test_hue_alone_moves_if_the_other_colours_may_not(monkeypatch, name):
+    """Red stays red without it, and with it goes everywhere on the circle."""
+    monkeypatch.setattr(policies.color, "WIDTHS", (0.0, 0.0, 0.0, 0.2))
+    red = jnp.broadcast_to(jnp.array([255, 0, 0], jnp.uint8), (64, 2, 16, 16, 3))
+    given = {"image": red, "size": jnp.full((64, 2, 2), 16)}
+
+    def reddest(hue):
+        settings = {"color_strength": 1.0, "jitter_probability": 1.0, "hue": hue, "blur": False}
+        policy = policies.POLICIES[name](size=16, **settings)
+        seen = jax.jit(policy.augment)(jax.random.key(0), given)[:, 0, 0, 0]
+        colored = seen[np.ptp(seen, axis=1) > 0.1]
+        return np.bincount(np.argmax(colored, axis=1), minlength=3) / len(colored)
+
+    np.testing.assert_array_equal(reddest(0.0), [1, 0, 0])
+    assert (reddest(0.5) > 0.15).all()
+
+
 def test_names_the_known_jitters():
     with pytest.raises(ValueError, match=r"jitter='v3' is unknown; it must be 'v2' .* or 'v1'"):
         policies.simclr(size=32, jitter="v3")

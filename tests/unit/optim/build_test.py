@@ -114,18 +114,27 @@ def test_sgd_is_nesterov_and_decays_all_but_batch_norm():
 
 
 @pytest.mark.parametrize("nesterov", [False, True])
-@pytest.mark.parametrize("decay_norms", [False, True])
-def test_sgd_takes_the_steps_of_pytorch(nesterov, decay_norms):
+@pytest.mark.parametrize(
+    ("decay_norms", "decay_biases", "kept"),
+    [
+        (False, True, {"norm1/scale", "norm1/bias"}),
+        (True, True, set()),
+        (False, False, {"norm1/scale", "norm1/bias", "conv/bias"}),
+        (True, False, {"conv/bias"}),
+    ],
+)
+def test_sgd_takes_the_steps_of_pytorch(nesterov, decay_norms, decay_biases, kept):
     """torch.optim.SGD: v = m v + g; p -= rate * (g + m v if nesterov else v)."""
     rates = [0.3, 0.2, 0.1]
-    settings = {"weight_decay": 0.5, "nesterov": nesterov, "decay_norms": decay_norms}
+    decayed = {"decay_norms": decay_norms, "decay_biases": decay_biases}
+    settings = {"weight_decay": 0.5, "nesterov": nesterov, **decayed}
     tx = sgd(rate(lambda step: jnp.asarray(rates)[step]), **settings)
     state, params = tx.init(PARAMS), PARAMS
     want = {path: (p, np.zeros_like(p)) for path, p in flat(PARAMS).items()}
     for now in rates:
         params, state = take_step(tx, params, GRADS, state)
         for path, (p, v) in want.items():
-            g = 1 + (0.5 * p if decay_norms or not path.startswith("norm") else 0)
+            g = 1 + (0 if path in kept else 0.5 * p)
             v = 0.9 * v + g
             want[path] = (p - now * (g + 0.9 * v if nesterov else v), v)
     for path, (p, _) in want.items():
@@ -158,6 +167,19 @@ def test_adamw_decays_only_weights():
     np.testing.assert_allclose(got["conv"]["kernel"], [3 - 0.1 * 2.5, 4 - 0.1 * 3.0], rtol=1e-5)
     np.testing.assert_allclose(got["conv"]["bias"], [1.9], rtol=1e-5)
     np.testing.assert_allclose(got["norm1"]["scale"], [0.9], rtol=1e-5)
+
+
+def test_adamw_decays_everything_if_asked():
+    got = one_step(adamw(rate(0.1), weight_decay=0.5, decay_all=True), PARAMS, GRADS)
+    want = jax.tree.map(lambda p: p - 0.1 * (1 + 0.5 * np.asarray(p)), PARAMS)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), got, want)
+
+
+def test_sgd_clips_each_gradient_before_it_decays():
+    tx = sgd(rate(0.1), weight_decay=0.5, nesterov=False, clip_each=0.5)
+    kernel = one_step(tx, PARAMS, GRADS)["conv"]["kernel"]
+    gradient = np.full(2, 0.5 / np.sqrt(2)) + 0.5 * np.array([3, 4])
+    np.testing.assert_allclose(kernel, [3, 4] - 0.1 * gradient, rtol=1e-5)
 
 
 @pytest.mark.parametrize("optimizer", [adamw, lars])
