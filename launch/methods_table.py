@@ -40,7 +40,7 @@ LEFT_OUT = {
     "clap": "learns from sounds",
     "simcse": "learns from sentences",
 }
-OTHER_CIFAR10 = {"simclr": "simclr_cifar10:small", "colorization": "colorization:cifar10"}
+OTHER_CIFAR10 = {"simclr": "simclr_cifar10:small"}
 BASELINES = {"random features": "random_features", "raw pixels": "pixels"}
 # Published: kNN with 200 neighbours after 200 epochs with a batch of 128 (lightly's documentation,
 # the best of all epochs), and a linear classifier trained beside 1,000 epochs (solo-learn's

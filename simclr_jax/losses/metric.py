@@ -99,7 +99,8 @@ def triplet_loss(
         used = same[:, :, None] & different[:, None, :] & (gaps < margin)
         if mining == "semi_hard":
             used &= gaps > 0
-        return jnp.where(used, margin - gaps, 0.0).sum() / jnp.maximum(used.sum(), 1)
+        number = used.sum(dtype=distances.dtype)  # which an int32 may not hold
+        return jnp.where(used, margin - gaps, 0.0).sum() / jnp.maximum(number, 1)
 
     return mean(distances)
 

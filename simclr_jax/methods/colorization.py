@@ -77,10 +77,12 @@ def colorization(
 ) -> Method:
     """Returns colorization for `model`, with a decoder of its own; its state is {"prior"}.
 
-    The encoder sees lightness in all three channels. The decoder classifies the colour of each
-    pixel of a quarter of the size, among bins of a and b; rare colours count more. The paper counts
-    beforehand how frequent each bin is; here it is a running mean over batches, which starts with
-    all bins equal. Images without colour, which say nothing, are left out.
+    The encoder sees lightness in all three channels. Its kernels of three channels begin with their
+    mean over these, and so keep weighing them alike: what is judged and exported is blind to the
+    colours of RGB images, too, of which the paper takes the lightness. The decoder classifies the
+    colour of each pixel of a quarter of the size, among bins of a and b; rare colours count more.
+    The paper counts beforehand how frequent each bin is; here it is a running mean over batches,
+    which starts with all bins equal. Images without colour, which say nothing, are left out.
 
     Args:
       model: a ResNet, or another encoder that puts out maps, without heads.
@@ -130,10 +132,10 @@ def colorization(
         maps = jax.eval_shape(lambda: maps_of(*variables[:2], views, None)[0])
         empty = jnp.zeros((1, *maps.shape[1:]))
         head = decoder.init(jax.random.fold_in(key, 1), empty, target_side(views))["params"]
+        encoder = jax.tree.map(_alike_for_colours, variables.params["encoder"])
+        params = {**variables.params, "encoder": encoder, "decoder": head}
         prior = jnp.full(num_bins, 1 / num_bins)
-        return Variables(
-            {**variables.params, "decoder": head}, variables.batch_stats, {"prior": prior}
-        )
+        return Variables(params, variables.batch_stats, {"prior": prior})
 
     loss = functools.partial(_loss, maps_of=maps_of, decoder=decoder)
 
@@ -171,6 +173,13 @@ def _loss(
         "colour_error": error.mean(),
     }
     return value, StepOutput(batch_stats, metrics, carry=rows(targets).mean(axis=0))
+
+
+def _alike_for_colours(kernel: jax.Array) -> jax.Array:
+    """Returns a kernel of three channels with their mean in each, and any other one as it is."""
+    if kernel.ndim != 4 or kernel.shape[2] != 3:
+        return kernel
+    return jnp.broadcast_to(kernel.mean(axis=2, keepdims=True), kernel.shape)
 
 
 def target_side(views: Views) -> int:

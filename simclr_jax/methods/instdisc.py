@@ -56,7 +56,7 @@ def instdisc(
     the released code has vectors of unit length on average. After each step the images of the
     batch get a mean of their old row and the new projection, at unit length. There is no proximal
     term, as in the released code. With noise, the constant Z that makes similarities into
-    probabilities is that of the first batch, and the state has its "log_normalizer".
+    probabilities is that of the first batch, and the state has its "log_normalizer": -inf before.
 
     Args:
       model: network with a projector and no other head.
@@ -66,9 +66,10 @@ def instdisc(
       bank_momentum: weight of the old row in the new one, in [0, 1); 0 replaces it.
       num_noise: random images that each is contrasted with, by noise-contrastive estimation;
         4096 in the paper. 0: all images, by a softmax, which is better where it fits: the bank
-        stays where it is, while the rows of random images have to travel.
-      loss_tile: rows of the bank that the softmax compares with at a time; None or 0: all at
-        once, or tiles of a good size if they are many.
+        stays where it is if it is compared with at once, while the rows of random images have to
+        travel.
+      loss_tile: rows of the bank that the softmax compares with at a time, for which each device
+        gathers the whole bank; None or 0: all at once, or tiles of a good size if they are many.
       grad_cache_chunks: parts of the batch that go through the network one after the other; see
         `base.apply_model`.
 
@@ -89,7 +90,7 @@ def instdisc(
         variables = init_model(model, key, views)
         shape = (num_bank_rows(facts), projection_width(model))
         bank = l2_normalize(jax.random.normal(jax.random.fold_in(key, 1), shape, jnp.float32))
-        rest = {"log_normalizer": jnp.zeros(())} if num_noise else {}
+        rest = {"log_normalizer": jnp.array(-jnp.inf)} if num_noise else {}
         return variables._replace(method_state={"bank": bank, **rest})
 
     loss = functools.partial(
@@ -158,7 +159,8 @@ def _contrast_with_noise(
     indices = jnp.concatenate([jnp.maximum(ids, 0)[:, None], noise], axis=1)
     logits = bank_logits(z, state.method_state["bank"], indices, temperature=temperature)
     first = jax.lax.stop_gradient(_log_mean_exp(logits)) + jnp.log(float(num_images))
-    log_z = jnp.where(state.step == 0, first, state.method_state["log_normalizer"])
+    log_z = state.method_state["log_normalizer"]
+    log_z = jnp.where(jnp.isneginf(log_z), first, log_z)  # until a step has counted
     value = instance_nce(logits - log_z, num_images=num_images, known=ids >= 0)
     return value, nce_chance(num_noise), {"log_normalizer": log_z}
 

@@ -122,12 +122,12 @@ def mae(
             f"{decoder_heads}; the paper has 512 and 16."
         )
 
-    def decoder_of(num_patches: int) -> Decoder:
+    def decoder_of(num_patches: int, num_pixels: int) -> Decoder:
         return Decoder(
             width=decoder_width,
             depth=decoder_depth,
             num_heads=decoder_heads,
-            num_pixels=3 * encoder.patch**2,
+            num_pixels=num_pixels,
             num_visible=num_visible_patches(num_patches, mask_ratio),
             dtype=encoder.dtype,
         )
@@ -135,7 +135,7 @@ def mae(
     def init(key: PRNGKey, views: Views) -> Variables:
         variables = init_model(model, key, views)
         patches, grid = patchify(one_view(views, 0)[:1, 0], encoder.patch)
-        decoder = decoder_of(patches.shape[1])
+        decoder = decoder_of(*patches.shape[1:])
         num_tokens = decoder.num_visible + (encoder.pool == "token")
         tokens = jnp.zeros((1, num_tokens, encoder.width))
         order = jnp.arange(patches.shape[1])[None]
@@ -149,7 +149,7 @@ def mae(
         params = jax.tree.map(replicate, params)
         images = one_view(views, 0)[:, 0]
         patches, grid = patchify(at_least_float32(images), encoder.patch)
-        decoder = decoder_of(patches.shape[1])
+        decoder = decoder_of(*patches.shape[1:])
         noise = jax.random.uniform(jax.random.fold_in(key, 1), patches.shape[:2])
         order, masked = random_mask(noise, decoder.num_visible)
         see = nn.apply(_visible_tokens, model)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
@@ -143,7 +144,8 @@ class Prototypes(nn.Module):
         kernel = jnp.asarray(self.param("kernel", _unit_columns, shape))
         if self.normalize_kernel:
             kernel = l2_normalize(kernel.T).T
-        return l2_normalize(projection) @ kernel
+        # A TPU would multiply in bfloat16 by default, and scores are divided by 0.03 and more.
+        return jnp.matmul(l2_normalize(projection), kernel, precision=jax.lax.Precision.HIGHEST)
 
 
 def unit_prototypes(params: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,12 +1,16 @@
 """Whether a state fits on the devices, checked before any of it is made."""
 
 import math
+import re
 from typing import Any
 
 import jax
 import psutil
 
 from simclr_jax.core.errors import UserError
+from simclr_jax.core.tree import path_name
+
+_BANK = re.compile(r"method_state/bank(/.*)?")  # see methods/bank.py
 
 
 def room(device: Any) -> int | None:
@@ -31,16 +35,26 @@ def require_room(abstract_state: Any) -> None:
     Raises:
       UserError: with the bytes that are needed and those that there are.
     """
-    needed = sum(
-        math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
-        for x in jax.tree.leaves(abstract_state)
-    )
+    sizes = {
+        path_name(path): math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+        for path, x in jax.tree_util.tree_leaves_with_path(abstract_state)
+    }
+    needed, largest = sum(sizes.values()), max(sizes, key=lambda name: sizes[name])
     device = jax.local_devices()[0]
     available = room(device)
-    if available is not None and needed > available:
-        raise UserError(
-            f"The state of this config takes {needed / 1e9:,.0f} GB on a device, and "
-            f"{device.device_kind} has {available / 1e9:,.0f} GB. Lower width or depth of "
-            "config.encoder or the dimensions in config.heads, or split the state: "
-            "--config.parallel.preset=fsdp with --config.parallel.fsdp=DEVICES."
+    if available is None or needed <= available:
+        return
+    cure = (
+        "Lower width or depth of config.encoder or the dimensions in config.heads, or split the "
+        "state: --config.parallel.preset=fsdp with --config.parallel.fsdp=DEVICES."
+    )
+    if _BANK.fullmatch(largest):
+        cure = (
+            "It has a row for each image and is split over all devices already: take more of them, "
+            "fewer images, or a lower --config.heads.projector.output_dim."
         )
+    raise UserError(
+        f"The state of this config takes {needed / 1e9:,.0f} GB on a device, and "
+        f"{device.device_kind} has {available / 1e9:,.0f} GB. The largest part is {largest} with "
+        f"{sizes[largest] / 1e9:,.0f} GB. {cure}"
+    )

@@ -129,6 +129,19 @@ def test_the_constant_of_the_noise_contrast_is_that_of_the_first_batch(build):
     np.testing.assert_allclose(kept["log_normalizer"], want, rtol=1e-9)
 
 
+def test_a_first_step_that_does_not_count_leaves_the_constant_to_the_next(build):
+    """Such a step is counted, and the rest of the state put back."""
+    views = jnp.asarray(np.random.default_rng(0).normal(size=(8, 1, 1, 1, 6)))
+    method, state = build(views, num_noise=5)
+    loss, constants = jax.jit(method.loss), []
+    for step in (0, 1):
+        state, batch = state.replace(step=jnp.int32(step)), {"id": jnp.arange(8)}
+        value, out = loss(state.params, state, views, batch, jax.random.key(0))
+        constants.append(method.after_update(state, out.carry)["log_normalizer"])
+    assert np.isfinite(value)
+    assert constants[1] == constants[0] > 0
+
+
 def test_more_noise_than_images_is_refused(build):
     with pytest.raises(
         UserError, match=r"24 images, and config.method.num_noise=24 .* use num_noise=0"

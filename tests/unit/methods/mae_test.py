@@ -87,6 +87,15 @@ def test_hidden_pixels_reach_the_loss_and_not_the_encoder():
     assert jnp.isfinite(gradient).all()
 
 
+@pytest.mark.parametrize("channels", [1, 4])
+def test_it_reconstructs_images_of_any_number_of_channels(channels):
+    method, views = build(), jnp.ones((4, 1, 8, 8, channels))
+    variables = jax.eval_shape(method.init, jax.random.key(0), views)
+    assert variables.params["decoder"]["pixels"]["kernel"].shape == (16, 16 * channels)
+    state = TrainState(jnp.int32(0), variables.params, {}, ())
+    jax.eval_shape(method.loss, state.params, state, views, {}, jax.random.key(1))
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -134,6 +134,24 @@ def test_colorization_learns_how_frequent_colours_are(build):
     assert (prior > 0).sum() == 10  # the bins about one colour
 
 
+def test_an_encoder_that_colours_sees_no_colour_before_or_after_a_step(build, tiny_encoder):
+    method, views = build("colorization"), views_of(12)
+    batch = {"views": views, "id": jnp.arange(B)}
+    variables = jax.jit(method.init)(jax.random.key(0), views)
+    state = TrainState(jnp.int32(0), variables.params, variables.batch_stats, ())
+    state = state.replace(method_state=variables.method_state)
+    gradient = jax.jit(jax.grad(method.loss, has_aux=True))(
+        state.params, state, views, batch, jax.random.key(0)
+    )[0]
+    images = views[:, 0]
+    for params in (state.params, jax.tree.map(lambda p, g: p - g, state.params, gradient)):
+        seen = lambda x, p=params: tiny_encoder.apply(
+            {"params": p["encoder"], "batch_stats": state.batch_stats["encoder"]}, x, train=False
+        )
+        np.testing.assert_allclose(seen(images[..., ::-1]), seen(images), rtol=1e-4, atol=1e-6)
+        assert np.ptp(seen(images), axis=0).min() > 1e-4
+
+
 @pytest.mark.parametrize("name", sorted(CHANCE))
 def test_heads_that_would_not_be_trained_are_named(build, name):
     wanted = "needs no heads" if name in HEADLESS else "needs heads with a projector"

@@ -20,9 +20,18 @@ def kernel(rows, spec):
 def test_a_state_is_measured_by_what_one_device_holds_of_it():
     rows = psutil.virtual_memory().total // 4096 // jax.local_device_count()
     require_room(kernel(rows // 2, P()))
-    with pytest.raises(UserError, match=r"takes \d+ GB on a device, and cpu has \d+ GB"):
+    with pytest.raises(
+        UserError, match=r"takes (\d+) GB .* cpu has \d+ GB.* kernel with \1 GB.*fsdp"
+    ):
         require_room(kernel(2 * rows, P()))
     require_room(kernel(rows // 8 * 8 * 2, P(("data",))))
+
+
+def test_a_bank_is_named_and_no_preset_advised_that_would_not_split_it():
+    state = {"params": kernel(8, P()), "method_state": {"bank": kernel(10**8, P(("data",)))}}
+    with pytest.raises(UserError, match=r"method_state/bank/kernel with 51 GB.*output_dim") as told:
+        require_room(state)
+    assert "fsdp" not in str(told.value)
 
 
 def test_a_size_beyond_all_integers_of_64_bits_is_still_counted():
