@@ -38,9 +38,28 @@ from simclr_jax.methods.base import (
     init_model,
     one_view,
 )
+from simclr_jax.models.convolution import convolve_up
 from simclr_jax.models.ssl import SSLModel
 
 STRIDE = 4  # of the targets
+
+
+class UpConv(nn.Module):
+    """Transposed convolution that doubles the size of maps, with the parameters of flax's.
+
+    Attributes:
+      features: channels of the result.
+    """
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n up_h up_w features"]:
+        """Returns the larger maps."""
+        shape = (4, 4, x.shape[-1], self.features)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
+        bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
+        return convolve_up(x, jnp.asarray(kernel)) + jnp.asarray(bias)
 
 
 class Decoder(nn.Module):
@@ -62,7 +81,7 @@ class Decoder(nn.Module):
         x, i = maps, 0
         while x.shape[1] < wanted:
             i += 1
-            x = nn.relu(nn.ConvTranspose(self.width, (4, 4), strides=(2, 2), name=f"up{i}")(x))
+            x = nn.relu(UpConv(self.width, name=f"up{i}")(x))
         return nn.Dense(self.num_bins, name="classifier")(x)
 
 

@@ -37,6 +37,35 @@ def convolve(
     return _by_platform(_convolution, _product_for(x, kernel), strides, x, kernel)
 
 
+def convolve_up(
+    x: Float[Array, "n h w c"], kernel: Float[Array, "4 4 c features"]
+) -> Float[Array, "n up_h up_w features"]:
+    """Returns the transposed convolution with stride 2, which doubles height and width.
+
+    In a program for a CPU it is one matrix product: XLA's convolution there multiplies with the
+    zeros between the pixels, too, and takes up to nine times as long with its gradients.
+    """
+    return jax.lax.platform_dependent(x, kernel, cpu=_product_up, default=_convolution_up)
+
+
+def _convolution_up(x: Array, kernel: Array) -> Array:
+    return jax.lax.conv_transpose(x, kernel, (2, 2), "SAME", dimension_numbers=NHWC)
+
+
+def _product_up(x: Array, kernel: Array) -> Array:
+    """Multiplies each square of 2 x 2 pixels with what it adds to the four in its middle."""
+    n, h, w, c = x.shape
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    corners = [x[:, i : i + h + 1, j : j + w + 1] for i in range(2) for j in range(2)]
+    # Taps 0 and 2 reach the upper of two rows, 1 and 3 the lower one; columns are alike.
+    taps = kernel.reshape(2, 2, 2, 2, c, -1).transpose(0, 2, 4, 1, 3, 5).reshape(4 * c, -1)
+    y = _dot("nhwc,cf->nhwf", jnp.concatenate(corners, axis=-1), taps)
+    y = y.reshape(n, h + 1, w + 1, 2, 2, -1).astype(x.dtype)
+    y = jnp.stack([y[:, :-1, :, 0], y[:, 1:, :, 1]], axis=2)
+    y = jnp.stack([y[:, :, :, :-1, 0], y[:, :, :, 1:, 1]], axis=4)
+    return y.reshape(n, 2 * h, 2 * w, -1)
+
+
 def _forward(x, kernel, strides):
     return convolve(x, kernel, strides), (x, kernel)
 

@@ -2,6 +2,7 @@
 
 import re
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from jax.sharding import AxisType
 
 from simclr_jax.models import convolution
-from simclr_jax.models.convolution import convolve
+from simclr_jax.models.convolution import convolve, convolve_up
 from tests.helpers import hlo
 
 
@@ -37,6 +38,23 @@ def test_gradients_are_those_of_the_convolution(size, kernel, strides):
         dy = jnp.asarray(rng.standard_normal(want.shape))
         for a, b in zip(own_pull_back(dy), pull_back(dy), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 4)])
+def test_doubling_is_the_transposed_convolution_of_flax(size):
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(0)
+        x = jnp.asarray(rng.standard_normal((2, *size, 3)))
+        kernel = jnp.asarray(rng.standard_normal((4, 4, 3, 5)))
+        up = nn.ConvTranspose(5, (4, 4), strides=(2, 2), use_bias=False, param_dtype="float64")
+        by_flax = lambda x, kernel: up.apply({"params": {"kernel": kernel}}, x)
+        want, pull_back = jax.vjp(by_flax, x, kernel)
+        dy = jnp.asarray(rng.standard_normal(want.shape))
+        for form in (convolve_up, convolution._convolution_up):
+            got, own_pull_back = jax.vjp(form, x, kernel)
+            np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-12)
+            for a, b in zip(own_pull_back(dy), pull_back(dy), strict=True):
+                np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
 
 
 def test_a_loop_holds_only_convolutions_that_a_cpu_has_a_fast_kernel_for():
