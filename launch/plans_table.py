@@ -70,7 +70,9 @@ FAMILY_BEFORE = """
 Less memory is paid for in transfers: the gradient is summed over the devices once for each chunk.
 
 Other methods with the batch that is published for each. All views, second networks, queues and
-banks are in it, as the recipe has them. The two cores that compiled them did other work beside:
+banks are in it, as the recipe has them. Of DeepCluster v2 it is the step of an epoch that finds
+clusters; most steps, and the recipe, are shorter. The two cores that compiled them did other work
+beside:
 
 """
 AFTER = """
@@ -242,9 +244,13 @@ def _network_cells(answer: dict[str, Any]) -> list[str]:
         *_costs(answer),
         f"{estimate['pairs_per_second']:,.0f}",
         f"{estimate['mfu']:.0%}",
-        f"{estimate['hours']:.0f} h",
+        _hours(estimate["hours"]),
         f"{answer['compile_seconds'] / 60:.0f} min",
     ]
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:.0f} h" if hours >= 10 else f"{hours:.1f} h"
 
 
 def _scaling_row(
