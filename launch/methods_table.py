@@ -67,17 +67,16 @@ a second number stands after a stroke, it is of a second seed. `python launch/me
 """
 CIFAR10_TEXT = """\
 The variant `cifar10_small` of each recipe: 50,000 images without labels (supcon uses all, hybrid a
-tenth), the same ResNet-18 of a quarter of the width with the stem for ImageNet (for CIFAR in
-colorization, which needs maps), 5 epochs, one seed; a linear probe fitted with 500 labels, mean and
-deviation of 10 draws, and with 50,000; kNN (k = 200) with 50,000; and the effective rank of the
-representations of 1,000 test images. Published are figures of others for a whole ResNet-18 with the
-stem for CIFAR: kNN after 200 epochs (lightly) and a linear classifier after 1,000 (solo-learn), in
-percent. As in solo-learn's, labels put SupCon first. After so few epochs two methods stand
-elsewhere than in lightly's order: BYOL, the first there, is ahead of SimSiam alone here, and SwAV,
-the last there, is behind DCL and SimCLR alone; the others follow each other as they do there, but
-for differences of about a point. `python launch/methods_table.py --run --data=cifar10 --path=DIR`
-makes the rows, 8 to 10 minutes each on two CPU cores; rotation and colorization were not run there
-to their end.
+tenth), the same ResNet-18 of a quarter of the width with the stem for ImageNet, 5 epochs, one seed;
+a linear probe fitted with 500 labels, mean and deviation of 10 draws, and with 50,000; kNN (k =
+200) with 50,000; and the effective rank of the representations of 1,000 test images. Published are
+figures of others for a whole ResNet-18 with the stem for CIFAR: kNN after 200 epochs (lightly) and
+a linear classifier after 1,000 (solo-learn), in percent. As in solo-learn's, labels put SupCon
+first. After so few epochs two methods stand elsewhere than in lightly's order: BYOL, the first
+there, is ahead of SimSiam alone here, and SwAV, the last there, is behind DCL and SimCLR alone; the
+others follow each other as they do there, but for differences of about a point. `python
+launch/methods_table.py --run --data=cifar10 --path=DIR` makes the rows, 8 to 10 minutes each on two
+CPU cores.
 """
 
 
