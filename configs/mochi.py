@@ -55,7 +55,8 @@ def get_config(variant: str = "r50") -> ConfigDict:
     config.schedule = dict(base_lr=0.03, scaling="linear", warmup_epochs=0.0)
     config.evals = dict(knn=dict(every_epochs=10.0))
     if variant == "digits":
-        shared.make_small(config, variant, views="simclr_cifar", base_lr=4e-3)
+        shared.make_small(config, variant, views="simclr_cifar", base_lr=0.06)
+        config.optim = dict(name="sgd", weight_decay=5e-4)
         config.heads = dict(projector=dict(num_layers=2, hidden_dim=128, output_dim=64))
         config.method.update(queue_size=1024, ema=0.9, warmup_epochs=0.0)
         config.method.update(hard_share=1 / 8, num_mixed=64, num_mixed_with_query=16)

@@ -73,8 +73,8 @@ a linear probe fitted with 500 labels, mean and deviation of 10 draws, and with 
 figures of others for a whole ResNet-18 with the stem for CIFAR: kNN after 200 epochs (lightly) and
 a linear classifier after 1,000 (solo-learn), in percent. As in solo-learn's, labels put SupCon
 first. After so few epochs two methods stand elsewhere than in lightly's order: BYOL, the first
-there, is ahead of SimSiam alone here, and SwAV, the last there, is behind DCL and SimCLR alone; the
-others follow each other as they do there, but for differences of about a point. `python
+there, is the last here, and SwAV, the last there, is behind DCL and SimCLR alone; the others follow
+each other as they do there, but for differences of about a point. `python
 launch/methods_table.py --run --data=cifar10 --path=DIR` makes the rows, 8 to 10 minutes each on two
 CPU cores.
 """

@@ -291,6 +291,7 @@ def multi_crop(
             boxes=random_boxes(min_area, max_area, crop_sampler),
             blur=blur,
             solarize=solarize,
+            no_blur="(0.0,0.0)",
             **common,
         ),
         random_views(
@@ -299,6 +300,7 @@ def multi_crop(
             blur=(local_blur,) * num_local,
             solarize=(0.0,) * num_local,
             prefix="local_",
+            no_blur="0",
             **common,
         ),
     )

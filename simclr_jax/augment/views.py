@@ -80,6 +80,7 @@ def random_views(
     dtype: DTypeLike,
     jitter_probability: float = color.JITTER_PROBABILITY,
     prefix: str = "",
+    no_blur: str = "False",
 ) -> Policy:
     """Returns views of one size by crop, mirror, colour, blur and solarisation, in this order.
 
@@ -95,6 +96,7 @@ def random_views(
       dtype: type that pixels have between operations.
       jitter_probability: probability that a view is jittered.
       prefix: what the names of these settings begin with in a config, for messages.
+      no_blur: what switches the blur off there, for messages.
 
     Raises:
       ValueError: if an argument is out of range.
@@ -114,8 +116,8 @@ def random_views(
     if any(blur) and radius < 1:
         raise ValueError(
             f"{prefix}blur does nothing to views of {prefix}size={size}: the kernel spans a tenth "
-            f"of the view, which is less than 2 pixels. Use no {prefix}blur (False, or a "
-            f"probability of 0), or a {prefix}size of at least 20."
+            f"of the view, which is less than 2 pixels. Use {prefix}blur={no_blur}, or a "
+            f"{prefix}size of at least 20."
         )
 
     def view(key: PRNGKey, cut: Cut, valid: Size, index: Index) -> View:

@@ -28,7 +28,7 @@ def check_views(cuts: CutsBySize, net: Network) -> None:
     encode = functools.partial(net.model.apply, method="encode")
     for group in jax.tree.leaves(cuts)[1:]:
         images = jax.ShapeDtypeStruct((1, group.size, group.size, net.channels), jnp.float32)
-        with config_errors_at("config.augment and config.encoder"):
+        with config_errors_at(f"config.augment, views of {group.size} px, and config.encoder"):
             jax.eval_shape(encode, net.shapes, images)
 
 

@@ -77,8 +77,8 @@ def _evaluation_images(
     if test is None or not test.class_names or not labelled:
         lacking = "config.data.test_split" if test is None else "labels"
         raise UserError(
-            f"config.evals.{name} needs {lacking}: it judges labelled test images. Remove it from "
-            "the recipe, or say which images, such as --config.data.split=train "
+            f"config.evals.{name} needs {lacking}: it judges labelled test images. Set "
+            f"--config.evals.{name}=None, or say which images, such as --config.data.split=train "
             "--config.data.test_split=test, and for class folders in them "
             "--config.data.labels_from_folders=True."
         )

@@ -122,7 +122,7 @@ def load(text: str, sections: Mapping[str, Any]) -> dict[str, Any]:
             raise UserError(f"{section}={given!r} must be a dict, such as data={{'path': 'DIR'}}.")
     chosen = {f"{key}.name": given["name"] for key, given in sections.items() if "name" in given}
     config = with_keys(read(text), chosen)
-    nested = {key.path for key in schema.describe(config) if key.types == ("section",)}
+    nested = {key.path for key in schema.describe(config) if "section" in key.types}
     values = {
         path: value
         for section, given in sections.items()

@@ -9,6 +9,7 @@ import inspect
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import NoneType
 from typing import Any
 
 import docstring_parser
@@ -20,6 +21,7 @@ from simclr_jax.core.sections import (
     REQUIRED,
     choices,
     complete_section,
+    fits,
     lookup,
     settings_of,
     unknown_key,
@@ -104,7 +106,7 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
             raise UserError(f"config.{section} is missing.")
         values = dict(config[section]) if section in config else {}
         for key in values:
-            if advice := advice_on(f"{section}.{key}"):
+            if advice := advice_on(f"{section}.{key}", config):
                 raise UserError(f"config.{section}.{key} does not exist: {advice}")
         if is_left_to_the_checkpoint(section, values):
             completed[section] = values
@@ -125,7 +127,7 @@ def switch_on(config: Mapping[str, Any], path: str) -> dict[str, Any]:
     """
     if path in RENAMED:
         raise UserError(f"config.{path} does not exist: it is config.{RENAMED[path]} now.")
-    if advice := advice_on(path):
+    if advice := advice_on(path, config):
         raise UserError(f"config.{path} does not exist: {advice}")
     section, *keys = path.split(".")
     if section not in SECTIONS:
@@ -147,14 +149,19 @@ def switch_on(config: Mapping[str, Any], path: str) -> dict[str, Any]:
 def rename(config: Mapping[str, Any], section: str, name: str) -> dict[str, Any]:
     """Returns a config whose section names another callable, without what only the old one has.
 
-    An encoder of one's own starts from its defaults: "width" may mean something else to it.
+    A key that both have is left out if its value is not of the new one's type. An encoder of one's
+    own starts from its defaults: "width" may mean something else to it.
     """
     fn, _ = lookup(f"config.{section}", _table(section), {"name": name})
     known = {} if section == "encoder" and is_import_path(name) else settings_of(fn)
-    left_out = [key for key in config[section] if key not in known and key != "name"]
+    kept = {
+        key: value
+        for key, value in config[section].items()
+        if key in known and (known[key].build or fits(value, known[key].hint))
+    }
+    left_out = [key for key in config[section] if key not in kept and key != "name"]
     if left_out:
-        log.info("config.%s.name=%s has no %s: left out.", section, name, ", ".join(left_out))
-    kept = {key: value for key, value in config[section].items() if key in known}
+        log.info("config.%s.name=%s has no such %s: left out.", section, name, ", ".join(left_out))
     return {**config, section: {"name": name, **kept}}
 
 
@@ -175,10 +182,16 @@ def is_left_to_the_checkpoint(section: str, values: Mapping[str, Any]) -> bool:
     return section in NAMED and "name" in values and values["name"] is None
 
 
-def advice_on(path: str) -> str:
+def advice_on(path: str, config: Mapping[str, Any]) -> str:
     """Returns what to do in place of accumulating gradients if that is what a key means, or ""."""
     if not ACCUMULATION.fullmatch(path.rpartition(".")[2]):
         return ""
+    method = METHODS.get(config["method"].get("name", ""))
+    if method and "grad_cache_chunks" not in settings_of(method):
+        return (
+            f"the loss of {config['method']['name']} compares no images with each other. Take a "
+            "smaller config.data.batch_size, with a rate that is lower by as much."
+        )
     return (
         "gradients added up over small batches are not those of the large one where a loss "
         "compares the images of a batch. config.method.grad_cache_chunks=8 puts the batch through "
@@ -230,7 +243,9 @@ def _keys(path: str, fn: Callable[..., Any]) -> Iterator[Key]:
     for key, setting in settings_of(fn).items():
         where = f"{path}.{key}"
         meaning = meanings.get(key, "")
-        types = choices(setting.hint) if setting.build is None else ("section",)
+        types = choices(setting.hint)
+        if setting.build is not None:
+            types = ("section", *(kind for kind in types if kind is NoneType))
         yield Key(where, types, setting.default, meaning)
         if setting.build is not None:
             yield from _keys(where, setting.build)

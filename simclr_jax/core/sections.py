@@ -198,6 +198,15 @@ def checked(path: str, value: Any, hint: Any) -> Any:
     return value
 
 
+def fits(value: Any, hint: Any) -> bool:
+    """Returns whether a value has the type of a setting, or becomes it; any range is left aside."""
+    try:
+        _of_type("", value, hint)
+    except UserError:
+        return False
+    return True
+
+
 def _as_float(value: Any, hint: Any) -> Any:
     """Returns a whole number as a float where any number may stand, so that its type is one."""
     is_whole = isinstance(value, int) and not isinstance(value, bool)

@@ -239,6 +239,15 @@ def check_grad_cache_chunks(grad_cache_chunks: int) -> None:
         )
 
 
+# A key of each head that switches it on when it is set, for messages.
+_KEYS = {
+    "projector": "num_layers=2",
+    "predictor": "num_layers=2",
+    "prototypes": "num_prototypes=512",
+    "classifier": "num_classes=N",
+}
+
+
 def check_heads(model: SSLModel, name: str, *wanted: str) -> None:
     """Checks that a model has the heads that a method trains, and no others.
 
@@ -248,14 +257,25 @@ def check_heads(model: SSLModel, name: str, *wanted: str) -> None:
       *wanted: the heads, such as "projector"; none if the method brings its own.
 
     Raises:
-      ValueError: if others are there, or one is missing.
+      ValueError: if others are there, one is missing, or a predictor has not the width of the
+        projector, whose projections it predicts.
     """
     known = ("projector", "predictor", "prototypes", "classifier", "text", "text_projector")
     given = [head for head in known if getattr(model, head) is not None]
     if sorted(given) != sorted(wanted):
         needed = f"heads with a {' and a '.join(wanted)}, and no others" if wanted else "no heads"
+        off = [f"--config.heads.{head}=None" for head in given if head not in wanted]
+        lacking = [head for head in wanted if head not in given]
+        on = [f"--config.heads.{head}.{_KEYS[head]}" for head in lacking if head in _KEYS]
         raise ValueError(
             f"method {name} needs {needed}; config.heads has {', '.join(given) or 'none'}."
+            + (f" Set {' '.join(off + on)}." if off + on else "")
+        )
+    projector, predictor = model.projector, model.predictor
+    if projector and predictor and projector.output_dim != predictor.output_dim:
+        raise ValueError(
+            f"config.heads.predictor.output_dim={predictor.output_dim} must be that of the "
+            f"projector, whose projections it predicts: {projector.output_dim}."
         )
 
 
@@ -310,7 +330,12 @@ def check_other_images(facts: RunFacts, name: str) -> None:
 
 
 def init_model(
-    model: nn.Module, key: PRNGKey, views: Views, *, several_sizes: bool = False
+    model: nn.Module,
+    key: PRNGKey,
+    views: Views,
+    *,
+    several_sizes: bool = False,
+    two_views: bool = False,
 ) -> Variables:
     """Returns the variables of `model`, whose shapes depend on one image as on many.
 
@@ -319,13 +344,19 @@ def init_model(
       key: random key for the parameters.
       views: views of some images; only their shapes matter.
       several_sizes: whether the method takes views of several sizes.
+      two_views: whether it compares views of an image.
 
     Raises:
-      ValueError: if it does not and there are some.
+      ValueError: if it does not and there are some, or it does and there is one view.
     """
     if isinstance(views, tuple) and not several_sizes:
         raise ValueError(
             f"this method takes views of one size, and config.augment gives {len(views)}; use "
+            "another config.augment.name, such as 'simclr' or 'byol'."
+        )
+    if two_views and jax.tree.leaves(views)[0].shape[1] < 2:
+        raise ValueError(
+            "this method compares two views of each image, and config.augment gives one; use "
             "another config.augment.name, such as 'simclr' or 'byol'."
         )
     image = jax.tree.leaves(views)[0][:1, 0]  # of the first size

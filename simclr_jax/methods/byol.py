@@ -102,7 +102,7 @@ def predict_target(
     apply = functools.partial(apply_model, views_apart=True, grad_cache_chunks=grad_cache_chunks)
 
     def init(key: PRNGKey, views: Views) -> Variables:
-        variables = init_model(model, key, views)
+        variables = init_model(model, key, views, two_views=True)
         return variables._replace(method_state={"target": target.init(variables)})
 
     def prediction_loss(

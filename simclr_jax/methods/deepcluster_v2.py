@@ -5,7 +5,7 @@ Caron et al. 2020, https://arxiv.org/abs/2006.09882, Appendix; the first DeepClu
 """
 
 import functools
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from simclr_jax.augment.policies import Augment
 from simclr_jax.core.errors import UserError
-from simclr_jax.core.ranges import Count, Positive
+from simclr_jax.core.ranges import Count, Positive, Range
 from simclr_jax.core.run_facts import RunFacts
 from simclr_jax.core.state import TrainState
 from simclr_jax.core.types import Batch, Params, PRNGKey, Scalar, Views
@@ -43,7 +43,7 @@ def deepcluster_v2(
     augment: Augment,
     facts: RunFacts,
     *,
-    num_clusters: Count = 3000,
+    num_clusters: Annotated[int, Range(least=2)] = 3000,
     num_clusterings: Count = 3,
     iterations: Count = 10,
     temperature: Positive = 0.1,
@@ -70,7 +70,7 @@ def deepcluster_v2(
         `base.apply_model`.
 
     Raises:
-      UserError: if there are more clusters than images.
+      UserError: if there are more clusters than images, or no epoch after the first.
       ValueError: if the model has other heads, or the chunks are out of range.
     """
     check_heads(model, "deepcluster_v2", "projector")
@@ -194,4 +194,9 @@ def _check_num_clusters(num_clusters: int, facts: RunFacts) -> None:
         raise UserError(
             f"config.method.num_clusters={num_clusters} is more than the {num_seen} images of an "
             f"epoch's batches; use at most {num_seen}."
+        )
+    if facts.num_steps <= facts.steps_per_epoch:
+        raise UserError(
+            f"config.run.epochs makes {facts.num_steps} steps, and the {facts.steps_per_epoch} of "
+            "the first epoch fill the bank of deepcluster_v2 without training; use 2 or more."
         )

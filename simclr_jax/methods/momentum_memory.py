@@ -101,7 +101,7 @@ def with_memory(
     kept = TargetAndQueue(Target(memory.ema), Ring(memory.size), num_keys, "memory.size")
 
     def init(key: PRNGKey, views: Views) -> Variables:
-        variables = init_model(model, key, views)
+        variables = init_model(model, key, views, two_views=True)
         return variables._replace(method_state=kept.init(key, variables, projection_width(model)))
 
     def loss(

@@ -73,7 +73,7 @@ def nnclr(
     ring.num_slots(facts.batch_size, "queue_size")
 
     def init(key: PRNGKey, views: Views) -> Variables:
-        variables = init_model(model, key, views)
+        variables = init_model(model, key, views, two_views=True)
         key, width = jax.random.fold_in(key, 1), projection_width(model)
         rows = ring.init(key, facts.batch_size, width, "queue_size")
         queue = {"rows": rows, "labels": jnp.full(rows.shape[:2], -1)}

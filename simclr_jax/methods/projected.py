@@ -29,6 +29,7 @@ def from_outputs(
     augment: Augment,
     loss: OutputLoss,
     *,
+    two_views: bool = False,
     gradient_scale: float = 1.0,
     views_apart: bool = False,
     negatives: int | None = None,
@@ -41,6 +42,7 @@ def from_outputs(
       model: encoder and heads, all of which are trained.
       augment: (key, batch) -> views of each image.
       loss: (outputs of `SSLModel.apply_heads`, views, batch) -> (value, what is logged beside it).
+      two_views: whether the loss compares views of an image.
       gradient_scale: multiplies the gradient and not the loss that is logged.
       views_apart: whether BatchNorm sees each view by itself; see `base.apply_model`.
       negatives: rows that each row is contrasted with; see `base.Method`.
@@ -54,7 +56,7 @@ def from_outputs(
     check_grad_cache_chunks(grad_cache_chunks)
 
     def init(key: PRNGKey, views: Views) -> Variables:
-        return init_model(model, key, views)
+        return init_model(model, key, views, two_views=two_views)
 
     def output_loss(
         params: Params, state: TrainState, views: Views, batch: Batch, key: PRNGKey
@@ -122,6 +124,7 @@ def from_projections(
         model,
         augment,
         projection_loss,
+        two_views=True,
         gradient_scale=gradient_scale,
         views_apart=views_apart,
         negatives=negatives,

@@ -78,7 +78,7 @@ def from_queue(
     kept = TargetAndQueue(Target(ema), ring, facts.batch_size, "queue_size")
 
     def init(key: PRNGKey, views: Views) -> Variables:
-        variables = init_model(model, key, views)
+        variables = init_model(model, key, views, two_views=True)
         return variables._replace(method_state=kept.init(key, variables, projection_width(model)))
 
     def loss(

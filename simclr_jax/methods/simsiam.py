@@ -52,6 +52,7 @@ def simsiam(
         model,
         augment,
         loss,
+        two_views=True,
         gradient_scale=gradient_scale,
         views_apart=True,
         grad_cache_chunks=grad_cache_chunks,

@@ -79,9 +79,10 @@ def check_classes(facts: RunFacts, name: str) -> None:
     if facts.num_classes < 2:
         raise UserError(
             f"config.method.name={name!r} tells classes apart, and the images of config.data have "
-            f"{facts.num_classes or 'no'} class{'' if facts.num_classes == 1 else 'es'}. For a "
-            "folder with a folder for each class, set config.data.labels_from_folders=True; "
-            "config.method.name='simclr' needs no labels."
+            f"{facts.num_classes or 'no'} class{'' if facts.num_classes == 1 else 'es'}. Labels "
+            "are the folders of a folder, with config.data.labels_from_folders=True, or a column "
+            "of a list, such as config.data.label_column='species'; "
+            "config.method.name='simclr' needs none."
         )
 
 

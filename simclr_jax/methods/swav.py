@@ -30,6 +30,7 @@ from simclr_jax.methods.base import (
     check_global_views,
     check_grad_cache_chunks,
     check_heads,
+    check_other_images,
     frozen_prototypes,
     init_model,
     projection_width,
@@ -75,14 +76,19 @@ def swav(
         `base.apply_model`.
 
     Raises:
-      UserError: if there are more prototypes than images in batch and queue.
+      UserError: if a batch has one image, there are more prototypes than images in batch and
+        queue, or more than in a batch and the queue is not full before the run ends.
       ValueError: if the queue is not a whole number of batches, the model has other heads, or the
         chunks are out of range.
     """
     check_heads(model, "swav", "projector", "prototypes")
     check_grad_cache_chunks(grad_cache_chunks)
+    check_other_images(facts, "swav")
     _check_rows(prototypes_of(model).num_prototypes, facts.batch_size, queue_size)
     slots = Ring(queue_size).num_slots(facts.batch_size, "queue_size") if queue_size else 0
+    full_from = round(queue_start_epoch * facts.steps_per_epoch) + slots if slots else None
+    if full_from and prototypes_of(model).num_prototypes > facts.batch_size:
+        _check_start(full_from, facts)
 
     def init(key: PRNGKey, views: Views) -> Variables:
         check_global_views(views, "swav")
@@ -95,7 +101,7 @@ def swav(
     codes = functools.partial(
         _codes,
         head=prototypes_of(model),
-        full_from=round(queue_start_epoch * facts.steps_per_epoch) + slots if slots else None,
+        full_from=full_from,
         assign=functools.partial(sinkhorn, epsilon=epsilon, iterations=iterations),
     )
     loss = functools.partial(
@@ -182,4 +188,13 @@ def _check_rows(prototypes: int, batch_size: int, queue_size: int) -> None:
             f"images of a batch and the {queue_size} of the queue: codes would share out single "
             f"images. Use at most {batch_size + queue_size}, or a queue: "
             f"config.method.queue_size={-(-prototypes // batch_size) * batch_size}."
+        )
+
+
+def _check_start(full_from: int, facts: RunFacts) -> None:
+    if full_from >= facts.num_steps:
+        raise UserError(
+            f"config.method.queue_start_epoch: the queue, without which there are more prototypes "
+            f"than images, would be full after {full_from} steps of a run of {facts.num_steps}. "
+            "Start it earlier, --config.method.queue_start_epoch=0, or train longer."
         )

@@ -67,7 +67,7 @@ class MLP(nn.Module):
         if self.num_layers < 1:
             raise ValueError(
                 f"num_layers={self.num_layers}; it must be at least 1 (2 in SimCLR, 3 in "
-                "SimCLRv2). For no head, use None in its place."
+                "SimCLRv2). For no head, set config.heads.projector, or the other head, to None."
             )
         if self.output_dim < 1 or (self.hidden_dim is not None and self.hidden_dim < 1):
             raise ValueError(

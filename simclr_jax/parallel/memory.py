@@ -53,6 +53,8 @@ def require_room(abstract_state: Any) -> None:
             "It has a row for each image and is split over all devices already: take more of them, "
             "fewer images, or a lower --config.heads.projector.output_dim."
         )
+    if largest.startswith("method_state/queue"):
+        cure = "Lower --config.method.queue_size."
     raise UserError(
         f"The state of this config takes {needed / 1e9:,.0f} GB on a device, and "
         f"{device.device_kind} has {available / 1e9:,.0f} GB. The largest part is {largest} with "

@@ -322,7 +322,8 @@ def test_multi_crop_gives_a_tuple_of_views_and_each_group_its_own_draws(several_
     ("settings", "message"),
     [
         ({"local_size": 32}, "local_size=32 is larger than size=24"),
-        ({"local_size": 16}, "local_blur does nothing to views of local_size=16"),
+        ({"local_size": 16}, r"local_blur does nothing .* local_size=16: .* Use local_blur=0, "),
+        ({"size": 19, "local_size": 8, "local_blur": 0.0}, r"Use blur=\(0.0,0.0\), or"),
         ({"local_min_area": 0.2}, "local_min_area=0.2 and local_max_area=0.14 must be fractions"),
         ({"crop_sampler": "tf", "local_max_area": 0.1}, "local_max_area=0.1: crop_sampler='tf'"),
         ({"blur": (0.5, 1.5)}, r"blur=\(0.5, 1.5\) and solarize"),

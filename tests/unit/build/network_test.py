@@ -51,7 +51,7 @@ def test_says_what_images_the_patches_do_not_fit(vit_config):
 
 def test_views_of_several_sizes_must_each_fit_the_encoder_and_the_method(vit_config):
     vit_config["augment"] = {"name": "multi_crop", "size": 24, "local_size": 22, "local_blur": 0.0}
-    with pytest.raises(ValueError, match=r"config.augment and config.encoder: .*22x22 px"):
+    with pytest.raises(ValueError, match=r"config.augment, views of 22 px, and .*22x22 px"):
         build_experiment(vit_config)
     vit_config["augment"]["local_size"] = 20
     with pytest.raises(ValueError, match=r"takes views of one size, and config.augment gives 2"):

@@ -41,6 +41,26 @@ def test_a_key_that_does_not_exist_is_told_what_does(tiny_config, path, message)
         schema.switch_on(schema.complete(tiny_config), path)
 
 
+def test_accumulation_is_no_gradient_cache_where_there_is_none(tiny_config):
+    config = schema.complete(tiny_config) | {"method": {"name": "mae"}}
+    with pytest.raises(
+        UserError, match=r"mae compares no images .* smaller config.data.batch_size"
+    ):
+        schema.switch_on(config, "run.accumulate_steps")
+
+
+def test_a_value_of_another_type_does_not_go_over_to_another_callable(tiny_config):
+    config = schema.complete(
+        {**tiny_config, "augment": {"name": "simclr", "size": 28, "blur": False}}
+    )
+    several = schema.rename(config, "augment", "multi_crop")["augment"]
+    assert several.keys() & {"size", "blur"} == {"size"}
+    back = schema.rename(schema.complete({**config, "augment": several}), "augment", "byol")[
+        "augment"
+    ]
+    assert "solarize" not in back
+
+
 def test_another_callable_leaves_out_what_only_the_old_one_has(tiny_config, caplog):
     config = {**tiny_config, "optim": {"name": "adamw", "b1": 0.8, "weight_decay": 0.1}}
     renamed = schema.rename(config, "optim", "lars")

@@ -23,7 +23,8 @@ PATCHES = SSLModel(ViT("tiny"))
 CLUSTERS = SSLModel(ResNet(18), heads.MLP(), prototypes=heads.Prototypes(num_prototypes=8))
 TEXT = TextTransformer(num_tokens=8)
 TOWERS = SSLModel(ResNet(18), heads.MLP(), text=TEXT, text_projector=heads.MLP())
-FACTS = RunFacts(num_steps=100, num_images=6400, num_classes=2, batch_size=8)
+TOWER = SSLModel(None, text=TEXT, text_projector=heads.MLP())
+FACTS = RunFacts(num_steps=1000, num_images=6400, num_classes=2, batch_size=8)
 # What a callable is handed besides its section, by the section.
 GIVEN = {
     "schedule": (FACTS,),
@@ -49,7 +50,7 @@ NEEDED = {
 
 def fitting(fn, settings):
     """Returns the one of these models that a method takes."""
-    for model in (MODEL, PROJECTS, PREDICTS, HEADLESS, PATCHES, CLUSTERS, TOWERS):
+    for model in (MODEL, PROJECTS, PREDICTS, HEADLESS, PATCHES, CLUSTERS, TOWERS, TOWER):
         given = (model, lambda key, batch: 0, FACTS)
         with contextlib.suppress(UserError):
             build_section("config.method", fn, settings, *given)

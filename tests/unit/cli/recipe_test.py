@@ -55,6 +55,16 @@ def test_none_on_the_command_line_is_no_value_where_a_key_takes_none():
     assert loaded.config["run"]["keep_best"] == "None"  # which is the name of a metric there
 
 
+def test_a_section_within_a_section_goes_off_by_none():
+    words = ["--config.method.name=simclr", "--config.heads.predictor=None"]
+    loaded = recipe.load("byol:digits", [*words, "--config.evals.knn=None"])
+    assert loaded.config["heads"]["predictor"] is None
+    assert loaded.config["heads"]["projector"]["num_layers"] == 2
+    assert loaded.config["evals"]["knn"] is None
+    with pytest.raises(UserError, match=r"config\.heads"):
+        recipe.load("byol:digits", ["--config.heads=None"])
+
+
 def test_another_name_brings_the_settings_of_its_own(own):
     config = recipe.load(
         str(own), ["--config.optim.name=sgd", "--config.optim.momentum=0.5"]

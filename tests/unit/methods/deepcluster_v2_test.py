@@ -79,6 +79,7 @@ def test_nothing_is_trained_in_the_first_epoch(build):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"num_clusters": 1}, "num_clusters=1 must be at least 2"),
         ({"num_clusters": 13}, "num_clusters=13 is more than the 12 images .* at most 12"),
         ({"num_clusters": 3, "temperature": 0.0}, "temperature=0.0 must be above 0"),
     ],

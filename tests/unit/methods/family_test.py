@@ -35,10 +35,10 @@ CHANCE = {
 
 @pytest.fixture
 def build(tiny_encoder):
-    def build(name, facts=FACTS, predictor=None, **settings):
+    def build(name, facts=FACTS, predictor=None, width=D, **settings):
         predictor = name in PREDICTING if predictor is None else predictor
-        head = lambda: MLP(num_layers=2, hidden_dim=8, output_dim=D)
-        model = SSLModel(tiny_encoder, head(), predictor=head() if predictor else None)
+        head = lambda width: MLP(num_layers=2, hidden_dim=8, output_dim=width)
+        model = SSLModel(tiny_encoder, head(D), predictor=head(width) if predictor else None)
         if name in QUEUED:
             settings = {"queue_size": 3 * B, **settings}
         args = (settings, model, lambda key, batch: batch["views"], facts)
@@ -72,8 +72,23 @@ def test_a_batch_of_one_image_is_refused_where_images_are_compared(build, name):
 def test_heads_that_a_method_lacks_or_would_not_train_are_named(build, name):
     other = name not in PREDICTING
     given = "projector, predictor" if other else "projector"
-    with pytest.raises(UserError, match=rf"config.method: method {name} .* has {given}\."):
+    advice = "predictor=None" if other else "predictor.num_layers=2"
+    message = rf"config.method: method {name} .* has {given}\. Set --config.heads.{advice}\."
+    with pytest.raises(UserError, match=message):
         build(name, predictor=other)
+
+
+@pytest.mark.parametrize("name", PREDICTING)
+def test_a_predictor_of_another_width_is_told_which(build, name):
+    message = r"config.heads.predictor.output_dim=5 must be that of the projector, .*: 4\."
+    with pytest.raises(UserError, match=message):
+        build(name, width=5)
+
+
+@pytest.mark.parametrize("name", sorted({*PROJECTING, *PREDICTING} - {"instdisc"}))
+def test_one_view_is_refused_before_a_step_where_two_are_compared(build, name):
+    with pytest.raises(ValueError, match=r"two views of each image, and config.augment gives one"):
+        build(name).init(jax.random.key(0), jnp.zeros((B, 1, 6, 6, 3)))
 
 
 @pytest.mark.parametrize("name", QUEUED)

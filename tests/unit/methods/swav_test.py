@@ -75,6 +75,10 @@ def test_the_queue_counts_from_when_it_is_full_and_is_the_same_on_eight_devices(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        (
+            {"prototypes": 9, "queue_start_epoch": 1e6},
+            "full after .* steps of a run .*Start it earlier, --config.method.queue_start_epoch=0",
+        ),
         ({"prototypes": 25}, "num_prototypes=25 is more than .* 8 .* 16 .*Use at most 24, .*=32"),
         ({"queue_size": 20}, "config.method: queue_size=20 .* 8 rows .* use 16 or 24"),
         ({"temperature": 0.0}, "config.method.temperature=0.0 must be above 0"),

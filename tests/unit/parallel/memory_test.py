@@ -34,6 +34,12 @@ def test_a_bank_is_named_and_no_preset_advised_that_would_not_split_it():
     assert "fsdp" not in str(told.value)
 
 
+def test_a_queue_is_named_with_its_key():
+    state = {"method_state": {"queue": kernel(10**8, P())}}
+    with pytest.raises(UserError, match=r"method_state/queue/.* 410 GB. Lower .*queue_size"):
+        require_room(state)
+
+
 def test_a_size_beyond_all_integers_of_64_bits_is_still_counted():
     with pytest.raises(UserError, match=r"takes [\d,]{12,} GB"):
         require_room(kernel(10**18, P()))
