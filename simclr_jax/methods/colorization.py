@@ -59,7 +59,7 @@ class UpConv(nn.Module):
         shape = (4, 4, x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
-        return convolve_up(x, jnp.asarray(kernel)) + jnp.asarray(bias)
+        return convolve_up(x, jnp.asarray(kernel)) + jnp.reshape(jnp.asarray(bias), (1, 1, 1, -1))
 
 
 class Decoder(nn.Module):
