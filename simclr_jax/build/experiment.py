@@ -14,6 +14,7 @@ from simclr_jax.augment.policies import POLICIES, Policy
 from simclr_jax.build.checks import check_batch, check_num_classes, check_views
 from simclr_jax.build.network import Network, network
 from simclr_jax.build.resolve import frozen_networks, resolve
+from simclr_jax.build.schema import complete
 from simclr_jax.core.run_facts import RunFacts
 from simclr_jax.core.sections import build_section, config_errors_at, lookup
 from simclr_jax.core.state import TrainState
@@ -92,14 +93,7 @@ def build_experiment(
     check_num_classes(source, test_source, config["heads"])
     run = build_section("config.run", RunConfig, config["run"])
     net = network(config, dataset.channels)
-    facts = RunFacts(
-        num_steps=num_train_steps(len(source), dataset.batch_size, run.epochs),
-        num_images=len(source),
-        num_classes=len(source.class_names),
-        batch_size=dataset.batch_size,
-    )
-    build_policy, settings = lookup("config.augment", POLICIES, config["augment"])
-    policy = build_section("config.augment", build_policy, settings)
+    facts, policy = _facts(dataset, source, run), _policy(config)
     check_views(policy.cuts, net)
     method, warm_starts = _method(config, net, policy, facts)
     check_batch(dataset.batch_size, source, mesh, method)
@@ -144,6 +138,21 @@ def build_experiment(
     )
 
 
+def needs_labels(config: Mapping[str, Any], net: Network, dataset: Dataset, source: Source) -> bool:
+    """Returns whether the method of a resolved config learns from labels; builds nothing else.
+
+    Args:
+      config: sections, see `build.schema`.
+      net: the network of the config.
+      dataset: its section `data`.
+      source: images to train on.
+    """
+    config = complete(config)
+    run = build_section("config.run", RunConfig, config["run"])
+    method, _ = _method(config, net, _policy(config), _facts(dataset, source, run))
+    return method.needs_labels
+
+
 def train_step(experiment: Experiment) -> jax.stages.Wrapped:
     """Returns the jitted step of a run, which overwrites its state.
 
@@ -156,6 +165,20 @@ def train_step(experiment: Experiment) -> jax.stages.Wrapped:
         out_shardings=(shardings, replicated(experiment.mesh)),
         donate_argnums=0,
     )
+
+
+def _facts(dataset: Dataset, source: Source, run: RunConfig) -> RunFacts:
+    return RunFacts(
+        num_steps=num_train_steps(len(source), dataset.batch_size, run.epochs),
+        num_images=len(source),
+        num_classes=len(source.class_names),
+        batch_size=dataset.batch_size,
+    )
+
+
+def _policy(config: Mapping[str, Any]) -> Policy:
+    build_policy, settings = lookup("config.augment", POLICIES, config["augment"])
+    return build_section("config.augment", build_policy, settings)
 
 
 def _method(

@@ -27,6 +27,7 @@ from simclr_jax.data.quarantine import read_quarantine
 from simclr_jax.data.reading import Reader
 from simclr_jax.data.records import Source, examples_of, has_sounds
 from simclr_jax.data.sounds import decode_sound
+from simclr_jax.data.subsets import count_labelled
 from simclr_jax.data.text import readable_captions
 from simclr_jax.evals.features import extract_features
 from simclr_jax.evals.results import Row, read_results
@@ -103,13 +104,9 @@ def _phrase(key: str, value: Any) -> str:
 
 
 def _labels_used(experiment: Experiment) -> str:
-    if experiment.network.model.classifier is None:
-        return "none"
-    return (
-        "what its teacher says"
-        if frozen_networks(experiment.config["method"]["name"])
-        else f"{len(experiment.source):,}"
-    )
+    if frozen_networks(experiment.config["method"]["name"]):
+        return "what its teacher says"
+    return f"{count_labelled(experiment.source):,}" if experiment.method.needs_labels else "none"
 
 
 def _embedding(

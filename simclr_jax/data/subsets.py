@@ -115,6 +115,12 @@ def any_label(source: Source) -> bool:
     return any(label >= 0 for label in labels)
 
 
+def count_labelled(source: Source) -> int:
+    """Returns how many examples have a label; all of a source without `labels`."""
+    known = getattr(source, "labels", None)
+    return len(source) if known is None else int(np.count_nonzero(np.asarray(known) >= 0))
+
+
 def read_labels(source: Source) -> Int[np.ndarray, " n"]:
     """Returns the label of every example; a source without `labels` is read from end to end."""
     known = getattr(source, "labels", None)

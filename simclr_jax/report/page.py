@@ -38,7 +38,9 @@ def render(contents: ReportContents) -> str:
     body = "\n".join(
         (
             _header(contents),
-            results.results_section(contents.results, contents.examples),
+            results.results_section(
+                contents.results, contents.examples, from_labels=contents.labels_used != "none"
+            ),
             *([table_section("groups", groups_table(contents.groups))] if contents.groups else []),
             towers_section(in_words, contents.metrics, contents.pairs),
             training.training_section(contents.metrics, contents.verdict, contents.examples),

@@ -98,12 +98,15 @@ def headline(results: Sequence[Row]) -> str:
     return sentence + (f" ({rivals})." if rivals else ".")
 
 
-def results_section(results: Sequence[Row], examples: str = "images") -> str:
+def results_section(
+    results: Sequence[Row], examples: str = "images", *, from_labels: bool = False
+) -> str:
     """Returns the section, with a part for each pair of images that was fitted and judged on.
 
     Args:
       results: rows of `results.json`.
       examples: what the images are called, such as "sounds".
+      from_labels: whether the encoder learned from labels.
     """
     if not results:
         return markup.section("results", "What it learned", markup.missing(NOT_JUDGED))
@@ -120,11 +123,14 @@ def results_section(results: Sequence[Row], examples: str = "images") -> str:
         " same network before training: its random weights, with the residual branches, which start"
         f" closed, opened, and BatchNorm statistics of training {examples}.</p>",
         markup.legend(items),
-        *(_part(f"labels{i}", rows, examples) for i, rows in enumerate(by_images(results))),
+        *(
+            _part(f"labels{i}", rows, examples, from_labels)
+            for i, rows in enumerate(by_images(results))
+        ),
     )
 
 
-def _part(name: str, results: Sequence[Row], examples: str) -> str:
+def _part(name: str, results: Sequence[Row], examples: str, from_labels: bool) -> str:
     """Returns heading, charts and table of rows on the same images."""
     protocols = sorted({row["protocol"] for row in results}, key=_position(PROTOCOLS))
     charts = "\n".join(
@@ -141,11 +147,14 @@ def _part(name: str, results: Sequence[Row], examples: str) -> str:
     tests = sorted({row["num_test"] for row in results if "num_test" in row})
     on_what = f"Top-1 accuracy in % on {' or '.join(map(markup.count, tests))} test {examples}. "
     seen = first.get("pretrained_on_test", 0)
-    warning = (
-        f"The encoder was trained on {markup.count(seen)} of them, without their labels. "
-        if seen
-        else ""
-    )
+    warning = ""
+    if seen:
+        known = f"was trained on {markup.count(seen)} of them"
+        warning = (
+            f"The encoder, which learned from labels, {known}. "
+            if from_labels
+            else f"The encoder {known}, without their labels. "
+        )
     heading = (
         f"Fitted on {first['train_data']}, judged on {first['test_data']}, step {first['step']}"
     )

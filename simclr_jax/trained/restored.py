@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float
 
 from simclr_jax.augment.log_mel import LogMel
+from simclr_jax.build.experiment import needs_labels
 from simclr_jax.build.network import Network, network
 from simclr_jax.core.compile import jit_once
 from simclr_jax.core.errors import UserError
@@ -84,6 +85,15 @@ class Restored:
         """
         return self.dataset.open_train() if "method" in self.config else None
 
+    def learned_from_labels(self, trained_on: Source) -> bool:
+        """Returns whether training saw labels, or those that a teacher gives.
+
+        Args:
+          trained_on: images that the network was trained on.
+        """
+        has_classifier = self.model.classifier is not None
+        return has_classifier or needs_labels(self.config, self.network, self.dataset, trained_on)
+
     def open_labelled(self, dataset: Dataset) -> tuple[Source, Source, int]:
         """Opens labelled images to fit on, with all their labels, and others to judge on.
 
@@ -114,9 +124,13 @@ class Restored:
         own = (dataset.name, dataset.path) == (self.dataset.name, self.dataset.path)
         trained_on = self.training_images() if own else None
         seen = 0 if trained_on is None else count_shared(trained_on, test)
-        if seen and self.model.classifier is not None:
+        labelled = 0
+        if trained_on is not None and seen and self.learned_from_labels(trained_on):
+            with_labels = dataclasses.replace(self.dataset, keep_unlabelled=False).open_train()
+            labelled = count_shared(with_labels, test)
+        if labelled:
             raise UserError(
-                f"{seen} of the {len(test)} test {self.examples} ({test.name}) are among those "
+                f"{labelled} of the {len(test)} test {self.examples} ({test.name}) are among those "
                 "that the network was trained on with labels; judge it on others, such as "
                 "--test_split=test."
             )

@@ -1,5 +1,7 @@
 """SimCLRv2's three steps on a tiny network: what each takes over, and what a mistake is told."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from simclr_jax.train.checkpoint_writer import CheckpointWriter
 from simclr_jax.train.loop import fit
 from simclr_jax.train.metrics import read_metrics
 from simclr_jax.trained import restored
+from tests import program
 
 pytestmark = pytest.mark.integration
 ENCODER = {tree: tree for tree in ("params/encoder", "batch_stats/encoder")}
@@ -47,8 +50,12 @@ def supervised_config(tiny_config):
 @pytest.fixture
 def pretrained(tiny_config, tmp_path):
     """A workdir with a checkpoint of another seed than the runs that start from it."""
-    workdir = str(tmp_path / "pretrained")
     config = {**tiny_config, "run": {**tiny_config["run"], "seed": 1}}
+    return untrained(config, str(tmp_path / "pretrained"))
+
+
+def untrained(config, workdir):
+    """Makes a workdir with the checkpoint of a run that has not taken a step."""
     state = jax.jit(build_experiment(config).init)()
     state = state.replace(batch_stats=jax.tree.map(lambda x: x + 0.5, state.batch_stats))
     workdirs.claim(workdir, config)
@@ -59,6 +66,49 @@ def pretrained(tiny_config, tmp_path):
 
 def assert_equal(got, want):
     jax.tree.map(np.testing.assert_array_equal, got, want)
+
+
+WITH_LABELS = {
+    "supcon": {"name": "supcon"},
+    "hybrid": {"name": "hybrid"},
+    "triplet": {"name": "triplet", "positives": "labels"},
+}
+WITHOUT = {
+    "hybrid": {"name": "hybrid", "labelled_weight": 0.0},
+    "triplet": {"name": "triplet", "positives": "views"},
+}
+
+
+def run_with_labels(config, method, workdir):
+    """Returns a run of 100 labels, with the other images for hybrid, as it is read back."""
+    data = {**config["data"], "fraction": 0.025, "keep_unlabelled": method["name"] == "hybrid"}
+    workdir, _ = untrained({**config, "data": data, "method": method, "evals": {}}, workdir)
+    return restored.load(workdir)
+
+
+@pytest.mark.parametrize("method", WITH_LABELS.values(), ids=WITH_LABELS)
+def test_an_encoder_that_saw_the_labels_is_not_judged_on_them(tiny_config, method, tmp_path):
+    run = run_with_labels(tiny_config, method, str(tmp_path / "run"))
+    images = dataclasses.replace(run.dataset, split="test", test_split="train")
+    with pytest.raises(UserError, match=r"^100 of the 4000 test images .* trained on with labels"):
+        run.open_labelled(images)
+
+
+@pytest.mark.thorough
+def test_the_report_counts_the_labels_that_an_encoder_saw(tiny_config, tmp_path):
+    run_with_labels(tiny_config, WITH_LABELS["hybrid"], str(tmp_path / "run"))
+    said = program.run("report", f"--workdir={tmp_path / 'run'}")
+    assert said.returncode == 0, said.stderr
+    page = (tmp_path / "run/report.html").read_text()
+    assert "<dt>Labels used</dt><dd>100</dd>" in page
+
+
+@pytest.mark.parametrize("method", WITHOUT.values(), ids=WITHOUT)
+def test_an_encoder_that_saw_only_images_is_judged_on_them(tiny_config, method, tmp_path, caplog):
+    run = run_with_labels(tiny_config, method, str(tmp_path / "run"))
+    images = dataclasses.replace(run.dataset, split="test", test_split="train")
+    assert run.open_labelled(images)[2] == (4000 if method["name"] == "hybrid" else 100)
+    assert "of the 4000 test images (digits/train), without their labels" in caplog.text
 
 
 @pytest.mark.thorough  # launch/semi_supervised.sh and the tests below do each step

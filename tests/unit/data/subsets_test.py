@@ -7,7 +7,13 @@ from simclr_jax.core.errors import UserError
 from simclr_jax.data.load import eval_batches
 from simclr_jax.data.records import Record
 from simclr_jax.data.sources import Digits
-from simclr_jax.data.subsets import LabelSubset, any_label, balanced_subset, read_labels
+from simclr_jax.data.subsets import (
+    LabelSubset,
+    any_label,
+    balanced_subset,
+    count_labelled,
+    read_labels,
+)
 
 
 class Labelled:
@@ -108,6 +114,15 @@ def test_a_source_that_reads_many_at_once_keeps_its_order(keep_unlabelled):
 def test_labels_that_are_known_beforehand_are_those_of_the_records():
     digits = Digits("test")
     assert read_labels(digits).tolist() == [record.label for record in digits]
+
+
+def test_labels_that_are_hidden_are_not_counted():
+    hidden, left_out = (
+        LabelSubset(Labelled([0, 1] * 10), 0.2, seed=3, keep_unlabelled=keep)
+        for keep in (True, False)
+    )
+    assert count_labelled(hidden) == count_labelled(left_out) == 4
+    assert count_labelled(Labelled([0, 1] * 10)) == 20
 
 
 def test_one_percent_of_the_digits_is_four_of_each():

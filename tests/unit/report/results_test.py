@@ -85,5 +85,8 @@ def test_figures_on_other_images_stand_under_their_name_and_do_not_lead():
 
 
 def test_images_that_the_encoder_has_seen_are_counted():
-    html = results_section([row("knn", "encoder", 40, 0.5, num_test=8, pretrained_on_test=3)])
-    assert "trained on 3 of them, without their labels" in html
+    rows = [row("knn", "encoder", 40, 0.5, num_test=8, pretrained_on_test=3)]
+    assert "trained on 3 of them, without their labels" in results_section(rows)
+    html = results_section(rows, from_labels=True)
+    assert "The encoder, which learned from labels, was trained on 3 of them." in html
+    assert "without their labels" not in html
