@@ -181,7 +181,8 @@ def _loss(
     logits = decoder.apply({"params": params["decoder"]}, maps, target_side(views))
     assert isinstance(logits, jax.Array)  # nothing is mutable here
     ab = small_colours(one_view(views, 0)[:, 0], logits.shape[1])
-    known = jnp.broadcast_to(is_coloured(ab)[:, None, None], ab.shape[:3])
+    coloured = is_coloured(ab)
+    known = jnp.broadcast_to(coloured[:, None, None], ab.shape[:3])
     targets, prior = soft_bins(ab), state.method_state["prior"]
     rows = lambda x: x.reshape(-1, x.shape[-1])
     value = colour_loss(rows(logits), rows(targets), bin_weights(prior), known.reshape(-1))
@@ -190,6 +191,7 @@ def _loss(
         "loss": value,
         "loss_chance": jnp.log(float(decoder.num_bins)),
         "colour_error": error.mean(),
+        "coloured": coloured.mean(dtype=jnp.float32),
     }
     return value, StepOutput(batch_stats, metrics, carry=rows(targets).mean(axis=0))
 

@@ -106,7 +106,7 @@ def judge(rows: Rows, config: Mapping[str, Any], examples: str) -> Verdict | Non
     num_steps = int(round(epochs * step / epoch, 6)) + 1  # but for a run that was made longer
     early = epoch < epochs and epoch < max(warmup, EARLY * epochs)
     figures = {"steps": f"{step:,} of about {num_steps:,}", **_figures(rows, examples)}
-    findings = _not_finite(rows)
+    findings = [*_not_finite(rows), *_colourless(rows)]
     if not early:
         dim = (config["heads"]["projector"] or {"output_dim": None})["output_dim"]
         stuck = [*_collapsed(rows, dim, examples), *_at_chance(rows, examples), *_diverging(rows)]
@@ -164,6 +164,19 @@ def _not_finite(rows: Rows) -> list[Finding]:
     ]
 
 
+def _colourless(rows: Rows) -> list[Finding]:
+    shares = _values(rows, "coloured")
+    if not len(shares) or shares.max() > 0:
+        return []
+    return [
+        Finding(
+            "No image had a colour: there was nothing to learn from.",
+            f"their share is 0 in all lines that tell it, {len(shares):,}",
+            "train on images with colours, or with a method that needs none, such as simclr",
+        )
+    ]
+
+
 def _collapsed(rows: Rows, dim: int | None, examples: str) -> list[Finding]:
     deviations = _values(rows, "projection_std")
     if dim is None or not len(deviations):
@@ -215,6 +228,7 @@ def _leak(rows: Rows, examples: str) -> list[Finding]:
 
 
 def _diverging(rows: Rows) -> list[Finding]:
+    rows = [row for row in rows if row.get("assigned") != 0]  # without clusters nothing is trained
     advice = "lower config.schedule.base_lr or raise config.schedule.warmup_epochs"
     findings = []
     losses, chances = _values(rows, "loss"), _values(rows, "loss_chance")

@@ -134,6 +134,19 @@ def test_colorization_learns_how_frequent_colours_are(build):
     assert (prior > 0).sum() == 10  # the bins about one colour
 
 
+def test_colorization_counts_the_images_that_have_a_colour(build):
+    method = build("colorization")
+    views = jnp.broadcast_to(views_of(12)[..., :1], (B, 1, 12, 12, 3)).at[0, ..., 0].set(1.0)
+    batch = {"views": views, "id": jnp.arange(B)}
+    variables = jax.jit(method.init)(jax.random.key(0), views)
+    state = TrainState(jnp.int32(0), variables.params, variables.batch_stats, ())
+    state = state.replace(method_state=variables.method_state)
+    for seen, share in ((views, 1 / B), (views.at[0].set(views[1]), 0)):
+        _, out = jax.jit(method.loss)(state.params, state, seen, batch, jax.random.key(0))
+        assert out.metrics["coloured"] == share
+        assert (out.metrics["loss"] == 0) == (share == 0)
+
+
 def test_an_encoder_that_colours_sees_no_colour_before_or_after_a_step(build, tiny_encoder):
     method, views = build("colorization"), views_of(12)
     batch = {"views": views, "id": jnp.arange(B)}

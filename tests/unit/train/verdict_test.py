@@ -97,6 +97,24 @@ def test_a_loss_that_gives_back_most_of_its_gain_is_rising():
     assert said(changed(healthy(), 30, loss=halfway - 1.0)) == ""
 
 
+def test_an_epoch_in_which_nothing_is_trained_is_no_loss_that_rises():
+    """As in the first epoch of DeepCluster v2: before there are clusters, the loss is 0."""
+    untrained = {"assigned": 0.0, "loss": 0.0, "norm/grads": 0.0}
+    learned = changed(healthy(12)[7:], assigned=1.0, loss=3.5)
+    rows = [*changed(healthy(7), **untrained), *learned]
+    assert said(rows, epochs=12) == ""
+    wrong = said([{**row, "assigned": 1.0} for row in rows], epochs=12)
+    assert "The loss rises" in wrong
+    assert "gradient grows" in wrong
+
+
+def test_images_without_a_colour_are_named_from_the_first_line():
+    (finding,) = verdict_on(changed(healthy(2), coloured=0.0)).findings
+    assert finding.what == "No image had a colour: there was nothing to learn from."
+    assert finding.figures == "their share is 0 in all lines that tell it, 2"
+    assert said(changed(changed(healthy(), coloured=0.0), 39, coloured=0.1)) == ""
+
+
 def test_without_a_chance_level_a_loss_may_rise():
     rows = [{k: v for k, v in row.items() if k != "loss_chance"} for row in healthy()]
     assert said(changed(rows, 30, loss=9.0)) == ""
