@@ -34,8 +34,9 @@ def _doctor() -> list[Finding]:
     verdict = judge(read_metrics(WORKDIR.value), config, examples)
     if verdict is None:
         raise UserError(f"{WORKDIR.value} has no metrics yet: they come with the first step.")
+    width = max(map(len, verdict.figures)) + 2
     for name, value in verdict.figures.items():
-        print(f"{name:<28}{value}")
+        print(f"{name:<{width}}{value}")
     print()
     if not verdict.findings:
         print(verdict.headline)

@@ -84,6 +84,7 @@ def facts(run: Run) -> dict[str, Any]:
         "steps": last.get("step"),
         "loss": final(loss),
         "loss_chance": final(chance),
+        "projection_std": None if chance else final(training.series(run.metrics, "projection_std")),
         "below_chance": below,
         "alignment": final(training.series(run.metrics, "alignment")),
         "uniformity": final(training.series(run.metrics, "uniformity")),
@@ -208,13 +209,16 @@ def _training_table(runs: Sequence[Run]) -> Table:
         "steps": "{:,}".format,
         "loss": "{:.3f}".format,
         "loss_chance": "{:.3f}".format,
+        "projection_std": "{:.3g}".format,
         "images_per_second": markup.count,
         "seconds": duration,
     }
-    heads = ["run", "epochs", "steps", "loss", "chance", "examples/s", "time"]
+    heads = ["run", "epochs", "steps", "loss", "chance", "deviation", "examples/s", "time"]
     note = (
         "Losses of different methods measure different things: read each beside its own chance"
-        " level. Examples, such as images, per second and time are of the machine that trained."
+        " level or, where it has none, beside the deviation of its projections: 1/sqrt(d) in d"
+        " dimensions is most, and 0 is a collapse. Examples, such as images, per second and time"
+        " are of the machine that trained."
     )
     return Table("Training", heads, _fact_rows(runs, shown), 1, [note])
 

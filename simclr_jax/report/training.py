@@ -111,7 +111,7 @@ def _loss(metrics: Sequence[Mapping[str, Any]], examples: str) -> str:
     svg = figures.line_chart(
         "loss", "Training loss and its chance level", curves, x_label=loss.unit
     )
-    return markup.figure("Loss, nats per view", svg, caption)
+    return markup.figure("Loss", svg, caption)
 
 
 # Metric -> (colour, marker, name, what to look for), the one that matters most last: on top.

@@ -99,6 +99,7 @@ def test_figures_are_those_of_the_workdir(workdir):
         "steps": 90,
         "loss": 2.8,
         "loss_chance": 6.25,
+        "projection_std": None,
         "below_chance": 6.25 - 2.8,
         "alignment": 0.5,
         "uniformity": -2.0,
@@ -112,6 +113,7 @@ def test_figures_are_those_of_the_workdir(workdir):
         "steps": "90",
         "loss": "2.800",
         "chance": "6.250",
+        "deviation": "-",
         "examples/s": "800",
         "time": "1 min 24 s",
     }
@@ -131,6 +133,20 @@ def test_figures_are_those_of_the_workdir(workdir):
         "kNN 100 %": "93.3",
     }
     assert missing(runs) == []
+
+
+def test_a_loss_without_a_chance_level_stands_beside_what_shows_a_collapse(workdir):
+    logged = {"step": 10, "epoch": 1, "loss": 0.25, "projection_std": 0.0123}
+    runs = read_runs(
+        [
+            workdir("a", config("byol"), [logged]),
+            workdir("b", config("simclr"), [{**logged, "loss_chance": 6.25}]),
+        ]
+    )
+    shown = {
+        name: (row["chance"], row["deviation"]) for name, row in table(runs, "Training").items()
+    }
+    assert shown == {"a": ("-", "0.0123"), "b": ("6.250", "-")}
 
 
 def test_figures_on_other_images_stand_in_a_table_of_their_own(workdir):

@@ -17,6 +17,7 @@ def doctor(tmp_path):
         (tmp_path / "config.json").write_text(json.dumps({"version": 2, **config}))
         rows = [
             {"step": 31 * (i + 1), "epoch": i + 1.0, "loss": loss, "loss_chance": 5.541}
+            | {"goodput": 0.9135}
             for i, loss in enumerate(losses)
         ]
         lines = "".join(json.dumps(row) + "\n" for row in rows)
@@ -30,6 +31,7 @@ def test_a_run_at_chance_ends_with_1_and_what_to_try(doctor):
     result = doctor([5.54] * 50)
     assert result.returncode == 1, result.stderr
     assert "1,550 of about 1,551" in result.stdout
+    assert "share of all time spent in steps  0.9135\n" in result.stdout
     assert "The loss is at chance: nothing has been learned. (5.54, and chance is" in result.stdout
     assert "  Try: look at the views" in result.stdout
 

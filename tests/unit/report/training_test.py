@@ -48,6 +48,12 @@ def test_caption_tells_learning_from_not_learning():
     assert "nothing has been learned yet" in training_section(flat)
 
 
+def test_a_loss_that_may_be_any_distance_has_no_unit():
+    page = training_section([{"step": 1, "loss": 0.5}])
+    assert "<h3>Loss</h3>" in page
+    assert "nats" not in page
+
+
 def test_one_logged_step_is_enough():
     row = {"step": 1, "loss": 6.0, "loss_chance": 6.2, "lr": 0.1, "pairs_per_second": 9.0}
     row |= {"contrastive_accuracy": 0.1, "knn_top1": 0.2}
