@@ -296,9 +296,12 @@ def frozen_prototypes(facts: RunFacts, epochs: float) -> tuple[Frozen, ...]:
 
     Args:
       facts: facts of the run.
-      epochs: how long they stay; 0 for not at all.
+      epochs: how long they stay, the method's `freeze_epochs`; 0 for not at all.
+
+    Raises:
+      ValueError: if that is more steps than can be counted.
     """
-    until = round(epochs * facts.steps_per_epoch)
+    until = facts.steps_in("freeze_epochs", epochs)
     return (Frozen("prototypes/.*", until),) if until else ()
 
 

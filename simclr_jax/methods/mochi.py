@@ -70,7 +70,7 @@ def mochi(
         )
     num_hard = max(1, round(hard_share * queue_size))
     settings = {"temperature": temperature, "in_batch": False, "tile": loss_tile or None}
-    start = round(warmup_epochs * facts.steps_per_epoch)
+    start = facts.steps_in("warmup_epochs", warmup_epochs)
 
     def contrast(
         query: Rows, keys: Rows, queue: Queue, state: TrainState, key: PRNGKey

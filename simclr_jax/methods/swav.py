@@ -98,6 +98,7 @@ def swav(
         rows = jnp.zeros((slots, facts.batch_size, 2, projection_width(model)), jnp.float32)
         return variables._replace(method_state={"queue": rows})
 
+    full_from = facts.steps_in("queue_start_epoch", queue_start_epoch) + slots if slots else None
     codes = functools.partial(
         _codes,
         head=prototypes_of(model),

@@ -169,6 +169,8 @@ def test_eight_devices_have_the_loss_and_the_gradients_of_one_in_float64(build):
         ({"teacher_temperature": 0.2}, r"teacher_temperature=0.2 .* below temperature=0.1"),
         ({"ema": 1.5}, r"ema=1.5; it must be in \[0, 1\]"),
         ({"center_decay": 1.0}, "center_decay=1.0 must be at least 0 and below 1"),
+        ({"freeze_epochs": 1e30}, r"freeze_epochs=1e\+30 is .* steps, of which at most"),
+        ({"teacher_warmup_epochs": 10**30}, r"teacher_warmup_epochs=1e\+30 is .* steps, of which"),
         ({"temperature": 0.0}, "config.method.temperature=0.0 must be above 0"),
     ],
 )

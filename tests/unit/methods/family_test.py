@@ -136,6 +136,13 @@ def test_mochi_mixes_from_the_first_step_after_its_warm_up(build):
     np.testing.assert_allclose(chances, np.log([3 * B + 1, 3 * B + 1 + 5]), rtol=1e-6)
 
 
+def test_epochs_that_are_more_steps_than_can_be_counted_are_told_what_works(build):
+    message = r"config.method: warmup_epochs=1e\+30 is 8e\+30 steps, .*the run has 100, .*use 13\."
+    with pytest.raises(UserError, match=message):
+        build("mochi", warmup_epochs=1e30)
+    build("mochi", warmup_epochs=1e6)
+
+
 def test_mochi_that_mixes_nothing_is_told_what_does(build):
     with pytest.raises(UserError, match="name='moco_v2' does without"):
         build("mochi", num_mixed=0, num_mixed_with_query=0)

@@ -81,6 +81,8 @@ def test_the_queue_counts_from_when_it_is_full_and_is_the_same_on_eight_devices(
         ),
         ({"prototypes": 25}, "num_prototypes=25 is more than .* 8 .* 16 .*Use at most 24, .*=32"),
         ({"queue_size": 20}, "config.method: queue_size=20 .* 8 rows .* use 16 or 24"),
+        ({"freeze_epochs": 1e30}, r"freeze_epochs=1e\+30 is 8e\+30 steps, .* use 13\."),
+        ({"queue_start_epoch": 1e30}, r"queue_start_epoch=1e\+30 is 8e\+30 steps"),
         ({"temperature": 0.0}, "config.method.temperature=0.0 must be above 0"),
         ({"epsilon": -1.0}, "config.method.epsilon=-1.0 must be above 0"),
     ],
