@@ -86,7 +86,7 @@ def swav(
     check_other_images(facts, "swav")
     _check_rows(prototypes_of(model).num_prototypes, facts.batch_size, queue_size)
     slots = Ring(queue_size).num_slots(facts.batch_size, "queue_size") if queue_size else 0
-    full_from = round(queue_start_epoch * facts.steps_per_epoch) + slots if slots else None
+    full_from = facts.steps_in("queue_start_epoch", queue_start_epoch) + slots if slots else None
     if full_from and prototypes_of(model).num_prototypes > facts.batch_size:
         _check_start(full_from, facts)
 
@@ -98,7 +98,6 @@ def swav(
         rows = jnp.zeros((slots, facts.batch_size, 2, projection_width(model)), jnp.float32)
         return variables._replace(method_state={"queue": rows})
 
-    full_from = facts.steps_in("queue_start_epoch", queue_start_epoch) + slots if slots else None
     codes = functools.partial(
         _codes,
         head=prototypes_of(model),
