@@ -30,7 +30,7 @@ from simclr_jax.data.sounds import decode_sound
 from simclr_jax.data.subsets import count_labelled
 from simclr_jax.data.text import readable_captions
 from simclr_jax.evals.features import extract_features
-from simclr_jax.evals.results import Row, read_results
+from simclr_jax.evals.results import own_first, read_results
 from simclr_jax.report.contents import Embedding, ReportContents
 from simclr_jax.report.page import write_report
 from simclr_jax.report.towers import Pairs
@@ -60,7 +60,7 @@ def _report(settings: reading.Settings) -> None:
     path = workdir / "report.html"
     require_writable(path, "--workdir")
     experiment = build_experiment(run.config | {"data": run.config["data"] | settings})
-    metrics = read_metrics(WORKDIR.value)
+    metrics, own = read_metrics(WORKDIR.value), experiment.test_source
     examples = examples_of(experiment.policy.cuts)
     encoder = {"name": experiment.config["encoder"]["name"], **experiment.config["encoder"]}
     encoder.pop("remat", None)  # how it was trained, and not what it is
@@ -81,7 +81,7 @@ def _report(settings: reading.Settings) -> None:
             config=experiment.config,
             metrics=metrics,
             verdict=judge(metrics, experiment.config, examples),
-            results=_own_first(read_results(workdir), experiment),
+            results=own_first(read_results(workdir), None if own is None else own.name),
             groups=read_groups(workdir),
             class_names=experiment.source.class_names,
             embedding=embedding,
@@ -92,11 +92,6 @@ def _report(settings: reading.Settings) -> None:
         path,
     )
     print(f"Written to {path}")
-
-
-def _own_first(rows: Sequence[Row], experiment: Experiment) -> list[Row]:
-    own = experiment.test_source
-    return sorted(rows, key=lambda row: own is None or row["test_data"] != own.name)
 
 
 def _phrase(key: str, value: Any) -> str:

@@ -31,6 +31,16 @@ def absolute_paths(path: Paths) -> str | tuple[str, ...]:
     return paths[0] if len(paths) == 1 else paths
 
 
+def source_name(name: str, path: Paths | None, split: str) -> str:
+    """Returns the name of a source as `sources.open_source` opens it, which stands in results."""
+    if path is None or name.startswith("tfds/"):  # whose path is the directory of all data sets
+        return f"{name}/{split}"
+    where = f"{name} {','.join(split_paths(path))}"
+    if name == "folder":
+        return os.path.join(where, "" if split == "all" else split).rstrip("/")
+    return f"{where}/{split}"
+
+
 def split_paths(path: Paths) -> list[str]:
     """Returns the paths that stand in a list, or between the commas of a text, "~" expanded.
 

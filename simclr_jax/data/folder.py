@@ -10,7 +10,7 @@ from jaxtyping import Int
 from simclr_jax.core.errors import UserError, did_you_mean
 from simclr_jax.data.classes import number_labels, quote, shorten
 from simclr_jax.data.columns import MAX_CAPTION_BYTES, caption_in, captions_if_readable
-from simclr_jax.data.files import Paths, file_keys, list_files, split_paths
+from simclr_jax.data.files import Paths, file_keys, list_files, source_name, split_paths
 from simclr_jax.data.kinds import IMAGES, SOUNDS, TEXT, are_sounds, ending_of
 from simclr_jax.data.records import Record, digest, encoded
 
@@ -48,7 +48,7 @@ class Folder:
         self._root = os.path.commonpath(map(os.path.abspath, roots)) if several else roots[0]
         prefixes = [f"{os.path.relpath(root, self._root)}/" if several else "" for root in roots]
         where = ", ".join(os.path.join(root, inside) for root in roots)
-        self.name = f"folder {os.path.join(','.join(roots), inside).rstrip('/')}"
+        self.name = source_name("folder", path, split)
         self.left_out: collections.Counter[str] = collections.Counter()
         links: set[str] = set()
         found: list[tuple[str, str]] = []  # path below the root, and below the folder that is given

@@ -27,7 +27,7 @@ from simclr_jax.data.files import (
     find_files,
     no_split,
     short_names,
-    split_paths,
+    source_name,
     splits_in_names,
 )
 from simclr_jax.data.records import Record, digest, encoded
@@ -60,7 +60,7 @@ class Parquet:
         Raises:
           UserError: if there are no such files, columns or rows, or a class is another one.
         """
-        self.name = f"parquet {','.join(split_paths(path))}/{split}"
+        self.name = source_name("parquet", path, split)
         self._paths, is_named = find_files(path, split, (".parquet",))
         self._short = short_names(self._paths)
         self._files = [_metadata(file) for file in self._paths]

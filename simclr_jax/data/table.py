@@ -21,7 +21,7 @@ from simclr_jax.data.files import (
     no_split,
     read_image_file,
     short_names,
-    split_paths,
+    source_name,
     splits_in_names,
 )
 from simclr_jax.data.kinds import are_sounds
@@ -60,7 +60,7 @@ class Table:
         Raises:
           UserError: if a table cannot be read as one, or not one of its images is there.
         """
-        self.name = f"{kind} {','.join(split_paths(path))}/{split}"
+        self.name = source_name(kind, path, split)
         tables, is_named = find_files(path, split, EXTENSIONS[kind])
         # Folder and name of each.
         self._tables = list(zip(map(os.path.dirname, tables), short_names(tables), strict=True))

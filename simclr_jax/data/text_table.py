@@ -15,7 +15,7 @@ from simclr_jax.data.files import (
     find_files,
     no_split,
     short_names,
-    split_paths,
+    source_name,
     splits_in_names,
 )
 from simclr_jax.data.records import Record, Source, captions_of, digest, name_of
@@ -53,7 +53,7 @@ class TextTable:
                 "config.data.image_column and label_column are of images; of name='texts' there "
                 "is caption_column alone."
             )
-        self.name = f"texts {','.join(split_paths(path))}/{split}"
+        self.name = source_name("texts", path, split)
         files, is_named = find_files(path, split, tuple(KINDS))
         if split != "all" and not is_named:
             raise no_split(self.name, split, splits_in_names(files))

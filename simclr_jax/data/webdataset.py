@@ -19,7 +19,7 @@ from simclr_jax.data.files import (
     find_files,
     no_split,
     short_names,
-    split_paths,
+    source_name,
     splits_in_names,
 )
 from simclr_jax.data.kinds import IMAGES, SOUNDS, are_sounds, ending_of
@@ -65,7 +65,7 @@ class WebDataset:
         Raises:
           UserError: if there are no tars or no images in them, or one cannot be read.
         """
-        self.name = f"webdataset {','.join(split_paths(path))}/{split}"
+        self.name = source_name("webdataset", path, split)
         self._tars, is_named = find_files(path, split, (".tar",))
         if split != "all" and not is_named:
             raise no_split(self.name, split, splits_in_names(self._tars))

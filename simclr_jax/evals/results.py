@@ -15,6 +15,7 @@ Row: TypeAlias = Mapping[str, Any]
 FILE = "results.json"
 CURE = "Move it away, and judge again."
 IMAGES = ("train_data", "test_data")
+OF_FEATURES = ("knn", "linear")  # protocols that fit on a share of the labels
 
 
 def read_results(workdir: epath.PathLike) -> list[Row]:
@@ -33,6 +34,9 @@ def read_results(workdir: epath.PathLike) -> list[Row]:
             "%d rows of %s do not say which images they are about, and are left out; judge again.",
             len(rows) - len(known), path,
         )  # fmt: skip
+    for row in known:
+        if row.get("protocol") in OF_FEATURES and "label_fraction" not in row:
+            raise UserError(f"{path} is damaged: {row} has no label_fraction. {CURE}")
     return known
 
 
@@ -45,6 +49,16 @@ def add_results(workdir: epath.PathLike, rows: Sequence[Row]) -> list[Row]:
     kept = [row for row in read_results(workdir) if not _replaced(row, rows)]
     write_text(epath.Path(workdir) / FILE, json.dumps([*kept, *rows], indent=2) + "\n")
     return [*kept, *rows]
+
+
+def own_first(rows: Sequence[Row], own: str | None) -> list[Row]:
+    """Returns the rows with those on the run's own test images first, else in their order.
+
+    Args:
+      rows: as `read_results` gives them, where what was judged last is last.
+      own: name of the run's own test images, None if it has none.
+    """
+    return sorted(rows, key=lambda row: own is None or row["test_data"] != own)
 
 
 def by_images(rows: Sequence[Row]) -> list[list[Row]]:

@@ -14,11 +14,13 @@ from etils import epath
 
 from simclr_jax.core.errors import UserError
 from simclr_jax.core.files import absolute, in_a_bucket, write_text
-from simclr_jax.evals.results import CURE, FILE, IMAGES, Row, by_images, read_results
+from simclr_jax.data.files import source_name
+from simclr_jax.evals.results import CURE, FILE, IMAGES, Row, by_images, own_first, read_results
 from simclr_jax.report import markup, training
 from simclr_jax.report.page import duration
 from simclr_jax.report.results import PROTOCOLS, accuracy_text, column, column_name, in_order
 from simclr_jax.report.tables import Table, printable, table_section
+from simclr_jax.train.checkpoint import Checkpoints
 from simclr_jax.train.metrics import read_metrics
 from simclr_jax.train.workdir import load_config
 
@@ -39,7 +41,9 @@ class Run:
       name: what sets it apart from the others, the end of its directory; plain text.
       settings: values of its config by key, such as "optim.name".
       metrics: rows of metrics.jsonl.
-      results: rows of results.json that judge its encoder or its classifier.
+      results: rows of results.json that judge its encoder or its classifier, those on its own test
+        images first.
+      has_checkpoint: whether there is anything to judge.
     """
 
     workdir: str
@@ -47,6 +51,7 @@ class Run:
     settings: Mapping[str, Any]
     metrics: Sequence[Mapping[str, Any]]
     results: Sequence[Row]
+    has_checkpoint: bool = True
 
 
 def read_runs(workdirs: Sequence[str]) -> list[Run]:
@@ -71,7 +76,7 @@ def facts(run: Run) -> dict[str, Any]:
     )
     final = lambda series: None if series is None else float(series.y[-1])
     below = None if loss is None or chance is None else float(chance.y[-1] - loss.y[-1])
-    ranks = [row["effective_rank"] for row in run.results if "effective_rank" in row]
+    ranks = _ranks(run)
     sizes = [f"{key} {said[f'encoder.{key}']}" for key in ENCODER_SIZES if f"encoder.{key}" in said]
     is_import = "imported.format" in said
     place = f"{said.get('data.name')} {said.get('data.path') or ''}".rstrip()
@@ -88,7 +93,8 @@ def facts(run: Run) -> dict[str, Any]:
         "below_chance": below,
         "alignment": final(training.series(run.metrics, "alignment")),
         "uniformity": final(training.series(run.metrics, "uniformity")),
-        "effective_rank": ranks[0] if ranks else None,
+        "effective_rank": next(iter(ranks.values()), None),
+        "effective_rank_of": next(iter(ranks), None),
         "images_per_second": None if speed is None else float(np.median(speed.y)),
         "seconds": last.get("seconds"),
     }
@@ -118,7 +124,10 @@ def tables(runs: Sequence[Run]) -> list[Table]:
 
 
 def missing(runs: Sequence[Run]) -> list[str]:
-    """Returns the commands that make what is a dash in the tables of accuracy."""
+    """Returns the commands that make what is a dash in the tables of accuracy.
+
+    A run without a checkpoint cannot be judged, so it has none; a note of the first table says so.
+    """
     commands = []
     for group in _groups(runs):
         needed = {column for column in _columns(group) if column[0] != "classifier"}
@@ -128,7 +137,11 @@ def missing(runs: Sequence[Run]) -> list[str]:
     named = [run for run, _ in commands]
     commands += [(run, []) for run in runs if not run.results and run not in named]
     program = ["python", "-m", "simclr_jax", "evaluate"]
-    lines = (shlex.join([*program, f"--workdir={run.workdir}", *how]) for run, how in commands)
+    lines = (
+        shlex.join([*program, f"--workdir={run.workdir}", *how])
+        for run, how in commands
+        if run.has_checkpoint
+    )
     return [printable(line) for line in lines]
 
 
@@ -174,11 +187,28 @@ def _read_run(workdir: str, name: str) -> Run:
     results = [row for row in read_results(workdir) if row.get("features") == "encoder"]
     for row in results:
         numbers = [row.get("top1"), row.get("top1_std", 0.0), row.get("label_fraction", 0.0)]
-        if row.get("protocol") not in PROTOCOLS or not all(
-            isinstance(number, int | float) for number in numbers
+        if (
+            row.get("protocol") not in PROTOCOLS
+            or "step" not in row
+            or not all(isinstance(number, int | float) for number in numbers)
         ):
             raise UserError(f"{epath.Path(workdir) / FILE} is damaged: {row} is no figure. {CURE}")
-    return Run(workdir, name, settings, read_metrics(workdir), results)
+    has_checkpoint = bool(Checkpoints(workdir).steps())
+    results = own_first(results, _own_test(settings))
+    return Run(workdir, name, settings, read_metrics(workdir), results, has_checkpoint)
+
+
+def _own_test(settings: Mapping[str, Any]) -> str | None:
+    """Returns the name of a run's own test images, None if it has none."""
+    keys = ("name", "path", "test_split")
+    name, path, split = (settings.get(f"data.{key}") for key in keys)
+    return None if name is None or split is None else source_name(name, path, split)
+
+
+def _ranks(run: Run) -> dict[str, float]:
+    """Returns effective ranks by the images that they are of, the run's own test images first."""
+    ranked = [row for row in run.results if "effective_rank" in row]
+    return {row["test_data"]: row["effective_rank"] for row in ranked}
 
 
 def _leaves(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -200,7 +230,10 @@ def _fact_rows(runs: Sequence[Run], shown: Mapping[str, Callable[[Any], str]]) -
 
 def _run_table(runs: Sequence[Run]) -> Table:
     rows = _fact_rows(runs, {"method": str, "encoder": str, "trained_on": str})
-    return Table("Runs", ["run", "method", "encoder", "trained on"], rows, 4, [])
+    untrained = [run.name for run in runs if not run.has_checkpoint]
+    notes = [f"Without a checkpoint, so there is nothing to judge yet: {', '.join(untrained)}."]
+    heads = ["run", "method", "encoder", "trained on"]
+    return Table("Runs", heads, rows, 4, notes if untrained else [])
 
 
 def _training_table(runs: Sequence[Run]) -> Table:
@@ -224,16 +257,23 @@ def _training_table(runs: Sequence[Run]) -> Table:
 
 
 def _representation_table(runs: Sequence[Run]) -> Table:
-    keys = ("below_chance", "alignment", "uniformity", "effective_rank")
-    heads = ["run", "chance - loss", "alignment", "uniformity", "effective rank"]
+    keys = ("below_chance", "alignment", "uniformity")
+    heads = ["run", "chance - loss", "alignment", "uniformity"]
     notes = [
         "Of the last logged step. Chance - loss, in nats: a lower bound on the mutual information "
         "of two views where the loss is NT-Xent, at most log(2b - 1). Alignment in [0, 4] and "
         "uniformity in [-8, 0] are of the projections: small is good.",
-        "Effective rank: directions that the encoder's features use, of what they were "
-        "judged on first; `evaluate` measures it.",
+        "Effective rank: directions that the encoder's features use, of a run's own test images if "
+        "it was judged on them; `evaluate` measures it.",
     ]
-    rows = _fact_rows(runs, dict.fromkeys(keys, "{:.3f}".format) | {keys[-1]: "{:.1f}".format})
+    rows = _fact_rows(runs, dict.fromkeys(keys, "{:.3f}".format))
+    judged_on = dict.fromkeys(next(iter(_ranks(run)), None) for run in runs)
+    for images in [name for name in judged_on if name is not None] or [None]:
+        heads.append("effective rank" if images is None else f"effective rank, {images}")
+        for row, run in zip(rows, runs, strict=True):
+            rank = _ranks(run).get(images or "")
+            row.append(DASH if rank is None else f"{rank:.1f}")
+    heads = [*map(printable, heads)]
     return Table("Representation", heads, rows, 1, notes)
 
 

@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
+from simclr_jax.evals.results import by_images
 from simclr_jax.report import figures, markup
 from simclr_jax.report.comparison import DASH, Run, facts, write_comparison
 from simclr_jax.report.figures import Curve
 from simclr_jax.report.results import column, column_name, in_order
-from simclr_jax.report.tables import Table, table_section
+from simclr_jax.report.tables import Table, printable, table_section
 
 # Measure -> (name, digits, what a chart says of it); accuracies come before them.
 LABEL_FREE = {
@@ -28,22 +29,32 @@ LABEL_FREE = {
 
 
 class Point(NamedTuple):
-    """A run of a sweep: the value of the setting, the seed, and what the workdir says."""
+    """A run of a sweep: the value of the setting, the seed, and what the workdir says.
+
+    `failure` says why the run came to no end, which then has no measures; "" if it did.
+    """
 
     value: Any
     seed: int
     run: Run
+    failure: str = ""
+
+
+def as_row(point: Point) -> dict[str, Any]:
+    """Returns value, seed, workdir and measures of a run, and its failure if it failed."""
+    failure = {"failure": point.failure} if point.failure else {}
+    told = {"value": point.value, "seed": point.seed, "workdir": point.run.workdir}
+    return {**told, **measures(point), **failure}
 
 
 def measures(point: Point) -> dict[str, float | None]:
     """Returns the measures of a run by name, accuracies such as "knn 1" first; None if unknown.
 
-    Accuracies are those on the images that were judged first, in [0, 1], by protocol and share of
-    the labels. The others are `LABEL_FREE`.
+    Accuracies are those on the run's own test images, in [0, 1], by protocol and share of the
+    labels. The others are `LABEL_FREE`.
     """
     said, rows = facts(point.run), point.run.results
-    images = [row for row in rows if row["test_data"] == rows[0]["test_data"]]
-    top1 = {column(row): row["top1"] for row in images}
+    top1 = {column(row): row["top1"] for row in (by_images(rows)[0] if rows else [])}
     accuracy = {_name(key): top1[key] for key in in_order(top1)}
     return {**accuracy, **{name: said[name] for name in LABEL_FREE}}
 
@@ -55,9 +66,23 @@ def sweep_table(key: str, points: Sequence[Point]) -> Table:
     rows = []
     for value, group in _by_value(points):
         cells = [_cell(name, _known(name, group)) for name in names]
-        rows.append([f"{value}", f"{len(group)}", *cells])
+        rows.append([f"{value}", f"{sum(not point.failure for point in group)}", *cells])
     notes = ["Accuracies are top-1 in %. Several seeds: mean and standard deviation."]
+    images = {f"{p.value}": p.run.results[0]["test_data"] for p in points if p.run.results}
+    if len(set(images.values())) > 1:
+        told = ", ".join(f"{name} at {value}" for value, name in images.items())
+        notes.append(printable(f"Not alike: judged on {told}."))
+    notes += [printable(f"Failed, {line}") for line in failures(key, points)]
     return Table(f"Sweep of {key}", heads, rows, 1, notes)
+
+
+def failures(key: str, points: Sequence[Point]) -> list[str]:
+    """Returns a line for each run that failed: its value, its seed and why."""
+    return [
+        f"{key}={point.value}, seed {point.seed}: {point.failure}"
+        for point in points
+        if point.failure
+    ]
 
 
 def write_sweep(key: str, points: Sequence[Point], path: epath.PathLike) -> None:
@@ -76,7 +101,7 @@ def write_sweep(key: str, points: Sequence[Point], path: epath.PathLike) -> None
         markup.section("charts", f"Over {markup.escape(key)}", body),
         table_section("sweep", sweep_table(key, points)),
     ]
-    runs = [point.run for point in points]
+    runs = [point.run for point in points if not point.failure]
     write_comparison(runs, path, title=f"Sweep of {key}", first=first)
 
 

@@ -17,6 +17,7 @@ from simclr_jax.report.comparison import (
     tables,
     write_comparison,
 )
+from simclr_jax.report.sweep import Point, measures, sweep_table
 from tests.program import run
 
 ATTACK = "<script>alert(1)</script>\"'> \x1b[31m[red][/x]"
@@ -70,9 +71,9 @@ METRICS = [
 def workdir(tmp_path):
     """Returns a function that writes a workdir by hand and returns its path."""
 
-    def write(name, settings, metrics=(), results=None):
+    def write(name, settings, metrics=(), results=None, step="90"):
         directory = tmp_path / name
-        directory.mkdir(parents=True)
+        (directory / "checkpoints" / step).mkdir(parents=True)
         (directory / "config.json").write_text(json.dumps(settings))
         (directory / "metrics.jsonl").write_text("".join(json.dumps(m) + "\n" for m in metrics))
         if results is not None:
@@ -104,6 +105,7 @@ def test_figures_are_those_of_the_workdir(workdir):
         "alignment": 0.5,
         "uniformity": -2.0,
         "effective_rank": 40.25,
+        "effective_rank_of": "digits/test",
         "images_per_second": 800.0,
         "seconds": 84.0,
     }
@@ -122,7 +124,7 @@ def test_figures_are_those_of_the_workdir(workdir):
         "chance - loss": "3.450",
         "alignment": "0.500",
         "uniformity": "-2.000",
-        "effective rank": "40.2",
+        "effective rank, digits/test": "40.2",
     }
     assert table(runs, "Fitted on digits/train, judged on digits/test")["a"] == {
         "run": "a",
@@ -158,6 +160,51 @@ def test_figures_on_other_images_stand_in_a_table_of_their_own(workdir):
     cifar = table(runs, "Fitted on tfds/cifar10/train, judged on tfds/cifar10/test")
     assert [digits[run]["kNN 100 %"] for run in "ab"] == ["93.3", "-"]
     assert [cifar[run]["kNN 100 %"] for run in "ab"] == ["-", "50.0"]
+
+
+def test_an_effective_rank_is_of_the_runs_own_test_images_whatever_was_judged_first(workdir):
+    other = judged("knn", 1.0, 0.5, data="tfds/cifar10", effective_rank=7.0)
+    a = workdir("a", config("simclr"), (), [other, *FULL])
+    b = workdir("b", config("byol"), (), [FULL[0] | {"effective_rank": 30.0}, other])
+    runs = read_runs([a, b])
+    assert [facts(run)["effective_rank"] for run in runs] == [40.25, 30.0]
+    ranks = {name: row["effective rank, digits/test"] for name, row in shown(runs).items()}
+    assert ranks == {"a": "40.2", "b": "30.0"}
+    assert [*measures(Point(1, 0, runs[0])).items()][:4] == [
+        ("linear 0.01", 0.8657),
+        ("linear 0.1", 0.9417),
+        ("linear 1", 0.966),
+        ("knn 1", 0.933),
+    ]
+
+
+def test_a_column_has_effective_ranks_of_one_data_set(workdir):
+    cifar = config("byol", data={"name": "tfds/cifar10", "path": "/tfds", "test_split": "test"})
+    other = judged("knn", 1.0, 0.5, data="tfds/cifar10", effective_rank=7.0)
+    a, b = workdir("a", config("simclr"), (), FULL), workdir("b", cifar, (), [FULL[0], other])
+    runs = read_runs([a, b])
+    heads = ["effective rank, digits/test", "effective rank, tfds/cifar10/test"]
+    assert [[row[head] for head in heads] for row in shown(runs).values()] == [
+        ["40.2", "-"],
+        ["40.2", "7.0"],
+    ]
+    swept = sweep_table("data.name", [Point("digits", 0, runs[0]), Point("cifar10", 0, runs[1])])
+    assert swept.notes[-1] == (
+        "Not alike: judged on digits/test at digits, tfds/cifar10/test at cifar10."
+    )
+
+
+def shown(runs):
+    return table(runs, "Representation")
+
+
+def test_what_has_no_checkpoint_is_told_and_not_to_be_judged(workdir):
+    runs = read_runs(
+        [workdir("a", config("simclr"), (), FULL), workdir("b", config("byol"), step="")]
+    )
+    assert missing(runs) == []
+    assert tables(runs)[0].notes == ["Without a checkpoint, so there is nothing to judge yet: b."]
+    assert tables(runs[:1])[0].notes == []
 
 
 def test_a_figure_that_is_not_there_is_a_dash_with_the_command_that_makes_it(workdir):
@@ -255,6 +302,14 @@ def test_damaged_results_are_named(workdir, tmp_path, results):
     path = workdir("a", config("simclr"))
     (tmp_path / "a/results.json").write_text(results)
     with pytest.raises(UserError, match=re.escape(f"{path}/results.json is damaged")):
+        read_runs([path])
+
+
+@pytest.mark.parametrize("key", ["label_fraction", "step"])
+def test_a_row_that_lacks_what_all_have_is_damage(workdir, key):
+    row = {name: value for name, value in FULL[0].items() if name != key}
+    path = workdir("a", config("simclr"), (), [row])
+    with pytest.raises(UserError, match=f"{re.escape(path)}/results.json is damaged"):
         read_runs([path])
 
 

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from simclr_jax.core.errors import UserError
+from simclr_jax.data.files import source_name
 from simclr_jax.data.records import name_of
 from simclr_jax.data.sources import Record, open_source, suggest_sizes
 
@@ -44,6 +45,29 @@ def test_digits_are_split_once_and_for_all():
     assert sums == [104848804, 26418298]
     assert train.class_names == tuple("0123456789")
     assert train.fingerprint != test.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (("digits", None, "test"), "digits/test"),
+        (("tfds/cifar10", "/tfds", "test[:9]"), "tfds/cifar10/test[:9]"),
+        (("array_record", "/shards", "all"), "array_record /shards/all"),
+        (("folder", "/photos/", "all"), "folder /photos"),
+        (("folder", ["/a", "/b"], "test/"), "folder /a,/b/test"),
+        (("csv", ("/a", "/b"), "all"), "csv /a,/b/all"),
+    ],
+)
+def test_a_source_has_its_name_before_it_is_opened(arguments, name):
+    assert source_name(*arguments) == name
+
+
+def test_the_name_is_that_of_the_opened_source(tmp_path):
+    (tmp_path / "test").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "test/a.png")
+    opened = open_source("folder", path=str(tmp_path), split="test")
+    assert opened.name == source_name("folder", str(tmp_path), "test") == f"folder {tmp_path}/test"
+    assert open_source("digits", split="test").name == source_name("digits", None, "test")
 
 
 def test_folder_lists_images_of_every_depth_sorted(tmp_path):

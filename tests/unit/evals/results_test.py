@@ -2,7 +2,7 @@
 
 import json
 
-from simclr_jax.evals.results import add_results, by_images, read_results
+from simclr_jax.evals.results import add_results, by_images, own_first, read_results
 
 
 def row(top1, **changes):
@@ -44,3 +44,9 @@ def test_rows_that_do_not_name_their_images_are_left_out(tmp_path):
     (tmp_path / "results.json").write_text(json.dumps([{"protocol": "knn", "top1": 0.9}, row(0.1)]))
     assert accuracies(read_results(tmp_path)) == [0.1]
     assert read_results(tmp_path / "nowhere") == []
+
+
+def test_rows_on_the_runs_own_images_come_first_and_the_others_stay_in_order():
+    rows = [row(0.1, test_data="b/test"), row(0.2), row(0.3, test_data="c/test"), row(0.4)]
+    assert accuracies(own_first(rows, "a/test")) == [0.2, 0.4, 0.1, 0.3]
+    assert accuracies(own_first(rows, None)) == [0.1, 0.2, 0.3, 0.4]
