@@ -12,7 +12,7 @@ import csv
 import io
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import flags
 from etils import epath
@@ -20,11 +20,20 @@ from etils import epath
 from simclr_jax.cli import app, own_encoder, reading
 from simclr_jax.cli.tables import print_table
 from simclr_jax.core.errors import UserError
-from simclr_jax.core.files import require_writable, write_text
+from simclr_jax.core.files import read_table, require_writable, write_text
 from simclr_jax.core.ranges import Count
 from simclr_jax.core.sections import checked
+from simclr_jax.data.dataset import Dataset
+from simclr_jax.data.records import Source
 from simclr_jax.data.sources import SOURCES
-from simclr_jax.evals.selection import METHODS, choose, learning_curve
+from simclr_jax.evals.selection import (
+    METHODS,
+    choose,
+    learning_curve,
+    require_count,
+    require_counts,
+    require_method,
+)
 from simclr_jax.report.tables import Table
 from simclr_jax.trained import restored
 from simclr_jax.trained.embedding import Embedded, embed, images_of
@@ -58,13 +67,19 @@ def _select(settings: reading.Settings) -> None:
     require_writable(output, "--output")
     where = {"data": DATA.value, "path": PATH.value, "split": SPLIT.value, "reading": settings}
     dataset = images_of(run, **where)
-    pool = embed(run, dataset, dataset.open(dataset.split))
-    known = _indices(LABELLED.value, pool.names) if LABELLED.value else []
+    labelled = read_table(LABELLED.value, "--labelled", ["name"]) if LABELLED.value else []
+    source = dataset.open(dataset.split)
+    require_method(METHOD.value)
+    num_free = max(0, len(source) - len({row["name"] for row in labelled}))
+    require_count(COUNT.value, num_free, len(source))
+    judging = _judging(run, source, where) if CURVE.value else None
+    pool = embed(run, dataset, source)
+    known = _indices([row["name"] for row in labelled], pool.names)
     chosen = choose(
         pool.features.features, COUNT.value, method=METHOD.value, seed=SEED.value, known=known
     )
     names = [pool.names[i] for i in chosen]
-    rows = _curve(run, pool, where) if CURVE.value else []
+    rows = _curve(run, pool, judging) if judging else []
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerows([("name",), *((name,) for name in names)])
@@ -77,39 +92,48 @@ def _select(settings: reading.Settings) -> None:
     print(f"{output}: {len(names)} of {len(pool.names)} {run.examples} of {pool.source.name}")
 
 
-def _indices(path: str, names: Sequence[str]) -> list[int]:
-    """Returns which images the column "name" of a CSV file names."""
-    file = epath.Path(path)
-    if not file.exists():
-        raise UserError(f"--labelled={path} does not exist.")
-    listed = [row.get("name") for row in csv.DictReader(io.StringIO(file.read_text()))]
+def _indices(labelled: Sequence[str], names: Sequence[str]) -> list[int]:
+    """Returns which images the lines of --labelled name."""
     index = {name: i for i, name in enumerate(names)}
-    unknown = [name for name in listed if name not in index]
-    if unknown or not listed:
+    if unknown := [name for name in labelled if name not in index]:
         raise UserError(
-            f"--labelled={path}: {len(unknown)} of {len(listed)} lines name no image, such as "
-            f"{unknown[:1]}. Its first line must be name, and names are as {names[0]!r}."
+            f"--labelled={LABELLED.value}: {len(unknown)} of {len(labelled)} lines name no image, "
+            f"such as {unknown[0]!r}; names are as {names[0]!r}."
         )
-    return [index[name] for name in listed if name is not None]
+    return [index[name] for name in labelled]
 
 
-def _curve(run: restored.Restored, pool: Embedded, where: dict[str, Any]) -> list[dict[str, Any]]:
+class _Judging(NamedTuple):
+    """What --curve asks for: numbers of labels, draws, and the images to judge on."""
+
+    counts: Sequence[int]
+    draws: int
+    dataset: Dataset
+    test: Source
+
+
+def _judging(run: restored.Restored, pool: Source, where: dict[str, Any]) -> _Judging:
     try:
         counts = [checked("--curve", int(text), Count) for text in CURVE.value]
     except ValueError:
         raise UserError(f"--curve={','.join(CURVE.value)} must be whole numbers.") from None
-    needed = ("test_split",)
+    require_counts(counts, len(pool))
+    draws, needed = checked("--draws", DRAWS.value, Count), ("test_split",)
     dataset = choose_images(run.dataset, **where, test_split=TEST_SPLIT.value, needed=needed)
-    test = dataset.open_test(pool.source)
+    test = dataset.open_test(pool)
     if test is None or not test.class_names:
         raise UserError("--curve needs labelled images to judge on: say which, --test_split=test.")
+    return _Judging(counts, draws, dataset, test)
+
+
+def _curve(run: restored.Restored, pool: Embedded, judging: _Judging) -> list[dict[str, Any]]:
     return learning_curve(
         pool.features,
-        embed(run, dataset, test).features,
-        counts,
+        embed(run, judging.dataset, judging.test).features,
+        judging.counts,
         method=METHOD.value,
-        num_classes=len(test.class_names),
-        draws=checked("--draws", DRAWS.value, Count),
+        num_classes=len(judging.test.class_names),
+        draws=judging.draws,
     )
 
 

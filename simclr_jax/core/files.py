@@ -1,10 +1,12 @@
 """Files of a run, on a disk or in a bucket (gs://): written whole, or not at all."""
 
 import contextlib
+import csv
+import io
 import json
 import os
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +145,54 @@ def read_json(path: epath.PathLike, cure: str) -> Any:
     except (ValueError, RecursionError) as error:
         what = "it is empty" if not data else str(error)
         raise UserError(f"{path} is damaged: {what}. {cure}") from error
+
+
+def read_text(path: str, flag: str) -> str:
+    """Returns the text of a file that a person wrote, without a byte order mark; lines end in LF.
+
+    Args:
+      path: path of the file.
+      flag: flag that names it, for the message, such as "--texts".
+
+    Raises:
+      UserError: if it cannot be read, or is not UTF-8.
+    """
+    try:
+        text = epath.Path(absolute(path)).read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{flag}={path} is not UTF-8: {error}. Convert it, as iconv does."
+        ) from error
+    except OSError as error:
+        raise UserError(f"{flag}={path} cannot be read: {reason(error)}.") from error
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_table(path: str, flag: str, columns: Sequence[str]) -> list[dict[str, str]]:
+    """Returns the lines of a CSV file that a person wrote, by column; "" where a line is short.
+
+    Args:
+      path: path of the file.
+      flag: flag that names it, for the message, such as "--groups".
+      columns: those that it must have; others are left out.
+
+    Raises:
+      UserError: as `read_text` does, or if a column or every line is missing.
+    """
+    rows = csv.DictReader(io.StringIO(read_text(path, flag)))
+    wanted = ",".join(columns)
+    try:
+        if {*columns} - {*(rows.fieldnames or ())}:
+            raise UserError(f"{flag}={path}: its first line must have the columns {wanted}.")
+        found = [{name: row[name] or "" for name in columns} for row in rows]
+    except csv.Error as error:
+        raise UserError(f"{flag}={path}, line {rows.line_num}, is no CSV: {error}.") from error
+    if not found:
+        raise UserError(
+            f"{flag}={path} has no lines below the first, {wanted}: there must be one for each "
+            "image."
+        )
+    return found
 
 
 def append_lines(path: epath.Path, lines: Iterable[str]) -> None:

@@ -1,5 +1,6 @@
 """Whether an encoder serves groups of images alike: means by group, and gaps with intervals."""
 
+import collections
 import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,6 +16,24 @@ from simclr_jax.losses.similarity import l2_normalize
 NEIGHBOURS = 10
 CONFIDENCE = 0.95
 _ROWS_AT_ONCE = 256
+
+
+def require_comparable(groups: Sequence[str], where: str = "") -> None:
+    """Checks the group of each image.
+
+    Args:
+      groups: group of each image.
+      where: begins the message, such as "--groups=FILE: ".
+
+    Raises:
+      UserError: if a group has one image, or there are no two groups.
+    """
+    sizes = collections.Counter(groups).values()
+    if len(sizes) < 2 or min(sizes) < 2:
+        raise UserError(
+            f"{where}{len(sizes)} groups, the smallest of {min(sizes, default=0)} images: a "
+            "comparison needs two groups or more, of two images or more each."
+        )
 
 
 def measure_images(
@@ -39,13 +58,9 @@ def measure_images(
     Raises:
       UserError: if a group has one image, or there are no two groups.
     """
+    require_comparable(groups)
     _, own = np.unique(groups, return_inverse=True)
     sizes = np.bincount(own)
-    if len(sizes) < 2 or sizes.min() < 2:
-        raise UserError(
-            f"{len(sizes)} groups, the smallest of {sizes.min()} images: a comparison needs two "
-            "groups or more, of two images or more each."
-        )
     rows = np.asarray(l2_normalize(jnp.asarray(features, jnp.float32)), np.float64)
     nearest = np.asarray(_nearest(jnp.asarray(rows, jnp.float32), min(NEIGHBOURS, len(rows) - 1)))
     sums = np.zeros((len(sizes), rows.shape[1]))

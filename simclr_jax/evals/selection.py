@@ -49,16 +49,9 @@ def choose(
     Raises:
       UserError: if there is no such method, or there are not so many images.
     """
-    if method not in METHODS:
-        raise UserError(
-            f"--method={method} is none of {', '.join(METHODS)}.{did_you_mean(method, METHODS)}"
-        )
+    require_method(method)
     rest = np.setdiff1d(np.arange(len(features)), np.asarray(known, np.int64))
-    if not 1 <= count <= len(rest):
-        raise UserError(
-            f"--count={count}: {len(rest)} of {len(features)} images have no label yet; ask for 1 "
-            f"to {len(rest)}."
-        )
+    require_count(count, len(rest), len(features))
     if method == "random":
         return rest[permutation(len(rest), seed, 0)[:count]]
     rows = l2_normalize(jnp.asarray(features, jnp.float32))
@@ -69,6 +62,32 @@ def choose(
     rows = rows[rest]
     start = rows[_cover(rows, jnp.full(len(rest), jnp.inf), first, count)]
     return rest[_nearest(np.asarray(rows), np.asarray(_centres(rows, start)))]
+
+
+def require_method(method: str) -> None:
+    """Raises a UserError if there is no such method."""
+    if method not in METHODS:
+        raise UserError(
+            f"--method={method} is none of {', '.join(METHODS)}.{did_you_mean(method, METHODS)}"
+        )
+
+
+def require_count(count: int, num_free: int, num_images: int) -> None:
+    """Raises a UserError if so many images cannot be chosen of those that have no label yet."""
+    if not 1 <= count <= num_free:
+        raise UserError(
+            f"--count={count}: {num_free} of {num_images} images have no label yet; ask for 1 "
+            f"to {num_free}."
+        )
+
+
+def require_counts(counts: Sequence[int], num_images: int) -> None:
+    """Raises a UserError if a point of a learning curve has more labels than there are images."""
+    if too_many := [count for count in counts if not 1 <= count <= num_images]:
+        raise UserError(
+            f"--curve={','.join(map(str, counts))}: {too_many[0]} labels of {num_images} images; "
+            f"ask for 1 to {num_images} each."
+        )
 
 
 def learning_curve(
@@ -94,11 +113,12 @@ def learning_curve(
       A row for each count and kind: "count", "method", "top1" and "top1_std" over the draws.
 
     Raises:
-      UserError: if a label is unknown, or as `choose` does.
+      UserError: if a label is unknown, or there are not so many images.
     """
     for what, labels in (("to choose from", train.labels), ("to judge on", test.labels)):
         if (labels < 0).any():
             raise UserError(f"--curve: {(labels < 0).sum()} of the images {what} have no label.")
+    require_counts(counts, len(train.features))
     rows = []
     for count in counts:
         for kind in dict.fromkeys((method, "random")):

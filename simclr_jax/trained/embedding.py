@@ -2,13 +2,12 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from simclr_jax.core.errors import UserError
-from simclr_jax.core.files import absolute
+from simclr_jax.core.files import read_text
 from simclr_jax.data.dataset import Dataset
 from simclr_jax.data.quarantine import Quarantine
 from simclr_jax.data.reading import Reader
@@ -92,14 +91,7 @@ def read_texts(path: str) -> list[str]:
     Raises:
       UserError: if it cannot be read, is not UTF-8, or has an empty line, naming it.
     """
-    try:
-        texts = Path(absolute(path)).read_text("utf-8-sig").removesuffix("\n").split("\n")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"--texts={path} is not UTF-8: {error}. Convert it, as iconv does."
-        ) from error
-    except OSError as error:
-        raise UserError(f"--texts={path} cannot be read: {error}.") from error
+    texts = read_text(path, "--texts").removesuffix("\n").split("\n")
     for number, text in enumerate(texts, start=1):
         if not text.strip():
             raise UserError(f"--texts={path}: line {number} is empty; there is one text a line.")

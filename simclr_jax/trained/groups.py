@@ -1,7 +1,5 @@
 """Judges a trained encoder by groups of images; what is found stands in D/groups.json."""
 
-import csv
-import io
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -11,8 +9,8 @@ from etils import epath
 from jaxtyping import Int
 
 from simclr_jax.core.errors import UserError
-from simclr_jax.core.files import read_json, require_writable, write_text
-from simclr_jax.evals.groups import compare_groups, measure_images
+from simclr_jax.core.files import read_json, read_table, require_writable, write_text
+from simclr_jax.evals.groups import compare_groups, measure_images, require_comparable
 from simclr_jax.evals.knn import knn_predict
 from simclr_jax.evals.linear import linear_probe, predict
 from simclr_jax.trained import restored
@@ -79,8 +77,9 @@ def judge_groups(
     rows = [
         i for i, name in enumerate(test.names) if name in named and test.features.labels[i] >= 0
     ]
-    features, labels = test.features.features[rows], test.features.labels[rows]
     own = [named[test.names[i]] for i in rows]
+    require_comparable(own, f"--groups={groups}, its images with labels: ")
+    features, labels = test.features.features[rows], test.features.labels[rows]
     fitted = train.labels >= 0
     num_classes = len(train_source.class_names)
     correct = _correct(train.features[fitted], train.labels[fitted], features, labels, num_classes)
@@ -112,19 +111,14 @@ def read_groups(workdir: epath.PathLike) -> dict[str, Any] | None:
 
 def _read(path: str) -> dict[str, str]:
     """Returns name -> group of a CSV file."""
-    file = epath.Path(path)
-    if not file.exists():
-        raise UserError(f"--groups={path} does not exist.")
-    rows = csv.DictReader(io.StringIO(file.read_text()))
-    if {"name", "group"} - {*(rows.fieldnames or ())}:
-        raise UserError(f"--groups={path}: its first line must have the columns name,group.")
     named: dict[str, str] = {}
-    for line, row in enumerate(rows, 2):
+    for line, row in enumerate(read_table(path, "--groups", ("name", "group")), 2):
         if not row["name"] or not row["group"] or row["name"] in named:
             raise UserError(
                 f"--groups={path}, line {line}: each image needs one name and one group, once."
             )
         named[row["name"]] = row["group"]
+    require_comparable([*named.values()], f"--groups={path}: ")
     return named
 
 

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from simclr_jax.core.errors import UserError
+from simclr_jax.core.files import read_table
 from simclr_jax.report.groups import groups_table
 from simclr_jax.run import train
 from simclr_jax.trained.groups import judge_groups, read_groups
@@ -98,8 +99,8 @@ def test_groups_of_test_images_are_compared_and_stand_in_the_report(workdir, tmp
         ("file,group\na,b\n", "must have the columns name,group"),
         ("name,group\ndigits/4,a\ndigits/4,b\n", "line 3: each image needs one name and one group"),
         (
-            "name,group\nx.png,a\n",
-            r"1 of its names are of no image of digits/test, such as 'x.png'",
+            "name,group\nw.png,a\nx.png,a\ny.png,b\nz.png,b\n",
+            r"4 of its names are of no image of digits/test, such as 'w.png'",
         ),
     ],
 )
@@ -109,6 +110,63 @@ def test_a_file_of_groups_that_does_not_fit_is_refused(workdir, tmp_path, text, 
     with pytest.raises(UserError, match=message):
         judge_groups(str(workdir), str(groups))
     assert not (workdir / "groups.json").exists()
+
+
+NOTHING_IN_IT = [
+    ("", "must have the columns name"),
+    ("name,group\n", "has no lines below the first"),
+    ("name,group\ncaf\xe9,a\n", "is not UTF-8"),
+    (None, "cannot be read: Is a directory"),
+]
+
+
+def no_embedding(*arguments, **settings):
+    raise AssertionError("an image was embedded")
+
+
+@pytest.mark.parametrize(("text", "message"), [*NOTHING_IN_IT, ("name,group\na,b\n", "1 groups")])
+def test_a_file_with_no_groups_in_it_is_refused_before_images_are_read(
+    workdir, tmp_path, monkeypatch, text, message
+):
+    monkeypatch.setattr("simclr_jax.trained.groups.embed", no_embedding)
+    groups = tmp_path / "groups.csv"
+    groups.mkdir() if text is None else groups.write_text(text, "latin-1")
+    with pytest.raises(UserError, match=rf"--groups={groups}.* {message}"):
+        judge_groups(str(workdir), str(groups))
+
+
+@pytest.mark.parametrize(("text", "message"), NOTHING_IN_IT)
+def test_a_file_of_labelled_names_is_refused_in_words(workdir, tmp_path, text, message):
+    path = tmp_path / "names.csv"
+    path.mkdir() if text is None else path.write_text(text, "latin-1")
+    code, said = verb("select", f"--workdir={workdir}", "--count=6", f"--labelled={path}")
+    assert code == 2, said.stderr
+    assert f"error: --labelled={path}" in said.stderr
+    assert message in said.stderr
+
+
+def test_the_files_of_a_spreadsheet_are_read(workdir, tmp_path):
+    path = tmp_path / "names.csv"
+    path.write_bytes(b"\xef\xbb\xbfname,note\r\ndigits/3,\r\ndigits/8,a\r\n")
+    assert read_table(str(path), "--labelled", ["name"]) == [
+        {"name": "digits/3"},
+        {"name": "digits/8"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--curve=1,5000"], "--curve=1,5000: 5000 labels of"),
+        (["--curve=many"], "--curve=many must be whole numbers"),
+        (["--method=core"], "--method=core is none of coreset"),
+        (["--count=9000"], "--count=9000: "),
+    ],
+)
+def test_a_choice_that_cannot_be_made_is_refused_by_its_flag(workdir, more, message):
+    code, said = verb("select", f"--workdir={workdir}", "--count=5", *more)
+    assert code == 2, said.stderr
+    assert f"error: {message}" in said.stderr
 
 
 def test_one_command_judges_on_several_data_sets_and_one_table_shows_them(workdir, tmp_path):

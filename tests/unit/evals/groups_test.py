@@ -46,8 +46,8 @@ def test_an_interval_holds_a_gap_of_nothing_and_finds_one_that_was_planted():
     assert rows["light", "nothing"]["num"] == 600
 
 
-@pytest.mark.parametrize("groups", [["a"] * 4, [*"aaab"]])
+@pytest.mark.parametrize("groups", [["a"] * 4, [*"aaab"], []])
 def test_groups_that_cannot_be_compared_are_refused(groups):
-    features = np.eye(4, dtype=np.float32)
+    features = np.eye(4, dtype=np.float32)[: len(groups)]
     with pytest.raises(UserError, match="two groups or more, of two images or more"):
-        measure_images(features, np.zeros(4, int), groups, {})
+        measure_images(features, np.zeros(len(groups), int), groups, {})

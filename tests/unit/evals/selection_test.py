@@ -77,6 +77,12 @@ def test_a_coreset_finds_rare_classes_that_a_random_choice_misses():
     assert random["top1"] < 0.8
 
 
+def test_a_curve_of_more_labels_than_images_is_refused_by_its_flag():
+    some = Features(np.arange(60), FEATURES, np.zeros(60, np.int32))
+    with pytest.raises(UserError, match=r"--curve=1,61: 61 labels of 60 images; ask for 1 to 60"):
+        learning_curve(some, some, [1, 61], method="random", num_classes=1)
+
+
 def test_what_cannot_be_chosen_is_refused():
     for settings, message in [
         ({"count": 61}, r"--count=61: 60 of 60 images .* 1 to 60"),
