@@ -81,6 +81,7 @@ def load(path: str, overrides: Sequence[str]) -> Recipe:
         type.
     """
     values = _values(overrides)
+    _require_no_overlap(values)
     if "precision" in values:
         wanted = values.pop("precision")
         overrides = [word for word in overrides if "precision" not in _values([word])]
@@ -102,6 +103,15 @@ def load(path: str, overrides: Sequence[str]) -> Recipe:
     result: Any = parsed["config"].value
     complete = recipe.changed(result.to_dict(), unset)
     return Recipe(complete, path, overrides, {**changed, **unset})
+
+
+def _require_no_overlap(values: Mapping[str, str]) -> None:
+    for path, value in values.items():
+        if inner := [other for other in values if other.startswith(f"{path}.")]:
+            raise UserError(
+                f"--config.{path}={value} is all of a section, and --config.{inner[0]}="
+                f"{values[inner[0]]} a key of it: give one of them."
+            )
 
 
 def _values(overrides: Sequence[str]) -> dict[str, str]:

@@ -87,6 +87,11 @@ def test_recipes_that_come_with_the_program_are_found_by_name():
         ("OWN", ["--config.run.epoch=2"], r"config.run.epoch .*Did you mean 'epochs'\?"),
         ("OWN", ["--config.method.chunks=2"], r"it is config.method.grad_cache_chunks now"),
         ("OWN", ["--config.run.epochs=many"], "run.epochs.*many"),
+        (
+            "OWN",
+            ["--config.data.batch_size=64", "--config.data=5"],
+            "config.data=5 is all of a section, and --config.data.batch_size=64 a key of it",
+        ),
     ],
 )
 def test_what_is_wrong_is_told(own, path, overrides, message):
