@@ -29,7 +29,7 @@ from simclr_jax.data.given import Given, GivenImage
 from simclr_jax.data.quarantine import Quarantine
 from simclr_jax.evals.features import extract_features
 from simclr_jax.interop import formats
-from simclr_jax.report.sweep import measures
+from simclr_jax.report.sweep import as_row
 from simclr_jax.trained import evaluate as trained_evaluate
 from simclr_jax.trained import export as trained_export
 from simclr_jax.trained import restored
@@ -71,7 +71,7 @@ def sweep(
     values: Sequence[Any],
     workdir: str | os.PathLike[str],
     seeds: Sequence[int] = (),
-    fractions: Sequence[float] = trained_evaluate.FRACTIONS,
+    fractions: Sequence[float | int] = trained_evaluate.FRACTIONS,
     **sections: Any,
 ) -> list[dict[str, Any]]:
     """Trains and judges a run for each value of a setting; the same call goes on after a stop.
@@ -88,10 +88,10 @@ def sweep(
     Returns:
       A row for each run: "value", "seed", "workdir", and the measures of the run, such as "knn 1"
       (top-1 in [0, 1] with all labels), "below_chance", "alignment", "uniformity",
-      "effective_rank".
+      "effective_rank". A run that failed, as one that diverged, has "failure" instead: why.
 
     Raises:
-      As `train` does.
+      As `train` does, but for what one run fails by.
     """
     config = recipes.load(recipe, sections)
     points = sweeps.sweep(
@@ -102,9 +102,7 @@ def sweep(
         workdir=_workdir(workdir),
         fractions=fractions,
     )
-    return [
-        {"value": p.value, "seed": p.seed, "workdir": p.run.workdir, **measures(p)} for p in points
-    ]
+    return [*map(as_row, points)]
 
 
 def load(workdir: str | os.PathLike[str], *, step: int | None = None) -> "Encoder":

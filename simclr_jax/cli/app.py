@@ -3,7 +3,6 @@
 import io
 import logging
 import os
-import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +12,13 @@ from absl import flags
 from absl import logging as absl_logging
 
 from simclr_jax.cli import own_encoder, recipe
-from simclr_jax.core.errors import StorageError, TryAgainError, UserError
+from simclr_jax.core.errors import (
+    PartlyFailedError,
+    StorageError,
+    TryAgainError,
+    UserError,
+    is_out_of_memory,
+)
 from simclr_jax.core.files import expand, expand_workdir
 from simclr_jax.train.health import NonFiniteError
 from simclr_jax.train.hooks import Terminated
@@ -22,7 +27,6 @@ flags.disclaim_key_flags()  # those that are defined here are the flags of the v
 # Beside these, 128 and the number of the signal that ended a run: 129 SIGHUP, 130 Ctrl-C,
 # 143 SIGTERM.
 DONE, FAILED, USER_MISTAKE, TRY_AGAIN = 0, 1, 2, 75  # EX_TEMPFAIL of sysexits.h
-_OUT_OF_MEMORY = re.compile(r"out.of.memory|RESOURCE_EXHAUSTED.*allocat", re.IGNORECASE)
 
 
 def run(
@@ -53,12 +57,12 @@ def run(
             main()
     except UserError as error:
         return _complain(error, USER_MISTAKE)
-    except (NonFiniteError, StorageError) as error:
+    except (NonFiniteError, PartlyFailedError, StorageError) as error:
         return _complain(error, FAILED)
     except TryAgainError as error:
         return _complain(error, TRY_AGAIN)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        if not isinstance(error, MemoryError) and not _OUT_OF_MEMORY.search(str(error)):
+        if not is_out_of_memory(error):
             raise
         return _complain(_out_of_memory(error, trains="config" in required), FAILED)
     except Terminated as stopped:

@@ -4,8 +4,9 @@ python -m simclr_jax sweep --config=simclr_digits --workdir=runs/color
     --key=augment.color_strength --values=0,0.25,0.5,1 --seeds=0,1
 
 Each run has a directory below --workdir. Those that are done are left as they are, and one that was
-stopped goes on: give the same command again. With --key=augment.min_area, --values=0.08,0.2,0.5 it
-finds how much of an image the views should share.
+stopped goes on: give the same command again. One that fails, as one that diverges, does not keep
+the others from being made; the exit code is then 1. With --key=augment.min_area,
+--values=0.08,0.2,0.5 it finds how much of an image the views should share.
 """
 
 import json
@@ -17,8 +18,8 @@ from etils import epath
 
 from simclr_jax.cli import app, recipe
 from simclr_jax.cli.tables import print_table
-from simclr_jax.core.errors import UserError
-from simclr_jax.report.sweep import measures, sweep_table
+from simclr_jax.core.errors import PartlyFailedError, UserError
+from simclr_jax.report.sweep import as_row, failures, sweep_table
 from simclr_jax.sweeps import PAGE, sweep
 from simclr_jax.trained.evaluate import FRACTIONS
 
@@ -48,14 +49,15 @@ def _sweep() -> None:
         fractions=_numbers("fractions", SHARES.value, float),
     )
     if JSON.value:
-        rows = [
-            {"value": p.value, "seed": p.seed, "workdir": p.run.workdir, **measures(p)}
-            for p in points
-        ]
-        print(json.dumps({"key": key, "runs": rows}))
-        return
-    print_table(sweep_table(key, points))
-    print(f"Written to {epath.Path(WORKDIR.value) / PAGE}")
+        print(json.dumps({"key": key, "runs": [*map(as_row, points)]}))
+    else:
+        print_table(sweep_table(key, points))
+        print(f"Written to {epath.Path(WORKDIR.value) / PAGE}")
+    if failed := failures(key, points):
+        raise PartlyFailedError(
+            f"{len(failed)} of {len(points)} runs failed:\n" + "\n".join(failed) + "\nThe others "
+            "are done. The same command tries these again; other --values leave them out."
+        )
 
 
 def _numbers(flag: str, texts: Sequence[str], kind: Callable[[str], Any]) -> list[Any]:
