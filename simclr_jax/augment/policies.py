@@ -243,8 +243,7 @@ def multi_crop(
 ) -> Policy:
     """Returns SwAV's multi-crop: two global views, and several small ones of small parts.
 
-    The views are a tuple of two arrays, the global ones and the local ones. The defaults are those
-    of SwAV on ImageNet at 224 px. DINO's are in its recipe.
+    The views are a tuple of two arrays, global and local ones. Defaults are SwAV's on ImageNet.
 
     Args:
       size: height and width of a global view in pixels.

@@ -108,17 +108,8 @@ def random_views(
             f"1 -/+ 0.8 * color_strength, would become negative; ImageNet uses 1, CIFAR-10 0.5."
         )
     check_size(size, prefix)
-    if not all(0 <= chance <= 1 for chance in (*blur, *solarize)):
-        raise ValueError(
-            f"{prefix}blur={blur} and {prefix}solarize={solarize} must be probabilities, in [0, 1]."
-        )
     radius = size // 20  # half of the official kernel_size, a tenth of the view
-    if any(blur) and radius < 1:
-        raise ValueError(
-            f"{prefix}blur does nothing to views of {prefix}size={size}: the kernel spans a tenth "
-            f"of the view, which is less than 2 pixels. Use {prefix}blur={no_blur}, or a "
-            f"{prefix}size of at least 20."
-        )
+    _check_chances(blur, solarize, size, prefix, no_blur)
 
     def view(key: PRNGKey, cut: Cut, valid: Size, index: Index) -> View:
         flip_key, color_key, blur_key = jax.random.split(key, 3)
@@ -152,6 +143,21 @@ def random_views(
     num_views = len(blur)
     cuts = Cuts(size, num_views, functools.partial(boxes, num=num_views))
     return Policy(cuts, per_view(view), (size, size, 3))
+
+
+def _check_chances(
+    blur: tuple[float, ...], solarize: tuple[float, ...], size: int, prefix: str, no_blur: str
+) -> None:
+    if not all(0 <= chance <= 1 for chance in (*blur, *solarize)):
+        raise ValueError(
+            f"{prefix}blur={blur} and {prefix}solarize={solarize} must be probabilities, in [0, 1]."
+        )
+    if any(blur) and size < 20:
+        raise ValueError(
+            f"{prefix}blur does nothing to views of {prefix}size={size}: the kernel spans a tenth "
+            f"of the view, which is less than 2 pixels. Use {prefix}blur={no_blur}, or a "
+            f"{prefix}size of at least 20."
+        )
 
 
 def _of_view(chances: tuple[float, ...], index: Index) -> Scalar | float:

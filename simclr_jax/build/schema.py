@@ -186,10 +186,11 @@ def advice_on(path: str, config: Mapping[str, Any]) -> str:
     """Returns what to do in place of accumulating gradients if that is what a key means, or ""."""
     if not ACCUMULATION.fullmatch(path.rpartition(".")[2]):
         return ""
-    method = METHODS.get(config["method"].get("name", ""))
-    if method and "grad_cache_chunks" not in settings_of(method):
+    method: Mapping[str, Any] = config["method"]
+    name = method.get("name", "")
+    if name in METHODS and "grad_cache_chunks" not in settings_of(METHODS[name]):
         return (
-            f"the loss of {config['method']['name']} compares no images with each other. Take a "
+            f"the loss of {name} compares no images with each other. Take a "
             "smaller config.data.batch_size, with a rate that is lower by as much."
         )
     return (

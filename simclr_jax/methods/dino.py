@@ -80,14 +80,12 @@ def dino(
     check_grad_cache_chunks(grad_cache_chunks)
     _check_sharper(teacher_temperature, first_teacher_temperature, temperature)
     target = Target(cosine_ema(ema, facts.num_steps))
-
     warm_until = facts.steps_in("teacher_warmup_epochs", teacher_warmup_epochs)
 
     def sharpness(step: Int[Array, ""]) -> Float[Array, ""]:
         """Returns the teacher's temperature: that of np.linspace over the first epochs."""
-        epoch = step // facts.steps_per_epoch
         rise = (teacher_temperature - first_teacher_temperature) / max(teacher_warmup_epochs - 1, 1)
-        warm = first_teacher_temperature + rise * epoch
+        warm = first_teacher_temperature + rise * (step // facts.steps_per_epoch)
         return jnp.where(step < warm_until, warm, teacher_temperature)
 
     def init(key: PRNGKey, views: Views) -> Variables:

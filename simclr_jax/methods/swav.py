@@ -76,27 +76,22 @@ def swav(
         `base.apply_model`.
 
     Raises:
-      UserError: if a batch has one image, there are more prototypes than images in batch and
-        queue, or more than in a batch and the queue is not full before the run ends.
+      UserError: if a batch has one image, or batch and queue have fewer than the prototypes are.
       ValueError: if the queue is not a whole number of batches, the model has other heads, or the
         chunks are out of range.
     """
     check_heads(model, "swav", "projector", "prototypes")
     check_grad_cache_chunks(grad_cache_chunks)
     check_other_images(facts, "swav")
-    _check_rows(prototypes_of(model).num_prototypes, facts.batch_size, queue_size)
     slots = Ring(queue_size).num_slots(facts.batch_size, "queue_size") if queue_size else 0
     full_from = facts.steps_in("queue_start_epoch", queue_start_epoch) + slots if slots else None
-    if full_from and prototypes_of(model).num_prototypes > facts.batch_size:
-        _check_start(full_from, facts)
+    _check_rows(prototypes_of(model).num_prototypes, facts, queue_size, full_from)
 
     def init(key: PRNGKey, views: Views) -> Variables:
         check_global_views(views, "swav")
         variables = init_model(model, key, views, several_sizes=True)
-        if not slots:
-            return variables
         rows = jnp.zeros((slots, facts.batch_size, 2, projection_width(model)), jnp.float32)
-        return variables._replace(method_state={"queue": rows})
+        return variables._replace(method_state={"queue": rows}) if slots else variables
 
     codes = functools.partial(
         _codes,
@@ -181,7 +176,8 @@ def _codes(
     return jax.lax.cond(state.step >= full_from, with_queue, lambda: first(scores[None]))
 
 
-def _check_rows(prototypes: int, batch_size: int, queue_size: int) -> None:
+def _check_rows(prototypes: int, facts: RunFacts, queue_size: int, full_from: int | None) -> None:
+    batch_size = facts.batch_size
     if prototypes > batch_size + queue_size:
         raise UserError(
             f"config.heads.prototypes.num_prototypes={prototypes} is more than the {batch_size} "
@@ -189,10 +185,7 @@ def _check_rows(prototypes: int, batch_size: int, queue_size: int) -> None:
             f"images. Use at most {batch_size + queue_size}, or a queue: "
             f"config.method.queue_size={-(-prototypes // batch_size) * batch_size}."
         )
-
-
-def _check_start(full_from: int, facts: RunFacts) -> None:
-    if full_from >= facts.num_steps:
+    if full_from is not None and prototypes > batch_size and full_from >= facts.num_steps:
         raise UserError(
             f"config.method.queue_start_epoch: the queue, without which there are more prototypes "
             f"than images, would be full after {full_from} steps of a run of {facts.num_steps}. "

@@ -47,7 +47,12 @@ def test_doubling_is_the_transposed_convolution_of_flax(size):
         x = jnp.asarray(rng.standard_normal((2, *size, 3)))
         kernel = jnp.asarray(rng.standard_normal((4, 4, 3, 5)))
         up = nn.ConvTranspose(5, (4, 4), strides=(2, 2), use_bias=False, param_dtype="float64")
-        by_flax = lambda x, kernel: up.apply({"params": {"kernel": kernel}}, x)
+
+        def by_flax(x: jax.Array, kernel: jax.Array) -> jax.Array:
+            y = up.apply({"params": {"kernel": kernel}}, x)
+            assert isinstance(y, jax.Array)  # nothing is mutable here
+            return y
+
         want, pull_back = jax.vjp(by_flax, x, kernel)
         dy = jnp.asarray(rng.standard_normal(want.shape))
         for form in (convolve_up, convolution._convolution_up):
