@@ -210,7 +210,7 @@ def random_color(
       strength: scales all four ranges, in (0, 1.25]; 1 on ImageNet, 0.5 on CIFAR-10.
       jitter: "v2" multiplies for brightness, as the released pipeline does; "v1" adds.
       widths: half-widths at strength 1 of the ranges of brightness, contrast, saturation and hue.
-      probability: of the jitter; 0.8 in SimCLR.
+      probability: share of the views that are jittered; 0.8 in SimCLR.
 
     Returns:
       The view, not yet clipped where it was not jittered.

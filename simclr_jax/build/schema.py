@@ -161,7 +161,9 @@ def rename(config: Mapping[str, Any], section: str, name: str) -> dict[str, Any]
     }
     left_out = [key for key in config[section] if key not in kept and key != "name"]
     if left_out:
-        log.info("config.%s.name=%s has no such %s: left out.", section, name, ", ".join(left_out))
+        log.info(
+            "config.%s.name=%s does not take this %s: left out.", section, name, ", ".join(left_out)
+        )
     return {**config, section: {"name": name, **kept}}
 
 

@@ -76,7 +76,7 @@ def swav(
         `base.apply_model`.
 
     Raises:
-      UserError: if a batch has one image, or batch and queue have fewer than the prototypes are.
+      UserError: if a batch has one image, or there are more prototypes than batch and queue hold.
       ValueError: if the queue is not a whole number of batches, the model has other heads, or the
         chunks are out of range.
     """
